@@ -1,0 +1,55 @@
+# Every target starts from nothing: it installs what it needs by itself, into
+# the user's cache directory and ./bin.
+
+GO ?= go
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# Extra flags for the tests, such as TESTFLAGS='-run TestFold -v'.
+TESTFLAGS ?=
+# What the tests run against Apache Kafka: 1 must run, 0 skip, unset if present.
+SLUICE_TEST_KAFKA ?= 1
+export SLUICE_TEST_KAFKA
+
+# Where make e2e finds the whole corpus; the repository has a slice of it.
+DATA ?=
+
+.PHONY: run build test e2e check fmt clean engine kafka help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build engine ## the whole pipeline on 127.0.0.1:8080, data under ./sluice-data
+	./bin/sluice serve
+
+build: ## the binary, bin/sluice: static but for libc's loader, no cgo
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+
+engine: ## install ClickHouse's library
+	@scripts/install-tools.sh npm openssl
+	@scripts/install-libchdb.sh
+
+kafka: ## install Apache Kafka, for the tests
+	@scripts/install-tools.sh java mvn
+	@scripts/install-kafka.sh
+
+test: engine kafka ## every test, with the race detector, on real engines
+	@scripts/install-tools.sh gcc curl
+	$(GO) test -race -timeout 20m $(TESTFLAGS) ./...
+
+e2e: engine kafka ## the end-to-end tests alone, on the whole corpus with DATA=DIR
+	SLUICE_DATA=$(DATA) $(GO) test -timeout 30m -v $(TESTFLAGS) ./e2e
+
+check: ## formatting, vet, linters, tidy modules
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+	$(GO) vet ./...
+	$(GO) run $(GOLANGCI_LINT) run ./...
+
+fmt: ## format the code
+	$(GO) run $(GOLANGCI_LINT) fmt ./...
+
+clean: ## remove what was built; data stays
+	rm -rf bin
