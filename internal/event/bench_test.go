@@ -1,0 +1,162 @@
+package event_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// benchBodies are bodies of real events: text, and with two embeddings of 384
+// dimensions in either form.
+func benchBodies(b *testing.B) []struct {
+	name string
+	body []byte
+} {
+	b.Helper()
+	read := func(path string) []byte {
+		body, err := os.ReadFile(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return bytes.TrimSpace(body)
+	}
+	texts := bytes.Split(read("testdata/text.ndjson"), []byte("\n"))
+	embedded := read("testdata/embedded.ndjson")
+	w, err := (&event.Rules{EventNames: event.DefaultEventNames()}).ParseCreate(embedded, now)
+	if err != nil {
+		b.Fatal(err)
+	}
+	array := func(vector []float32) string {
+		numbers := make([]string, len(vector))
+		for i, v := range vector {
+			numbers[i] = strconv.FormatFloat(float64(v), 'g', -1, 32)
+		}
+		return "[" + strings.Join(numbers, ",") + "]"
+	}
+	numbers := with(`"timestamp":1792800060039,"input":"Help me find a rental car.","input_embeddings":` + array(w.InputEmbeddings) +
+		`,"output_embeddings":` + array(w.OutputEmbeddings))
+	return []struct {
+		name string
+		body []byte
+	}{
+		{"text", texts[0]},
+		{"messages", texts[2]},
+		{"base64", embedded},
+		{"numbers", []byte(numbers)},
+	}
+}
+
+func BenchmarkParseCreate(b *testing.B) {
+	rules := &event.Rules{EventNames: event.DefaultEventNames()}
+	for _, c := range benchBodies(b) {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(int64(len(c.body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := rules.ParseCreate(c.body, now); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// benchRecords calls f with the record of each body.
+func benchRecords(b *testing.B, f func(b *testing.B, w *event.Write, r *event.Record)) {
+	rules := &event.Rules{EventNames: event.DefaultEventNames()}
+	for _, c := range benchBodies(b)[:3] {
+		w, err := rules.ParseCreate(c.body, now)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r := event.Record{
+			Key: []byte(w.Ref().String()), Value: event.AppendWrite(nil, &w),
+			Version: event.RecordVersion, AppendTime: now,
+		}
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(int64(len(r.Value)))
+			b.ReportAllocs()
+			f(b, &w, &r)
+		})
+	}
+}
+
+func BenchmarkAppendWrite(b *testing.B) {
+	benchRecords(b, func(b *testing.B, w *event.Write, _ *event.Record) {
+		var buf []byte
+		for b.Loop() {
+			buf = event.AppendWrite(buf[:0], w)
+		}
+	})
+}
+
+func BenchmarkDecodeWrite(b *testing.B) {
+	benchRecords(b, func(b *testing.B, _ *event.Write, r *event.Record) {
+		var w event.Write
+		for b.Loop() {
+			if err := event.DecodeWrite(&w, r.Value); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkReadRecord(b *testing.B) {
+	benchRecords(b, func(b *testing.B, _ *event.Write, r *event.Record) {
+		for b.Loop() {
+			if _, err := event.ReadRecord(r); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkEventAppendJSON(b *testing.B) {
+	rules := &event.Rules{EventNames: event.DefaultEventNames()}
+	for _, c := range benchBodies(b)[:3] {
+		w, err := rules.ParseCreate(c.body, now)
+		if err != nil {
+			b.Fatal(err)
+		}
+		e := event.Event{
+			ID: w.ID.String(), ConversationID: w.ConversationID, EventName: w.EventName, Micros: w.ID.Micros(),
+			Metadata: string(w.Metadata), Latency: &w.Latency, Input: w.Input, Output: w.Output,
+			InputEmbeddings: w.InputEmbeddings, OutputEmbeddings: w.OutputEmbeddings,
+		}
+		b.Run(c.name, func(b *testing.B) {
+			var buf []byte
+			b.SetBytes(int64(len(e.AppendJSON(nil, true))))
+			b.ReportAllocs()
+			for b.Loop() {
+				buf = e.AppendJSON(buf[:0], true)
+			}
+		})
+	}
+}
+
+// TestBenchBodies keeps the benchmark's bodies what they claim to be.
+func TestBenchBodies(t *testing.T) {
+	for _, path := range []string{"testdata/text.ndjson", "testdata/embedded.ndjson"} {
+		body, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range bytes.Split(bytes.TrimSpace(body), []byte("\n")) {
+			t.Run(fmt.Sprintf("%s:%d", path, i+1), func(t *testing.T) {
+				w, err := (&event.Rules{EventNames: event.DefaultEventNames()}).ParseItem(line, now)
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkWrite(t, w)
+				if n := len(w.InputEmbeddings); strings.Contains(path, "embedded") && n != 384 {
+					t.Errorf("%d dimensions", n)
+				}
+			})
+		}
+	}
+}

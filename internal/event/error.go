@@ -1,0 +1,62 @@
+package event
+
+import "fmt"
+
+// Code says what kind of mistake an [Error] reports. The values are part of
+// the HTTP contract and of the dead-letter headers: never rename one.
+type Code string
+
+// Codes of refused input and refused writes.
+const (
+	// CodeInvalidJSON: the body is not one valid JSON value (syntax, UTF-8, trailing data).
+	CodeInvalidJSON Code = "invalid_json"
+	// CodeTooDeep: the body nests deeper than [DepthMax].
+	CodeTooDeep Code = "too_deep"
+	// CodeDuplicateField: an object names one member twice.
+	CodeDuplicateField Code = "duplicate_field"
+	// CodeUnknownField: an object has a member that the contract does not know.
+	CodeUnknownField Code = "unknown_field"
+	// CodeInvalidType: a member has a JSON type that its field does not take.
+	CodeInvalidType Code = "invalid_type"
+	// CodeRequired: a required field is absent or null.
+	CodeRequired Code = "required"
+	// CodeInvalidValue: a value is outside of what its field takes.
+	CodeInvalidValue Code = "invalid_value"
+	// CodeTooLarge: a value or body is longer than its limit.
+	CodeTooLarge Code = "too_large"
+	// CodeImmutable: an update names a field that never changes.
+	CodeImmutable Code = "immutable"
+	// CodeIDMismatch: a minted id does not match its event's conversation or timestamp.
+	CodeIDMismatch Code = "id_mismatch"
+	// CodeUnknownEvent: an update of an event that was not created before it in the log.
+	CodeUnknownEvent Code = "unknown_event"
+	// CodeBadRecord: a record of the topic that is no valid write.
+	CodeBadRecord Code = "bad_record"
+	// CodeUnsupportedVersion: a record whose version header this build does not know.
+	CodeUnsupportedVersion Code = "unsupported_version"
+	// CodeRejectedByStore: the database refused a row for what is in it.
+	CodeRejectedByStore Code = "rejected_by_store"
+)
+
+// Error is a mistake in the input. It names the field and never carries the
+// value, so that it is safe in answers, logs and dead-letter headers.
+type Error struct {
+	Code Code
+	// Field is the path of the field, such as "latency" or "input_embeddings[7]";
+	// empty where the whole value is meant.
+	Field string
+	// Message says what is wrong, in words for the caller.
+	Message string
+}
+
+func (e *Error) Error() string {
+	if e.Field == "" {
+		return e.Message
+	}
+	return e.Field + ": " + e.Message
+}
+
+// Errorf returns an [*Error] whose message is formatted as by [fmt.Sprintf].
+func Errorf(code Code, field, format string, args ...any) *Error {
+	return &Error{Code: code, Field: field, Message: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,93 @@
+package event_test
+
+import (
+	"encoding/json"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+func TestEventAppendJSON(t *testing.T) {
+	latency := 451.061
+	full := event.Event{
+		ID: "order-\"1\"", ConversationID: "漢\x00", EventName: "event_a", Micros: 1_767_323_045_678_901,
+		Metadata: `{"plan":"pro"}`, Error: "timeout\n", Latency: &latency,
+		Input:           event.Content{Kind: event.KindString, Data: []byte(`say "hi" </script>`)},
+		Output:          event.Content{Kind: event.KindJSON, Data: []byte(`[{"n":1.0}]`)},
+		InputEmbeddings: []float32{0.1, float32(math.Copysign(0, -1)), 1e-45, math.MaxFloat32, 16777216},
+	}
+	for _, c := range []struct {
+		name       string
+		event      event.Event
+		embeddings bool
+		want       string
+	}{
+		{
+			"empty",
+			event.Event{ID: "a", ConversationID: "c", EventName: "event_a", Micros: 946_684_800_000_000},
+			false,
+			`{"id":"a","conversation_id":"c","conversation_metadata":null,"event_name":"event_a","timestamp":"2000-01-01T00:00:00Z",` +
+				`"error":null,"latency":null,"input":null,"output":null}`,
+		},
+		{
+			"empty with embeddings",
+			event.Event{ID: "a", ConversationID: "c", EventName: "event_a", Micros: 946_684_800_500_000},
+			true,
+			`{"id":"a","conversation_id":"c","conversation_metadata":null,"event_name":"event_a","timestamp":"2000-01-01T00:00:00.5Z",` +
+				`"error":null,"latency":null,"input":null,"output":null,"input_embeddings":null,"output_embeddings":null}`,
+		},
+		{
+			"full", full, true,
+			`{"id":"order-\"1\"","conversation_id":"漢\u0000","conversation_metadata":{"plan":"pro"},"event_name":"event_a",` +
+				`"timestamp":"2026-01-02T03:04:05.678901Z","error":"timeout\n","latency":451.061,"input":"say \"hi\" </script>",` +
+				`"output":[{"n":1.0}],"input_embeddings":[0.1,-0,1e-45,3.4028235e+38,16777216],"output_embeddings":null}`,
+		},
+		{
+			"full without embeddings", full, false,
+			`{"id":"order-\"1\"","conversation_id":"漢\u0000","conversation_metadata":{"plan":"pro"},"event_name":"event_a",` +
+				`"timestamp":"2026-01-02T03:04:05.678901Z","error":"timeout\n","latency":451.061,"input":"say \"hi\" </script>",` +
+				`"output":[{"n":1.0}]}`,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := c.event.AppendJSON([]byte("x"), c.embeddings)
+			if string(got) != "x"+c.want {
+				t.Errorf("got  x%s\nwant x%s", got[1:], c.want)
+			}
+			if !jsontext.Value(got[1:]).IsValid() {
+				t.Error("is not valid JSON")
+			}
+		})
+	}
+}
+
+// TestEventJSONKeepsFloats checks that every float survives its text bit for bit.
+func TestEventJSONKeepsFloats(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	for range 2_000 {
+		latency := math.Float64frombits(r.Uint64() &^ (1 << 63))
+		if math.IsNaN(latency) || math.IsInf(latency, 0) {
+			continue
+		}
+		e := event.Event{Latency: &latency, InputEmbeddings: randomVector(r)}
+		var got struct {
+			Latency float64   `json:"latency"`
+			Vector  []float32 `json:"input_embeddings"`
+		}
+		if err := json.Unmarshal(e.AppendJSON(nil, true), &got); err != nil {
+			t.Fatal(err)
+		}
+		if got.Latency != latency {
+			t.Fatalf("latency %g came back as %g", latency, got.Latency)
+		}
+		for i, v := range e.InputEmbeddings {
+			if math.Float32bits(got.Vector[i]) != math.Float32bits(v) {
+				t.Fatalf("%g came back as %g", v, got.Vector[i])
+			}
+		}
+	}
+}

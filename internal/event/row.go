@@ -1,0 +1,131 @@
+package event
+
+import (
+	"errors"
+	"time"
+)
+
+// ErrRejected is what the storage wraps when it refuses a row for what is in
+// it, so that trying again cannot help. Every other error of the storage is
+// one of the infrastructure, and is retried.
+var ErrRejected = errors.New("rejected by the storage")
+
+// Record is one record of the events topic.
+type Record struct {
+	Generation int
+	Partition  int32
+	Offset     int64
+	Key        []byte
+	Value      []byte
+	// Version is the value of the record's version header, 0 where it has none.
+	Version int
+	// AppendTime is when the broker appended it.
+	AppendTime time.Time
+}
+
+// Position is the record's place in the log of its event.
+func (r *Record) Position() Position { return MakePosition(r.Generation, r.Offset) }
+
+// Receipt names the record's place.
+func (r *Record) Receipt() Receipt {
+	return Receipt{Generation: r.Generation, Partition: r.Partition, Offset: r.Offset}
+}
+
+// DeadLetter is a record that was refused, and why.
+type DeadLetter struct {
+	Record Record
+	// Reason is one of the codes, Detail a sentence without any of the payload.
+	Reason Code
+	Detail string
+}
+
+// Core is the row of an event in the hot table. The sort key follows from ID.
+// A tombstone has only ID, Alias, Version and Deleted.
+type Core struct {
+	ID             ID
+	ConversationID string
+	EventName      string
+	// Metadata is a compact JSON object, or empty.
+	Metadata string
+	// Error is empty where there was none.
+	Error string
+	// Latency is in milliseconds, and counts only with HasLatency.
+	Latency    float64
+	HasLatency bool
+	Alias      string
+	// Created is the position of the create that won; updates carry it on.
+	Created Position
+	Version Version
+	Deleted bool
+}
+
+// ContentRow is an input or output in its table. Field is [FieldInput] or
+// [FieldOutput]. Kind is [KindNull] where an update cleared the field.
+//
+// A row whose version is of [ClassCreate] counts only when its position is the
+// core row's Created; else it belongs to a create that lost.
+type ContentRow struct {
+	ID      ID
+	Field   Field
+	Content Content
+	Version Version
+	Deleted bool
+}
+
+// EmbeddingRow is an embedding in its table. Field is [FieldInputEmbeddings]
+// or [FieldOutputEmbeddings]. Vector is empty where an update cleared the field.
+// The rule of [ContentRow] holds here too.
+type EmbeddingRow struct {
+	ID      ID
+	Field   Field
+	Vector  []float32
+	Version Version
+	Deleted bool
+}
+
+// AliasRow maps an alias to its event's id. A deleted one, with a zero ID, is
+// left by a delete of an alias that did not exist: a later create of it is dead.
+type AliasRow struct {
+	Alias   string
+	ID      ID
+	Version Version
+	Deleted bool
+}
+
+// Rows is what one flush writes.
+type Rows struct {
+	Cores      []Core
+	Contents   []ContentRow
+	Embeddings []EmbeddingRow
+	Aliases    []AliasRow
+}
+
+// Len is the number of rows in all tables.
+func (r *Rows) Len() int {
+	return len(r.Cores) + len(r.Contents) + len(r.Embeddings) + len(r.Aliases)
+}
+
+// Reset empties the rows and keeps their memory.
+func (r *Rows) Reset() {
+	r.Cores, r.Contents = r.Cores[:0], r.Contents[:0]
+	r.Embeddings, r.Aliases = r.Embeddings[:0], r.Aliases[:0]
+}
+
+// Counts reports whether a content or embedding row of the version belongs to
+// the event whose core row has the Created position.
+func (v Version) Counts(created Position) bool {
+	return v.Class() != ClassCreate || v.Position() == created
+}
+
+// Occupancy is which minutes have core rows. An id with another minute has none.
+type Occupancy struct {
+	// Empty: there are no rows at all.
+	Empty bool
+	// FirstMicros and LastMicros are no later and no earlier than the first and
+	// the last timestamp, in Unix microseconds.
+	FirstMicros, LastMicros int64
+	// Minutes are those that have rows, in minutes since 1970, from the one after
+	// that of SinceMicros on.
+	SinceMicros int64
+	Minutes     []int64
+}

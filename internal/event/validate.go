@@ -1,0 +1,259 @@
+package event
+
+import (
+	"math"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Validate reports the first thing that makes the write unfit for the log, or
+// nil. Times may lie up to [TimestampAhead] after now; nothing else depends on
+// when it is asked, nor on anything but the write. Which event names are allowed
+// is not its business, see [Rules].
+//
+// The error is an [*Error]. A valid write survives [AppendWrite] and
+// [DecodeWrite] unchanged, and its rows can be stored.
+func (w *Write) Validate(now time.Time) error {
+	if err := w.validateRef(now); err != nil {
+		return err
+	}
+	switch w.Op {
+	case OpCreate:
+		if err := w.validateCreate(); err != nil {
+			return err
+		}
+	case OpUpdate:
+		if w.Set == 0 {
+			return errNoFields()
+		}
+	case OpDelete:
+		if w.Set != 0 {
+			return Errorf(CodeInvalidValue, "", "is a delete that sets fields")
+		}
+	default:
+		return Errorf(CodeInvalidValue, "op", "is none of create, update and delete")
+	}
+	if w.Op != OpCreate && (w.ConversationID != "" || w.Fresh) {
+		return Errorf(CodeInvalidValue, "conversation_id", "is given by a write that is no create")
+	}
+	return w.validateFields()
+}
+
+func errNoFields() error {
+	return Errorf(CodeRequired, "", "has no field to update; name at least one, with null to clear it")
+}
+
+// validateRef checks how the write names its event.
+func (w *Write) validateRef(now time.Time) error {
+	if w.Alias == "" || w.Op == OpCreate {
+		if !w.ID.valid() {
+			return Errorf(CodeInvalidValue, "id", "is not an id that Sluice mints")
+		}
+		if w.ID.IsInternal() != (w.Alias != "") {
+			return Errorf(CodeInvalidValue, "id", "is of the wrong kind: internal ids stand behind aliases, and only there")
+		}
+		if w.ID.Micros() > now.Add(TimestampAhead).UnixMicro() {
+			return Errorf(CodeInvalidValue, "id", "carries a time that is more than 24 h ahead")
+		}
+	} else if !w.ID.IsZero() {
+		return Errorf(CodeInvalidValue, "id", "is given beside an alias by a write that is no create")
+	}
+	if w.Alias != "" {
+		if w.Fresh {
+			return Errorf(CodeInvalidValue, "id", "is an alias, which is never fresh")
+		}
+		if isUUIDv8(w.Alias) {
+			return Errorf(CodeInvalidValue, "id", "is a UUIDv8, which is never an alias")
+		}
+		return checkAlias(w.Alias)
+	}
+	return nil
+}
+
+func (w *Write) validateCreate() error {
+	if err := checkConversationID(w.ConversationID); err != nil {
+		return err
+	}
+	if !utf8.ValidString(w.ConversationID) {
+		return Errorf(CodeInvalidValue, "conversation_id", "is not valid UTF-8")
+	}
+	if w.ID.ConversationHash() != ConversationHash(w.ConversationID) {
+		return errOtherConversation()
+	}
+	if !w.Set.Has(FieldEventName) {
+		return Errorf(CodeRequired, "event_name", "is required")
+	}
+	if w.Null != 0 {
+		return Errorf(CodeInvalidValue, "", "is a create that clears fields")
+	}
+	return nil
+}
+
+func checkConversationID(s string) error {
+	if s == "" {
+		return Errorf(CodeInvalidValue, "conversation_id", "must not be empty")
+	}
+	if len(s) > ConversationIDBytesMax {
+		return Errorf(CodeTooLarge, "conversation_id", "is longer than %d bytes", ConversationIDBytesMax)
+	}
+	return nil
+}
+
+func errOtherConversation() error {
+	return Errorf(CodeIDMismatch, "id", "was minted for another conversation_id")
+}
+
+// validateFields checks the mutable fields: those that the write sets have a
+// right value, the others none.
+func (w *Write) validateFields() error {
+	if w.Set >= 1<<fieldCount || w.Null&^w.Set != 0 {
+		return Errorf(CodeInvalidValue, "", "clears fields that it does not name")
+	}
+	if w.Null.Has(FieldEventName) {
+		return Errorf(CodeRequired, "event_name", "must not be null")
+	}
+	set := w.Set &^ w.Null
+	for f, given := range [fieldCount]bool{
+		FieldEventName:        w.EventName != "",
+		FieldMetadata:         len(w.Metadata) != 0,
+		FieldError:            w.Error != "",
+		FieldLatency:          w.Latency != 0, // true for NaN
+		FieldInput:            w.Input.Kind != KindNull,
+		FieldOutput:           w.Output.Kind != KindNull,
+		FieldInputEmbeddings:  len(w.InputEmbeddings) != 0,
+		FieldOutputEmbeddings: len(w.OutputEmbeddings) != 0,
+	} {
+		if f := Field(f); given && !set.Has(f) {
+			return Errorf(CodeInvalidValue, f.String(), "has a value but is not set")
+		} else if !given && set.Has(f) && f != FieldLatency {
+			return Errorf(CodeInvalidValue, f.String(), "is set but empty")
+		}
+	}
+	if len(w.EventName) > EventNameBytesMax {
+		return Errorf(CodeTooLarge, "event_name", "is longer than %d bytes", EventNameBytesMax)
+	}
+	if !utf8.ValidString(w.EventName) {
+		return Errorf(CodeInvalidValue, "event_name", "is not valid UTF-8")
+	}
+	if len(w.Metadata) > 0 {
+		if err := validateMetadata(w.Metadata); err != nil {
+			return err
+		}
+	}
+	if !utf8.ValidString(w.Error) {
+		return Errorf(CodeInvalidValue, "error", "is not valid UTF-8")
+	}
+	if !(w.Latency >= 0 && w.Latency <= math.MaxFloat64) {
+		return Errorf(CodeInvalidValue, "latency", "must be a finite number, 0 or more")
+	}
+	if err := validateContent(FieldInput, w.Input); err != nil {
+		return err
+	}
+	if err := validateContent(FieldOutput, w.Output); err != nil {
+		return err
+	}
+	if err := validateVector(FieldInputEmbeddings, w.InputEmbeddings); err != nil {
+		return err
+	}
+	return validateVector(FieldOutputEmbeddings, w.OutputEmbeddings)
+}
+
+func validateMetadata(b []byte) error {
+	if len(b) > MetadataBytesMax {
+		return errMetadataTooLarge()
+	}
+	if b[0] != '{' {
+		return Errorf(CodeInvalidType, "conversation_metadata", "must be an object")
+	}
+	if err := validateJSON(FieldMetadata, b); err != nil {
+		return err
+	}
+	if !numbersFinite(b) {
+		return errMetadataNumber()
+	}
+	return nil
+}
+
+// errMetadataNumber is about numbers that no filter could read: one of them
+// would hide its whole object from every filter.
+func errMetadataNumber() error {
+	return Errorf(CodeInvalidValue, "conversation_metadata", "has a number beyond the range of a double")
+}
+
+func errMetadataTooLarge() error {
+	return Errorf(CodeTooLarge, "conversation_metadata", "is longer than %d bytes of compact JSON", MetadataBytesMax)
+}
+
+// validateJSON checks that b is one compact JSON value that a request's body
+// could have held: strict, and within the depth that the body leaves to it.
+func validateJSON(f Field, b []byte) error {
+	depth, spaces := scanJSON(b)
+	if depth > DepthMax-1 {
+		return errTooDeep(f.String())
+	}
+	if spaces > 0 {
+		return Errorf(CodeInvalidValue, f.String(), "is not compact JSON")
+	}
+	if !jsontext.Value(b).IsValid() {
+		return Errorf(CodeInvalidJSON, f.String(), "is not valid JSON")
+	}
+	return nil
+}
+
+func errTooDeep(field string) error {
+	return Errorf(CodeTooDeep, field, "nests deeper than %d levels, the body being the first", DepthMax)
+}
+
+func validateContent(f Field, c Content) error {
+	switch c.Kind {
+	case KindNull:
+		if len(c.Data) > 0 {
+			return Errorf(CodeInvalidValue, f.String(), "has data but no kind")
+		}
+		return nil
+	case KindString:
+		if !utf8.Valid(c.Data) {
+			return Errorf(CodeInvalidValue, f.String(), "is not valid UTF-8")
+		}
+		return nil
+	case KindJSON:
+		// A string is of the other kind, and null is none.
+		if len(c.Data) == 0 || c.Data[0] == '"' || c.Data[0] == 'n' {
+			return Errorf(CodeInvalidValue, f.String(), "is of the wrong kind")
+		}
+		return validateJSON(f, c.Data)
+	}
+	return Errorf(CodeInvalidValue, f.String(), "is of an unknown kind")
+}
+
+func validateVector(f Field, vector []float32) error {
+	if len(vector) > EmbeddingDimensionsMax {
+		return errDimensions(f)
+	}
+	if i := indexNotFinite(vector); i >= 0 {
+		return errNotFinite(f, i)
+	}
+	return nil
+}
+
+func errDimensions(f Field) error {
+	return Errorf(CodeTooLarge, f.String(), "has more than %d dimensions", EmbeddingDimensionsMax)
+}
+
+func errNotFinite(f Field, i int) error {
+	return Errorf(CodeInvalidValue, f.String()+"["+strconv.Itoa(i)+"]", "must be a finite float32")
+}
+
+// indexNotFinite returns the index of the first NaN or infinity, or -1.
+func indexNotFinite(vector []float32) int {
+	const exponent = 0x7f80_0000
+	for i, v := range vector {
+		if math.Float32bits(v)&exponent == exponent {
+			return i
+		}
+	}
+	return -1
+}

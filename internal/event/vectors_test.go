@@ -1,0 +1,276 @@
+package event_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// The vectors that the server shares with every SDK. They are generated from
+// the tables here, so that no reader of them is checked against itself.
+const (
+	idVectors    = "../../sdk/spec/vectors/ids.json"
+	eventVectors = "../../sdk/spec/vectors/events.json"
+)
+
+type mintVector struct {
+	Name           string `json:"name"`
+	ConversationID string `json:"conversation_id"`
+	UnixMicros     int64  `json:"unix_micros"`
+	Hash           string `json:"hash"`
+	Random         string `json:"random"`
+	ID             string `json:"id"`
+}
+
+type refVector struct {
+	Name string     `json:"name"`
+	ID   string     `json:"id"`
+	Kind string     `json:"kind"`
+	Code event.Code `json:"code,omitempty"`
+}
+
+func mintVectors() []mintVector {
+	const randomMax = 1<<38 - 1
+	at := int64(1_767_323_045_678_901)
+	vectors := []mintVector{
+		{Name: "ASCII", ConversationID: "c1", UnixMicros: at},
+		{Name: "random 1", ConversationID: "c1", UnixMicros: at, Random: "1"},
+		{Name: "random 2^38-1", ConversationID: "c1", UnixMicros: at, Random: strconv.Itoa(randomMax)},
+		{Name: "random with bits 32 and above", ConversationID: "c1", UnixMicros: at, Random: strconv.Itoa(0x2a_1234_5678)},
+		{Name: "earliest time", ConversationID: "c1", UnixMicros: event.TimestampMin},
+		{Name: "microseconds 0", ConversationID: "c1", UnixMicros: 1_767_323_045_678_000},
+		{Name: "microseconds 999", ConversationID: "c1", UnixMicros: 1_767_323_045_678_999},
+		{Name: "milliseconds 999", ConversationID: "c1", UnixMicros: 1_767_323_045_999_999},
+		{Name: "far future", ConversationID: "c1", UnixMicros: 253_402_300_799_999_999},
+		{Name: "one byte", ConversationID: "a", UnixMicros: at},
+		{Name: "a space", ConversationID: " ", UnixMicros: at},
+		{Name: "NUL", ConversationID: "\x00", UnixMicros: at},
+		{Name: "accents", ConversationID: "café", UnixMicros: at},
+		{Name: "accents, decomposed", ConversationID: "cafe\u0301", UnixMicros: at},
+		{Name: "CJK", ConversationID: "会話-42", UnixMicros: at},
+		{Name: "emoji", ConversationID: "😀👩‍👩‍👧", UnixMicros: at},
+		{Name: "UUID", ConversationID: "3f0d3a4e-7c1b-4d5e-9a2f-0123456789ab", UnixMicros: at},
+		{Name: "256 bytes of two-byte characters", ConversationID: strings.Repeat("é", 128), UnixMicros: at},
+	}
+	// The hash takes another path at each of these lengths.
+	for _, n := range []int{3, 4, 7, 8, 12, 31, 32, 33, 63, 64, 100, 255, 256} {
+		vectors = append(vectors, mintVector{
+			Name: fmt.Sprintf("%d bytes", n), ConversationID: strings.Repeat("conversation-", 20)[:n], UnixMicros: at, Random: "123456789012",
+		})
+	}
+	for i := range vectors {
+		v := &vectors[i]
+		if v.Random == "" {
+			v.Random = "0"
+		}
+		random, _ := strconv.ParseUint(v.Random, 10, 64)
+		hash := event.ConversationHash(v.ConversationID)
+		v.Hash = fmt.Sprintf("%06x", hash)
+		v.ID = event.MakeID(v.UnixMicros, hash, random).String()
+	}
+	return vectors
+}
+
+func refVectors() []refVector {
+	const alias, minted, invalid = "alias", "minted", "invalid"
+	id := event.MakeID(1_767_323_045_678_901, event.ConversationHash("c1"), 1).String()
+	return []refVector{
+		{"minted", id, minted, ""},
+		{"minted, microseconds 999", id[:14] + "83e7" + id[18:], minted, ""},
+		{"UUIDv4", "3f0d3a4e-7c1b-4d5e-9a2f-0123456789ab", alias, ""},
+		{"UUIDv7", "019b7ca9-8f2e-7385-82d3-930000000001", alias, ""},
+		{"UUIDv8 of a variant that is none", id[:19] + "c" + id[20:], alias, ""},
+		{"UUIDv8 without hyphens", strings.ReplaceAll(id, "-", ""), alias, ""},
+		{"UUIDv8 in braces", "{" + id + "}", alias, ""},
+		{"UUIDv8 with a digit too many", id + "0", alias, ""},
+		{"UUIDv8 with a digit that is none", id[:35] + "g", alias, ""},
+		{"UUIDv8 with a hyphen astray", id[:9] + "-" + id[10:], alias, ""},
+		{"one byte", "x", alias, ""},
+		{"all kinds of printable ASCII", " !\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az{|}~", alias, ""},
+		{"128 bytes", strings.Repeat("x", 128), alias, ""},
+		{"empty", "", invalid, event.CodeRequired},
+		{"129 bytes", strings.Repeat("x", 129), invalid, event.CodeTooLarge},
+		{"tab", "a\tb", invalid, event.CodeInvalidValue},
+		{"NUL", "a\x00", invalid, event.CodeInvalidValue},
+		{"DEL", "a\x7f", invalid, event.CodeInvalidValue},
+		{"not ASCII", "é", invalid, event.CodeInvalidValue},
+		{"UUIDv8 in upper case", strings.ToUpper(id), invalid, event.CodeInvalidValue},
+		{"UUIDv8 with one upper-case digit", id[:35] + "A", invalid, event.CodeInvalidValue},
+		{"UUIDv8 with microseconds 1000", id[:14] + "83e8" + id[18:], invalid, event.CodeInvalidValue},
+		{"UUIDv8 with microseconds 1023", id[:14] + "83ff" + id[18:], invalid, event.CodeInvalidValue},
+		{"internal UUIDv8", id[:14] + "8785" + id[18:], invalid, event.CodeInvalidValue},
+		{"UUIDv8 with the highest microsecond bit", id[:14] + "8b85" + id[18:], invalid, event.CodeInvalidValue},
+		{"UUIDv8 a microsecond before 2000", event.MakeID(event.TimestampMin-1, 1, 1).String(), invalid, event.CodeInvalidValue},
+		{"UUIDv8 of the year 9999", event.MakeID(253_402_300_799_999_999, 1, 1).String(), invalid, event.CodeInvalidValue},
+		{"UUIDv8 of all ones", "ffffffff-ffff-8fff-bfff-ffffffffffff", invalid, event.CodeInvalidValue},
+	}
+}
+
+func TestIDVectors(t *testing.T) {
+	file := struct {
+		Mint []mintVector `json:"mint"`
+		Refs []refVector  `json:"refs"`
+	}{mintVectors(), refVectors()}
+	golden(t, idVectors, indented(t, file))
+
+	for _, v := range file.Mint {
+		t.Run("mint/"+v.Name, func(t *testing.T) {
+			if v.ConversationID == "" || len(v.ConversationID) > event.ConversationIDBytesMax {
+				t.Errorf("conversation of %d bytes", len(v.ConversationID))
+			}
+			ref, err := event.ParseRef(v.ID, time.UnixMicro(v.UnixMicros))
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := ref.ID
+			if id.Micros() != v.UnixMicros || fmt.Sprintf("%06x", id.ConversationHash()) != v.Hash || id.IsInternal() {
+				t.Errorf("time %d, hash %06x, internal %t", id.Micros(), id.ConversationHash(), id.IsInternal())
+			}
+			// The same by hand, from RFC 9562 and design, on the text.
+			digits := strings.ReplaceAll(v.ID, "-", "")
+			ms, _ := strconv.ParseInt(digits[:12], 16, 64)
+			us, _ := strconv.ParseInt(digits[13:16], 16, 64)
+			low, _ := strconv.ParseUint(digits[16:], 16, 64)
+			if ms*1000+us != v.UnixMicros || digits[12] != '8' || low>>62 != 2 {
+				t.Errorf("ms %d, us %d, version %c, variant %b", ms, us, digits[12], low>>62)
+			}
+			if fmt.Sprintf("%06x", low>>38&0xff_ffff) != v.Hash || strconv.FormatUint(low&(1<<38-1), 10) != v.Random {
+				t.Errorf("hash %06x, random %d", low>>38&0xff_ffff, low&(1<<38-1))
+			}
+		})
+	}
+	for _, v := range file.Refs {
+		t.Run("refs/"+v.Name, func(t *testing.T) {
+			ref, err := event.ParseRef(v.ID, now)
+			if v.Code != "" {
+				var got *event.Error
+				if !errors.As(err, &got) || got.Code != v.Code || got.Field != "id" {
+					t.Errorf("got %v, want code %s", err, v.Code)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if isAlias := ref.Alias != ""; isAlias != (v.Kind == "alias") || isAlias == !ref.ID.IsZero() {
+				t.Errorf("got %#v", ref)
+			}
+			if ref.String() != v.ID {
+				t.Errorf("came back as %q", ref)
+			}
+		})
+	}
+}
+
+// TestConversationHashKnown pins the hash to published values of XXH64, seed 0.
+func TestConversationHashKnown(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want uint32
+	}{
+		{"", 0xef46db},    // 0xef46db3751d8e999
+		{"a", 0xd24ec4},   // 0xd24ec4f1a98c6e5b
+		{"abc", 0x44bc2c}, // 0x44bc2cf5ad770999
+	} {
+		if got := event.ConversationHash(c.text); got != c.want {
+			t.Errorf("%q: got %06x, want %06x", c.text, got, c.want)
+		}
+	}
+}
+
+func TestIDParts(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 14))
+	for range 100_000 {
+		at := event.TimestampMin + r.Int64N(now.UnixMicro()-event.TimestampMin)
+		conversation := randomText(r, 1, 20)
+		id := event.NewID(at, conversation)
+		if id.Micros() != at || id.ConversationHash() != event.ConversationHash(conversation) || id.IsInternal() || id.IsZero() {
+			t.Fatalf("%s: not what it was made of", id)
+		}
+		ref, err := event.ParseRef(id.String(), now)
+		if err != nil || ref.ID != id {
+			t.Fatalf("%s came back as %v, %v", id, ref, err)
+		}
+		internal := id.AsInternal()
+		if !internal.IsInternal() || internal.Micros() != at || internal.ConversationHash() != id.ConversationHash() {
+			t.Fatalf("%s: internal id %s", id, internal)
+		}
+		if _, err := event.ParseRef(internal.String(), now); err == nil {
+			t.Fatalf("the internal id %s was accepted", internal)
+		}
+		// Ids of one conversation sort as their times do.
+		if later := event.MakeID(at+1, id.ConversationHash(), 0); id.String() >= later.String() {
+			t.Fatalf("%s does not sort before %s", id, later)
+		}
+	}
+}
+
+func TestIDTimeAhead(t *testing.T) {
+	edge := now.Add(event.TimestampAhead).UnixMicro()
+	for _, c := range []struct {
+		name   string
+		micros int64
+		ok     bool
+	}{{"24 h", edge, true}, {"a microsecond more", edge + 1, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := event.ParseRef(event.MakeID(c.micros, 0, 0).String(), now)
+			if (err == nil) != c.ok {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+type bodyVector struct {
+	Name string `json:"name"`
+	Call string `json:"call"`
+	// Body is the request body; Base64 stands for one that is not UTF-8.
+	Body   string          `json:"body,omitempty"`
+	Base64 string          `json:"body_base64,omitempty"`
+	Error  *errorVector    `json:"error,omitempty"`
+	Event  json.RawMessage `json:"event,omitempty"`
+}
+
+type errorVector struct {
+	Code  event.Code `json:"code"`
+	Field string     `json:"field"`
+}
+
+// TestEventVectors publishes the cases of TestParse, but for the huge ones.
+func TestEventVectors(t *testing.T) {
+	const bodyBytesMax = 2 << 10
+	var file struct {
+		EventNames []string     `json:"event_names"`
+		UpdatedID  string       `json:"updated_id"`
+		Cases      []bodyVector `json:"cases"`
+	}
+	file.EventNames, file.UpdatedID = event.DefaultEventNames(), "order-1"
+	for _, c := range parseCases() {
+		if len(c.body) > bodyBytesMax {
+			continue
+		}
+		v := bodyVector{Name: c.name, Call: c.call, Body: c.body}
+		if !utf8.ValidString(c.body) {
+			v.Body, v.Base64 = "", base64.StdEncoding.EncodeToString([]byte(c.body))
+		}
+		if c.code != "" {
+			v.Error = &errorVector{c.code, c.field}
+		} else {
+			v.Event = json.RawMessage(c.want)
+		}
+		file.Cases = append(file.Cases, v)
+	}
+	if len(file.Cases) < 80 {
+		t.Errorf("only %d cases", len(file.Cases))
+	}
+	golden(t, eventVectors, indented(t, file))
+}
