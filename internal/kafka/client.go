@@ -1,0 +1,109 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+)
+
+// newClient checks the config and returns a client of it; cfg is completed
+// with its defaults. It does not connect.
+func newClient(cfg *Config, log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("kafka config: %w", err)
+	}
+	*cfg = cfg.WithDefaults()
+	base := []kgo.Opt{
+		kgo.SeedBrokers(cfg.Brokers...),
+		kgo.ClientID(cfg.ClientID),
+		kgo.WithLogger(logger{log}),
+		kgo.DialTimeout(cfg.DialTimeout),
+		// A new leader is to be found soon after the old one is gone.
+		kgo.MetadataMinAge(250 * time.Millisecond),
+	}
+	if cfg.TLS.Enabled {
+		conf, err := cfg.TLS.load()
+		if err != nil {
+			return nil, err
+		}
+		dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: cfg.DialTimeout}, Config: conf}
+		base = append(base, kgo.Dialer(dialer.DialContext))
+	}
+	if m := cfg.SASL.mechanism(); m != nil {
+		base = append(base, kgo.SASL(m))
+	}
+	cl, err := kgo.NewClient(append(base, opts...)...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka client: %w", err)
+	}
+	return cl, nil
+}
+
+func (c TLSConfig) load() (*tls.Config, error) {
+	conf := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		ServerName:         c.ServerName,
+		InsecureSkipVerify: c.InsecureSkipVerify, //nolint:gosec // asked for by name, and off by default
+	}
+	if c.CAFile != "" {
+		pem, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("read TLS.CAFile: %w", err)
+		}
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, errors.New("TLS.CAFile: holds no PEM certificate")
+		}
+	}
+	if c.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("load TLS.CertFile and TLS.KeyFile: %w", err)
+		}
+		conf.Certificates = []tls.Certificate{cert}
+	}
+	return conf, nil
+}
+
+func (c SASLConfig) mechanism() sasl.Mechanism {
+	switch c.Mechanism {
+	case MechanismPlain:
+		return plain.Auth{User: c.User, Pass: c.Password}.AsMechanism()
+	case MechanismScramSHA256:
+		return scram.Auth{User: c.User, Pass: c.Password}.AsSha256Mechanism()
+	case MechanismScramSHA512:
+		return scram.Auth{User: c.User, Pass: c.Password}.AsSha512Mechanism()
+	}
+	return nil
+}
+
+// logger passes on what the client has to say. Its errors are ours to warn of;
+// its warnings, several a second and partition while a broker is away, are for
+// debugging: who wants something of the broker then gets an error from us.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Level() kgo.LogLevel {
+	if l.log.Enabled(context.Background(), slog.LevelDebug) {
+		return kgo.LogLevelInfo
+	}
+	return kgo.LogLevelError
+}
+
+func (l logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	to := slog.LevelDebug
+	if level == kgo.LogLevelError {
+		to = slog.LevelWarn
+	}
+	l.log.Log(context.Background(), to, "kafka client", append([]any{"detail", msg}, keyvals...)...)
+}

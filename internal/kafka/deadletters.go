@@ -1,0 +1,246 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// The headers of a dead letter, beside the version header of its record. The
+// names and values are a format: other tools read them.
+const (
+	headerReason     = "sluice-reason"
+	headerDetail     = "sluice-detail"
+	headerTopic      = "sluice-topic"
+	headerGeneration = "sluice-generation"
+	headerPartition  = "sluice-partition"
+	headerOffset     = "sluice-offset"
+
+	detailBytesMax = 1 << 10
+)
+
+// StoredLetter is a dead letter in its topic.
+type StoredLetter struct {
+	// Seq is its place in the dead-letter topic, which has one partition.
+	Seq int64
+	// At is when it was refused.
+	At     time.Time
+	Letter event.DeadLetter
+}
+
+// DeadLetters writes and reads the dead-letter topic. Its methods are safe for
+// concurrent use; close it with [DeadLetters.Close].
+type DeadLetters struct {
+	cfg   Config
+	log   *slog.Logger
+	topic string
+	cl    *kgo.Client
+}
+
+// NewDeadLetters returns the dead letters. It does not connect.
+func NewDeadLetters(cfg Config, log *slog.Logger) (*DeadLetters, error) {
+	cfg = cfg.WithDefaults()
+	topic := cfg.DeadLetterTopic()
+	cl, err := newClient(&cfg, log,
+		kgo.DefaultProduceTopic(topic),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.ProducerBatchMaxBytes(deadLetterBytesMax),
+		kgo.ProducerBatchCompression(codec(cfg.Producer.Compression)),
+		kgo.ProduceRequestTimeout(cfg.Producer.AckTimeout),
+		kgo.RecordDeliveryTimeout(cfg.Producer.AckTimeout),
+		kgo.ProducerLinger(0),
+	)
+	if err != nil {
+		return nil, err
+	}
+	return &DeadLetters{cfg: cfg, log: log, topic: topic, cl: cl}, nil
+}
+
+// Send writes the letters, and returns once the brokers have them all, or with
+// an error when one is not acknowledged within AckTimeout or before ctx is
+// over. Some may be written then; sending them again only adds copies.
+func (d *DeadLetters) Send(ctx context.Context, letters []event.DeadLetter) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.Producer.AckTimeout,
+		fmt.Errorf("%w: not acknowledged within %s", event.ErrUnavailable, d.cfg.Producer.AckTimeout))
+	defer cancel()
+	results := make(chan error, len(letters))
+	for i := range letters {
+		d.cl.TryProduce(context.WithoutCancel(ctx), newLetterRecord(d.topic, &letters[i]),
+			func(_ *kgo.Record, err error) { results <- err })
+	}
+	for range letters {
+		select {
+		case err := <-results:
+			if err != nil {
+				return fmt.Errorf("send %d dead letters: %w", len(letters), err)
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("send %d dead letters: %w", len(letters), context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+func newLetterRecord(topic string, l *event.DeadLetter) *kgo.Record {
+	r := &l.Record
+	number := func(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
+	headers := []kgo.RecordHeader{
+		{Key: headerReason, Value: []byte(l.Reason)},
+		{Key: headerDetail, Value: []byte(clip(l.Detail, detailBytesMax))},
+		{Key: headerTopic, Value: []byte(topic[:len(topic)-len(deadLetterSuffix)] + ".g" + strconv.Itoa(r.Generation))},
+		{Key: headerGeneration, Value: number(int64(r.Generation))},
+		{Key: headerPartition, Value: number(int64(r.Partition))},
+		{Key: headerOffset, Value: number(r.Offset)},
+	}
+	if r.Version != 0 {
+		headers = append(headers, versionHeader(r.Version))
+	}
+	return &kgo.Record{Topic: topic, Key: r.Key, Value: r.Value, Headers: headers}
+}
+
+// clip cuts s to at most n bytes, between characters.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+var errNoLetter = errors.New("record has not the headers of a dead letter")
+
+// parseLetter reads a record of the dead-letter topic.
+func parseLetter(r *kgo.Record) (event.DeadLetter, error) {
+	l := event.DeadLetter{Record: event.Record{Key: r.Key, Value: r.Value, Version: recordVersion(r.Headers)}}
+	seen := 0
+	for _, h := range r.Headers {
+		var err error
+		var n int64
+		switch h.Key {
+		case headerReason:
+			l.Reason = event.Code(h.Value)
+		case headerDetail:
+			l.Detail = string(h.Value)
+		case headerGeneration:
+			n, err = strconv.ParseInt(string(h.Value), 10, 32)
+			l.Record.Generation = int(n)
+		case headerPartition:
+			n, err = strconv.ParseInt(string(h.Value), 10, 32)
+			l.Record.Partition = int32(n)
+		case headerOffset:
+			n, err = strconv.ParseInt(string(h.Value), 10, 64)
+			l.Record.Offset = n
+		default:
+			continue
+		}
+		if err != nil || n < 0 {
+			return event.DeadLetter{}, fmt.Errorf("header %s: %w", h.Key, errNoLetter)
+		}
+		seen++
+	}
+	if seen != 5 {
+		return event.DeadLetter{}, errNoLetter
+	}
+	return l, nil
+}
+
+// List returns at most limit letters, oldest first, from the place on.
+func (d *DeadLetters) List(ctx context.Context, from int64, limit int) ([]StoredLetter, error) {
+	var letters []StoredLetter
+	err := d.Read(ctx, from, func(l StoredLetter) error {
+		letters = append(letters, l)
+		if len(letters) >= limit {
+			return errStop
+		}
+		return nil
+	})
+	return letters, err
+}
+
+var errStop = errors.New("stop")
+
+// Read calls fn with every letter from the place on, oldest first, up to the
+// end that the topic has when Read is called. It stops at fn's first error and
+// returns it. A record that is no dead letter is left out, and logged.
+func (d *DeadLetters) Read(ctx context.Context, from int64, fn func(StoredLetter) error) error {
+	adm := kadm.NewClient(d.cl)
+	start, err := topicOffset(ctx, adm.ListStartOffsets, d.topic)
+	if err != nil {
+		return err
+	}
+	end, err := topicOffset(ctx, adm.ListEndOffsets, d.topic)
+	if err != nil {
+		return err
+	}
+	next := max(from, start)
+	if next >= end {
+		return nil
+	}
+	cfg := d.cfg
+	cl, err := newClient(&cfg, d.log,
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{d.topic: {0: kgo.NewOffset().At(next)}}),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchMaxBytes(int32(cfg.Consumer.FetchBytesMax)),
+		kgo.FetchMaxPartitionBytes(int32(cfg.Consumer.PartitionBytesMax)),
+	)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	for next < end {
+		fetches := cl.PollRecords(ctx, 1000)
+		if err := fetches.Err(); err != nil {
+			return fmt.Errorf("read %s at offset %d: %w", d.topic, next, err)
+		}
+		for iter := fetches.RecordIter(); !iter.Done() && next < end; {
+			r := iter.Next()
+			next = r.Offset + 1
+			if r.Offset >= end {
+				break
+			}
+			l, err := parseLetter(r)
+			if err != nil {
+				d.log.Warn("record of the dead-letter topic left out", "topic", d.topic, "offset", r.Offset, "error", err)
+				continue
+			}
+			if err := fn(StoredLetter{Seq: r.Offset, At: r.Timestamp, Letter: l}); err != nil {
+				if errors.Is(err, errStop) {
+					return nil
+				}
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// topicOffset asks for an offset of partition 0.
+func topicOffset(ctx context.Context, list func(context.Context, ...string) (kadm.ListedOffsets, error), topic string) (int64, error) {
+	offsets, err := list(ctx, topic)
+	if err == nil {
+		err = offsets.Error()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("list offsets of %s: %w", topic, err)
+	}
+	o, ok := offsets.Lookup(topic, 0)
+	if !ok {
+		return 0, fmt.Errorf("list offsets of %s: partition 0 is missing", topic)
+	}
+	return o.Offset, nil
+}
+
+// Close closes the dead letters. Call it when no Send is under way.
+func (d *DeadLetters) Close() { d.cl.Close() }

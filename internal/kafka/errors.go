@@ -1,0 +1,41 @@
+package kafka
+
+import (
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+)
+
+var (
+	// ErrDataLoss is wrapped by [Consumer.Poll] when records that were never
+	// read are gone from the log: it was truncated, expired before it was
+	// consumed, or made anew. It names the partition and the offsets, and is
+	// final: going on would skip acknowledged writes.
+	ErrDataLoss = errors.New("records are missing from the log")
+
+	// ErrFenced is wrapped by [Consumer.Commit] when the group has gone on
+	// without this member, which then joins again by itself. The partitions that
+	// it does not get back are reported given up.
+	ErrFenced = errors.New("the consumer group has gone on without this member")
+
+	// ErrTopicMismatch is wrapped by [EnsureTopics] when a topic exists and is
+	// not as it has to be.
+	ErrTopicMismatch = errors.New("topic is not as configured")
+
+	// ErrLocked is wrapped by [NewBroker] when another process uses the directory.
+	ErrLocked = errors.New("directory is in use by another process")
+)
+
+// isFenced reports whether the broker refused a commit because the member is
+// not, or no longer, one of the group's generation.
+func isFenced(err error) bool {
+	for _, e := range []error{
+		kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.FencedInstanceID,
+		kerr.FencedMemberEpoch, kerr.StaleMemberEpoch, kerr.UnreleasedInstanceID,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,26 @@
+package kafka
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// Cluster is for faults that only the embedded broker can have.
+func (b *Broker) Cluster() *kfake.Cluster { return b.cluster }
+
+// Retain is one round of retention.
+func (b *Broker) Retain(ctx context.Context, adm *kadm.Client) error { return b.retain(ctx, adm) }
+
+// NewLetterRecord and ParseLetter are the envelope of dead letters.
+func NewLetterRecord(topic string, l *event.DeadLetter) *kgo.Record { return newLetterRecord(topic, l) }
+
+// ParseLetter reads what NewLetterRecord made.
+func ParseLetter(r *kgo.Record) (event.DeadLetter, error) { return parseLetter(r) }
+
+// DetailBytesMax is the longest detail of a dead letter.
+const DetailBytesMax = detailBytesMax

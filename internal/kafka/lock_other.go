@@ -1,0 +1,9 @@
+//go:build !(linux || darwin || freebsd || netbsd || openbsd)
+
+package kafka
+
+import "errors"
+
+func lockFile(string) (unlock func() error, err error) {
+	return nil, errors.New("the embedded broker does not run on this operating system")
+}

@@ -1,0 +1,408 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+const (
+	headerVersion = "sluice-version"
+	// blockBytes is the size of the blocks that records are encoded into. A
+	// record in flight pins its block, so that blocks much larger would hold
+	// memory that the buffer's limit does not see.
+	blockBytes = 256 << 10
+	// recordOverheadBytes is what a buffered record takes besides its bytes.
+	recordOverheadBytes = 256
+)
+
+// Producer writes to the events topic. It is idempotent and waits for all
+// in-sync replicas. Its methods are safe for concurrent use; close it with
+// [Producer.Close].
+type Producer struct {
+	cfg     Config
+	topic   string
+	cl      *kgo.Client
+	headers []kgo.RecordHeader
+	blocks  sync.Pool
+	metrics *producerMetrics
+
+	bufferedRecords, bufferedBytes atomic.Int64
+}
+
+type producerMetrics struct {
+	records, bytes, refused, failed prometheus.Counter
+	latency                         prometheus.Histogram
+}
+
+// NewProducer returns a producer of the events topic. It does not connect.
+func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Producer, error) {
+	p := &Producer{headers: []kgo.RecordHeader{versionHeader(event.RecordVersion)}}
+	p.blocks.New = func() any { return &block{buf: make([]byte, 0, blockBytes)} }
+	cfg = cfg.WithDefaults()
+	cl, err := newClient(&cfg, log,
+		kgo.DefaultProduceTopic(cfg.EventsTopic()),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(pinned{kgo.StickyKeyPartitioner(nil), cfg.Partitions}),
+		kgo.ProducerLinger(max(0, cfg.Producer.Linger)),
+		kgo.ProducerBatchMaxBytes(int32(cfg.Producer.BatchBytesMax)),
+		kgo.ProducerBatchCompression(codec(cfg.Producer.Compression)),
+		// Produce has reserved its share of the buffer before it gets here; the
+		// client's own limits count otherwise and must not bite first.
+		kgo.MaxBufferedRecords(2*cfg.Producer.BufferRecordsMax),
+		kgo.ProduceRequestTimeout(cfg.Producer.AckTimeout),
+		// A connection that swallowed a request is given up after this much more;
+		// until then its partitions wait.
+		kgo.RequestTimeoutOverhead(max(time.Second, cfg.Producer.AckTimeout)),
+		// What the caller was told is unavailable should not be written much
+		// later: records that were never sent are dropped when their time is over.
+		kgo.RecordDeliveryTimeout(cfg.Producer.AckTimeout+max(0, cfg.Producer.Linger)),
+	)
+	if err != nil {
+		return nil, err
+	}
+	p.cfg, p.topic, p.cl = cfg, cfg.EventsTopic(), cl
+	p.metrics = p.newMetrics(reg)
+	return p, nil
+}
+
+func (p *Producer) newMetrics(reg prometheus.Registerer) *producerMetrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	m := &producerMetrics{
+		records: counter("sluice_produced_records_total", "Records that the brokers acknowledged."),
+		bytes:   counter("sluice_produced_bytes_total", "Bytes of keys and values that the brokers acknowledged, before compression."),
+		refused: counter("sluice_produce_refused_records_total", "Records refused because the buffer was full."),
+		failed:  counter("sluice_produce_failed_records_total", "Records that were not acknowledged in time, or refused by the brokers."),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sluice_produce_seconds", Help: "Time until all writes of a call were acknowledged, or given up.",
+			Buckets: []float64{.001, .0025, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
+	}
+	reg.MustRegister(m.latency,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sluice_produce_buffered_records", Help: "Records that wait for the brokers.",
+		}, func() float64 { return float64(p.bufferedRecords.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sluice_produce_buffered_bytes", Help: "Bytes of the records that wait for the brokers.",
+		}, func() float64 { return float64(p.bufferedBytes.Load()) }),
+	)
+	return m
+}
+
+func versionHeader(version int) kgo.RecordHeader {
+	return kgo.RecordHeader{Key: headerVersion, Value: []byte(strconv.Itoa(version))}
+}
+
+func codec(name string) kgo.CompressionCodec {
+	switch name {
+	case CompressionZstd:
+		return kgo.ZstdCompression()
+	case CompressionLZ4:
+		return kgo.Lz4Compression()
+	}
+	return kgo.NoCompression()
+}
+
+// pinned chooses partitions among the number that the topic was made with. Were
+// partitions added to the live topic, the usual choice would send an event's
+// next write to another partition than its first, and their order would be lost.
+type pinned struct {
+	kgo.Partitioner
+	partitions int
+}
+
+func (p pinned) ForTopic(topic string) kgo.TopicPartitioner {
+	return pinnedTopic{p.Partitioner.ForTopic(topic), p.partitions}
+}
+
+type pinnedTopic struct {
+	kgo.TopicPartitioner
+	partitions int
+}
+
+func (pinnedTopic) RequiresConsistency(*kgo.Record) bool { return true }
+
+func (p pinnedTopic) Partition(r *kgo.Record, _ int) int {
+	return p.TopicPartitioner.Partition(r, p.partitions)
+}
+
+// Produce writes all of writes, in order, and answers each: its receipt, or
+// why there is none. The answer has the length of writes. It returns when all
+// are decided, or when AckTimeout or ctx is over; what is undecided then may
+// be in the log or not, and its error wraps [event.ErrUnavailable]. A call that
+// does not fit into the buffer is refused whole, at once, with the same error;
+// nothing of it is in the log. A write that is too large has an [*event.Error].
+//
+// Produce has encoded the writes when it returns, and keeps none of their memory.
+func (p *Producer) Produce(ctx context.Context, writes []event.Write) []event.Ack {
+	c := p.newCall(len(writes))
+	for i := range writes {
+		c.expect(sizeHint(&writes[i]))
+	}
+	for i := range writes {
+		w := &writes[i]
+		b := c.room(sizeHint(w))
+		start := len(b.buf)
+		if w.Alias != "" {
+			b.buf = append(b.buf, w.Alias...)
+		} else {
+			b.buf = w.ID.AppendText(b.buf)
+		}
+		mid := len(b.buf)
+		b.buf = event.AppendWrite(b.buf, w)
+		c.add(b, b.buf[start:mid:mid], b.buf[mid:len(b.buf):len(b.buf)], p.headers)
+	}
+	return c.run(ctx)
+}
+
+// Replay writes the records of dead letters to the events topic again, with
+// the answers of [Producer.Produce]. A write that can be read loses its Fresh
+// mark: other writes of its id may precede it by now. One that cannot is
+// written as it was.
+func (p *Producer) Replay(ctx context.Context, letters []event.DeadLetter) []event.Ack {
+	c := p.newCall(len(letters))
+	for i := range letters {
+		c.expect(len(letters[i].Record.Key) + len(letters[i].Record.Value))
+	}
+	for i := range letters {
+		r := &letters[i].Record
+		value, headers := r.Value, p.headers
+		var w event.Write
+		switch {
+		case r.Version == event.RecordVersion && event.DecodeWrite(&w, r.Value) == nil:
+			w.Fresh = false
+			value = event.AppendWrite(nil, &w)
+		case r.Version == 0:
+			headers = nil
+		default:
+			headers = []kgo.RecordHeader{versionHeader(r.Version)}
+		}
+		b := c.room(len(r.Key) + len(value))
+		start := len(b.buf)
+		b.buf = append(append(b.buf, r.Key...), value...)
+		mid := start + len(r.Key)
+		c.add(b, b.buf[start:mid:mid], b.buf[mid:len(b.buf):len(b.buf)], headers)
+	}
+	return c.run(ctx)
+}
+
+func sizeHint(w *event.Write) int {
+	return 128 + 2*len(w.Alias) + len(w.ConversationID) + len(w.EventName) + len(w.Metadata) + len(w.Error) +
+		len(w.Input.Data) + len(w.Output.Data) + 4*len(w.InputEmbeddings) + 4*len(w.OutputEmbeddings)
+}
+
+// block holds encoded records. It goes back to the pool when the brokers have
+// acknowledged all of them; after an error it is left to the garbage collector,
+// in case a request that is still being written reads it.
+type block struct {
+	buf    []byte
+	refs   int
+	failed bool
+}
+
+// call is one call of Produce. The records' promises may outlive it; they
+// write to acks under mu, and what the caller gets is a copy.
+type call struct {
+	p       *Producer
+	start   time.Time
+	records []kgo.Record
+	blocks  []*block // the block of each record
+	last    *block   // the one that is being filled
+	// expected is the estimate of all records' bytes, bytes what they take.
+	expected, bytes int
+	done            chan struct{}
+
+	mu      sync.Mutex
+	acks    []event.Ack
+	pending int
+}
+
+func (p *Producer) newCall(n int) *call {
+	return &call{
+		p: p, start: time.Now(), pending: n, done: make(chan struct{}),
+		records: make([]kgo.Record, 0, n), blocks: make([]*block, 0, n), acks: make([]event.Ack, n),
+	}
+}
+
+func (c *call) expect(size int) { c.expected += size }
+
+// room returns a block that has room for size bytes. A small call has one of
+// its own size: a pooled one, pinned by every waiting call, would take many
+// times the memory that the buffer's limit counts.
+func (c *call) room(size int) *block {
+	if c.last != nil && cap(c.last.buf)-len(c.last.buf) >= size {
+		return c.last
+	}
+	switch {
+	case size > blockBytes:
+		c.last = &block{buf: make([]byte, 0, size)}
+	case c.last == nil && c.expected < blockBytes:
+		c.last = &block{buf: make([]byte, 0, c.expected)}
+	default:
+		c.last = c.p.blocks.Get().(*block) //nolint:forcetypeassert // the pool holds nothing else
+	}
+	return c.last
+}
+
+func (c *call) add(b *block, key, value []byte, headers []kgo.RecordHeader) {
+	b.refs++
+	c.bytes += len(key) + len(value) + recordOverheadBytes
+	c.blocks = append(c.blocks, b)
+	c.records = append(c.records, kgo.Record{Key: key, Value: value, Headers: headers})
+}
+
+func (c *call) run(ctx context.Context) []event.Ack {
+	p := c.p
+	c.last = nil
+	if len(c.records) == 0 {
+		return nil
+	}
+	if !p.reserve(len(c.records), c.bytes) {
+		p.metrics.refused.Add(float64(len(c.records)))
+		err := fmt.Errorf("%w: the producer's buffer is full", event.ErrUnavailable)
+		for i := range c.acks {
+			c.acks[i].Err = err
+			c.release(i, true)
+		}
+		return c.acks
+	}
+	// The deadline is kept here and not by the client: its own has been
+	// measured to come 20 s late when a broker dies.
+	timer := time.NewTimer(p.cfg.Producer.AckTimeout)
+	defer timer.Stop()
+	// A caller that goes away must not take records out of the middle of a
+	// partition's sequence.
+	background := context.WithoutCancel(ctx)
+	for i := range c.records {
+		r := &c.records[i]
+		if len(r.Value) > RecordBytesMax {
+			c.decide(i, r, kerr.MessageTooLarge)
+			continue
+		}
+		p.cl.TryProduce(background, r, func(r *kgo.Record, err error) { c.decide(i, r, err) })
+	}
+	var cause error
+	select {
+	case <-c.done:
+	case <-timer.C:
+		cause = fmt.Errorf("%w: not acknowledged within %s", event.ErrUnavailable, p.cfg.Producer.AckTimeout)
+	case <-ctx.Done():
+		cause = fmt.Errorf("%w: %w", event.ErrUnavailable, ctx.Err())
+	}
+	p.metrics.latency.Observe(time.Since(c.start).Seconds())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pending == 0 {
+		return c.acks
+	}
+	acks := make([]event.Ack, len(c.acks))
+	for i, a := range c.acks {
+		if a.Err == nil && a.Receipt.Generation == 0 { // generations are from 1
+			a.Err = cause
+		}
+		acks[i] = a
+	}
+	return acks
+}
+
+// decide is called once for each record, by the client's goroutine.
+func (c *call) decide(i int, r *kgo.Record, err error) {
+	p := c.p
+	size := len(r.Key) + len(r.Value)
+	p.bufferedRecords.Add(-1)
+	p.bufferedBytes.Add(-int64(size) - recordOverheadBytes)
+	var a event.Ack
+	switch {
+	case err == nil:
+		a.Receipt = event.Receipt{Generation: p.cfg.Generation, Partition: r.Partition, Offset: r.Offset}
+		p.metrics.records.Inc()
+		p.metrics.bytes.Add(float64(size))
+	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
+		a.Err = event.Errorf(event.CodeTooLarge, "", "is longer than %d bytes as a record", RecordBytesMax)
+		p.metrics.failed.Inc()
+	default:
+		a.Err = fmt.Errorf("%w: %w", event.ErrUnavailable, err)
+		p.metrics.failed.Inc()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.acks[i] = a
+	c.release(i, err != nil)
+	if c.pending--; c.pending == 0 {
+		close(c.done)
+	}
+}
+
+// release gives up a record's hold on its block.
+func (c *call) release(i int, failed bool) {
+	b := c.blocks[i]
+	c.blocks[i] = nil
+	b.failed = b.failed || failed
+	if b.refs--; b.refs == 0 && !b.failed && cap(b.buf) == blockBytes {
+		b.buf = b.buf[:0]
+		c.p.blocks.Put(b)
+	}
+}
+
+// reserve takes a share of the buffer, and reports whether it fitted.
+func (p *Producer) reserve(records, bytes int) bool {
+	if p.bufferedRecords.Add(int64(records)) > int64(p.cfg.Producer.BufferRecordsMax) {
+		p.bufferedRecords.Add(-int64(records))
+		return false
+	}
+	if p.bufferedBytes.Add(int64(bytes)) > int64(p.cfg.Producer.BufferBytesMax) {
+		p.bufferedBytes.Add(-int64(bytes))
+		p.bufferedRecords.Add(-int64(records))
+		return false
+	}
+	return true
+}
+
+// Ready reports whether the events topic can be written to: that the brokers
+// answer and every partition has a leader.
+func (p *Producer) Ready(ctx context.Context) error {
+	details, err := kadm.NewClient(p.cl).ListTopics(ctx, p.topic)
+	if err != nil {
+		return fmt.Errorf("read topic %s: %w", p.topic, err)
+	}
+	d := details[p.topic]
+	if d.Err != nil {
+		return fmt.Errorf("read topic %s: %w", p.topic, d.Err)
+	}
+	if len(d.Partitions) != p.cfg.Partitions {
+		return fmt.Errorf("%w: %s has %d partitions, expected %d", ErrTopicMismatch, p.topic, len(d.Partitions), p.cfg.Partitions)
+	}
+	for _, part := range d.Partitions {
+		if part.Err != nil || part.Leader < 0 {
+			return fmt.Errorf("topic %s partition %d has no leader", p.topic, part.Partition)
+		}
+	}
+	return nil
+}
+
+// Close waits until what is buffered is written or given up, or ctx is over,
+// and closes the producer.
+func (p *Producer) Close(ctx context.Context) error {
+	err := p.cl.Flush(ctx)
+	p.cl.Close()
+	if err != nil {
+		return fmt.Errorf("flush producer: %w", err)
+	}
+	return nil
+}
