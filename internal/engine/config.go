@@ -1,0 +1,295 @@
+package engine
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"text/template"
+	"time"
+)
+
+// Defaults and bounds of [Config].
+const (
+	DefaultHost         = "127.0.0.1"
+	DefaultStartTimeout = 2 * time.Minute
+	DefaultStopTimeout  = 30 * time.Second
+
+	// MemoryMinBytes is the least MemoryMaxBytes that Validate accepts. Below it the
+	// server starts, but refuses merges and queries of an ordinary size.
+	MemoryMinBytes = 512 << 20
+)
+
+// Config says where an [Engine] keeps its data and what it may use.
+type Config struct {
+	// Library is the path of libchdb.so, as returned by [Find]. Required.
+	Library string
+
+	// Dir is the directory that holds everything of the engine: data, configuration and
+	// logs. It is created, readable by its owner only, when it does not exist. One engine
+	// at a time can use it. Required.
+	Dir string
+
+	// Host is the loopback IP address to listen on. Default: [DefaultHost]. No other
+	// address is accepted: the protocols are served without TLS.
+	Host string
+
+	// TCPPort and HTTPPort are the ports of the native protocol and of HTTP. 0, the
+	// default, chooses a free one at the first start and keeps it across restarts.
+	TCPPort, HTTPPort int
+
+	// MemoryMaxBytes bounds what the server allocates; a query beyond it fails, the server
+	// does not. It is at least [MemoryMinBytes]. 0, the default, is half of the machine's
+	// memory.
+	MemoryMaxBytes int64
+
+	// SystemLogs turns on system.query_log and system.part_log, kept for a day. They cost
+	// some CPU and disk for every query and part, so they are for benchmarks and for
+	// finding faults. Default: off.
+	SystemLogs bool
+
+	// Settings are query settings that every session of the user starts with, for
+	// instance "max_threads": "2". Default: the server's own.
+	Settings map[string]string
+
+	// ServerSettings are top-level server settings that replace the ones this package
+	// chooses or leaves to the server, for instance "background_pool_size": "8".
+	ServerSettings map[string]string
+
+	// StartTimeout bounds the time from the launch of the child to its first answer,
+	// after which it is killed. It has to allow for loading every part of every table.
+	// Default: [DefaultStartTimeout].
+	StartTimeout time.Duration
+
+	// StopTimeout bounds a clean stop, after which the child is killed. Nothing that was
+	// written with fsync is lost either way. Default: [DefaultStopTimeout].
+	StopTimeout time.Duration
+}
+
+// Validate reports everything that is wrong with the configuration, one error per field,
+// joined. Zero values that have a default are valid.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("engine: %s: %w", field, fmt.Errorf(format, args...)))
+	}
+	if c.Library == "" {
+		bad("Library", "is required")
+	}
+	if c.Dir == "" {
+		bad("Dir", "is required")
+	}
+	if c.Host != "" {
+		if addr, err := netip.ParseAddr(c.Host); err != nil || !addr.IsLoopback() {
+			bad("Host", "%q is not a loopback IP address", c.Host)
+		}
+	}
+	for _, p := range []struct {
+		field string
+		port  int
+	}{{"TCPPort", c.TCPPort}, {"HTTPPort", c.HTTPPort}} {
+		if p.port < 0 || p.port > 65535 {
+			bad(p.field, "%d is not a port", p.port)
+		}
+	}
+	if c.TCPPort != 0 && c.TCPPort == c.HTTPPort {
+		bad("HTTPPort", "%d is TCPPort too", c.HTTPPort)
+	}
+	if c.MemoryMaxBytes != 0 && c.MemoryMaxBytes < MemoryMinBytes {
+		bad("MemoryMaxBytes", "%d is less than %d", c.MemoryMaxBytes, MemoryMinBytes)
+	}
+	for _, m := range []struct {
+		field    string
+		settings map[string]string
+	}{{"Settings", c.Settings}, {"ServerSettings", c.ServerSettings}} {
+		for _, name := range slices.Sorted(maps.Keys(m.settings)) {
+			if !settingName.MatchString(name) {
+				bad(m.field, "%q is not the name of a setting", name)
+			}
+		}
+	}
+	if c.StartTimeout < 0 {
+		bad("StartTimeout", "%s is negative", c.StartTimeout)
+	}
+	if c.StopTimeout < 0 {
+		bad("StopTimeout", "%s is negative", c.StopTimeout)
+	}
+	return errors.Join(errs...)
+}
+
+// settingName is what may become the name of an XML element below.
+var settingName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+
+// withDefaults returns c with every zero value that has a default replaced by it, and with
+// absolute paths, since the child could be started from another directory.
+func (c Config) withDefaults() (Config, error) {
+	var err error
+	if c.Library, err = filepath.Abs(c.Library); err != nil {
+		return c, fmt.Errorf("engine: Library: %w", err)
+	}
+	if c.Dir, err = filepath.Abs(c.Dir); err != nil {
+		return c, fmt.Errorf("engine: Dir: %w", err)
+	}
+	if c.Host == "" {
+		c.Host = DefaultHost
+	}
+	if c.StartTimeout == 0 {
+		c.StartTimeout = DefaultStartTimeout
+	}
+	if c.StopTimeout == 0 {
+		c.StopTimeout = DefaultStopTimeout
+	}
+	return c, nil
+}
+
+// serverSettings are the top-level settings that this package chooses: an engine that
+// shares a machine of a few cores with the rest of the pipeline, on data where the index
+// and the marks are worth keeping and the rows are better left to the page cache.
+func (c Config) serverSettings() map[string]string {
+	const mib = 1 << 20
+	bytes := func(n int64) string { return strconv.FormatInt(n, 10) }
+	s := map[string]string{
+		"timezone":                             "UTC",
+		"max_connections":                      "1024",
+		"asynchronous_metrics_update_period_s": "60",
+		"mlock_executable":                     "false",
+
+		// Merges. The rows of merge_tree in the template go with the first two.
+		"background_pool_size":                          "4",
+		"background_merges_mutations_concurrency_ratio": "2",
+		"background_common_pool_size":                   "2",
+		"background_fetches_pool_size":                  "1",
+		"background_move_pool_size":                     "1",
+		"background_schedule_pool_size":                 "8",
+		"background_buffer_flush_schedule_pool_size":    "1",
+		"background_distributed_schedule_pool_size":     "1",
+		"background_message_broker_schedule_pool_size":  "1",
+
+		"mark_cache_size":                bytes(256 * mib),
+		"primary_index_cache_size":       bytes(256 * mib),
+		"index_mark_cache_size":          bytes(64 * mib),
+		"uncompressed_cache_size":        "0",
+		"index_uncompressed_cache_size":  "0",
+		"mmap_cache_size":                "0",
+		"compiled_expression_cache_size": bytes(32 * mib),
+	}
+	if c.MemoryMaxBytes > 0 {
+		s["max_server_memory_usage"] = bytes(c.MemoryMaxBytes)
+	} else {
+		s["max_server_memory_usage_to_ram_ratio"] = "0.5"
+	}
+	maps.Copy(s, c.ServerSettings)
+	return s
+}
+
+// configFile renders the server's configuration. It holds a digest of the password, never
+// the password.
+func (c Config) configFile(path, password string, tcpPort, httpPort int) ([]byte, error) {
+	tmpl, err := template.New("config.xml").Funcs(template.FuncMap{"x": xmlEscape}).Parse(configTemplate)
+	if err != nil {
+		panic("BUG: engine: " + err.Error())
+	}
+	digest := sha256.Sum256([]byte(password))
+	var out bytes.Buffer
+	err = tmpl.Execute(&out, map[string]any{
+		"Path":           path,
+		"Dir":            c.Dir,
+		"Host":           c.Host,
+		"TCPPort":        tcpPort,
+		"HTTPPort":       httpPort,
+		"User":           User,
+		"PasswordSHA256": hex.EncodeToString(digest[:]),
+		"SystemLogs":     c.SystemLogs,
+		"Settings":       c.Settings,
+		"ServerSettings": c.serverSettings(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("render engine configuration: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+func xmlEscape(v any) (string, error) {
+	var out bytes.Buffer
+	err := xml.EscapeText(&out, fmt.Append(nil, v))
+	return out.String(), err
+}
+
+// configTemplate serves both as the server's configuration and as its list of users.
+//
+// The library opens the child's own session as the user default, without a password, and
+// neither can be changed. That session is open before the listeners are and stays open, so
+// allowing a single one keeps everybody else from being that user; and it has no right but
+// to open the listeners. The profile named default is every user's, hence one for it alone.
+//
+// The prompt the child waits at would have the server log to the console, which is the
+// child's standard error: messages there go into the log of the program, and the server's
+// may quote queries. They go to a file beside the data instead.
+//
+// log_queries and the query profilers cost CPU for tables that do not exist.
+const configTemplate = `<clickhouse>
+    <listen_host>{{x .Host}}</listen_host>
+    <tcp_port>{{.TCPPort}}</tcp_port>
+    <http_port>{{.HTTPPort}}</http_port>
+    <users_config>{{x .Path}}</users_config>
+    <log-level>warning</log-level>
+    <logger>
+        <console>0</console>
+        <log>{{x .Dir}}/server.log</log>
+        <size>16M</size>
+        <count>2</count>
+    </logger>
+{{- range $name, $value := .ServerSettings}}
+    <{{$name}}>{{x $value}}</{{$name}}>
+{{- end}}
+    <merge_tree>
+        <number_of_free_entries_in_pool_to_lower_max_size_of_merge>4</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
+        <number_of_free_entries_in_pool_to_execute_mutation>4</number_of_free_entries_in_pool_to_execute_mutation>
+        <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>4</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
+    </merge_tree>
+{{- if .SystemLogs}}
+    <query_log><database>system</database><table>query_log</table><flush_interval_milliseconds>1000</flush_interval_milliseconds><ttl>event_date + INTERVAL 1 DAY DELETE</ttl></query_log>
+    <part_log><database>system</database><table>part_log</table><flush_interval_milliseconds>1000</flush_interval_milliseconds><ttl>event_date + INTERVAL 1 DAY DELETE</ttl></part_log>
+{{- end}}
+    <profiles>
+        <default/>
+        <launcher><max_sessions_for_user>1</max_sessions_for_user></launcher>
+        <{{.User}}>
+            <log_queries>{{if .SystemLogs}}1{{else}}0{{end}}</log_queries>
+            <query_profiler_real_time_period_ns>0</query_profiler_real_time_period_ns>
+            <query_profiler_cpu_time_period_ns>0</query_profiler_cpu_time_period_ns>
+{{- range $name, $value := .Settings}}
+            <{{$name}}>{{x $value}}</{{$name}}>
+{{- end}}
+        </{{.User}}>
+    </profiles>
+    <quotas><default/></quotas>
+    <users>
+        <default>
+            <password/>
+            <networks><ip>127.0.0.1</ip></networks>
+            <profile>launcher</profile>
+            <quota>default</quota>
+            <grants>
+                <query>GRANT SYSTEM LISTEN ON *.*</query>
+            </grants>
+        </default>
+        <{{.User}}>
+            <password_sha256_hex>{{.PasswordSHA256}}</password_sha256_hex>
+            <networks><ip>::1</ip><ip>127.0.0.0/8</ip></networks>
+            <profile>{{.User}}</profile>
+            <quota>default</quota>
+            <access_management>1</access_management>
+            <named_collection_control>1</named_collection_control>
+        </{{.User}}>
+    </users>
+</clickhouse>
+`
