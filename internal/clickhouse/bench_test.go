@@ -1,0 +1,101 @@
+package clickhouse_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// benchID is the id of the i-th of a set of events in conversations of twenty, over 60 days.
+func benchID(i int) (event.ID, string) {
+	conversation := fmt.Sprint("conversation-", i/20)
+	own, shared := rand.New(rand.NewPCG(7, uint64(i))), rand.New(rand.NewPCG(8, uint64(i/20)))
+	first := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
+	micros := first + shared.Int64N(60*24*3600*1_000_000) + int64(i%20)*5_000_000 + own.Int64N(1_000_000)
+	return event.MakeID(micros, event.ConversationHash(conversation), own.Uint64()), conversation
+}
+
+func benchRows(from, n, contentBytes, dimensions int) event.Rows {
+	var rows event.Rows
+	for i := from; i < from+n; i++ {
+		id, conversation := benchID(i)
+		position, version := created(int64(i))
+		rows.Cores = append(rows.Cores, event.Core{
+			ID: id, ConversationID: conversation, EventName: "event_a", Metadata: `{"plan":"pro"}`,
+			Latency: float64(i % 5000), HasLatency: true, Created: position, Version: version,
+		})
+		if contentBytes > 0 {
+			data := make([]byte, contentBytes)
+			for j := range data {
+				data[j] = 'a' + byte(rand.IntN(26))
+			}
+			rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: data}, Version: version})
+		}
+		if dimensions > 0 {
+			vector := make([]float32, dimensions)
+			for j := range vector {
+				vector[j] = rand.Float32()
+			}
+			rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings, Vector: vector, Version: version})
+		}
+	}
+	return rows
+}
+
+func BenchmarkInsert(b *testing.B) {
+	for _, bench := range []struct {
+		name                           string
+		rows, contentBytes, dimensions int
+	}{{"cores", 50_000, 0, 0}, {"contents", 50_000, 500, 0}, {"embeddings", 20_000, 0, 384}} {
+		b.Run(bench.name, func(b *testing.B) {
+			store, _, _ := migrated(b)
+			rows := benchRows(0, bench.rows, bench.contentBytes, bench.dimensions)
+			b.SetBytes(int64(bench.rows * (100 + bench.contentBytes + 4*bench.dimensions)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := store.Insert(b.Context(), &rows); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(bench.rows*b.N)/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	const total = 1_000_000
+	store, server, database := migrated(b)
+	for from := 0; from < total; from += 100_000 {
+		rows := benchRows(from, 100_000, 0, 0)
+		if err := store.Insert(b.Context(), &rows); err != nil {
+			b.Fatal(err)
+		}
+	}
+	server.Query(b, "OPTIMIZE TABLE "+database+".events FINAL")
+	for _, count := range []int{1, 1000, 50_000} {
+		ids := make([]event.ID, count)
+		for i := range ids {
+			ids[i], _ = benchID(rand.IntN(total))
+		}
+		b.Run(fmt.Sprintf("cores/%d", count), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := store.Cores(b.Context(), ids); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(count*b.N)/b.Elapsed().Seconds(), "keys/s")
+		})
+		b.Run(fmt.Sprintf("states/%d", count), func(b *testing.B) {
+			for b.Loop() {
+				if _, err := store.CoreStates(b.Context(), ids); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(count*b.N)/b.Elapsed().Seconds(), "keys/s")
+		})
+	}
+}

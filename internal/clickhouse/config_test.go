@@ -1,0 +1,85 @@
+package clickhouse_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluicehq/sluice/internal/clickhouse"
+)
+
+func TestParseURL(t *testing.T) {
+	tests := []struct {
+		name, url string
+		want      clickhouse.Config
+	}{
+		{"all", "clickhouse://user:p%40ss@host:9001/db?secure=true&ca_file=/ca.pem&server_name=ch&compression=lz4&dial_timeout=2s&pool_size=3", clickhouse.Config{
+			Addr: "host:9001", User: "user", Password: "p@ss", Database: "db", TLS: clickhouse.TLS{Enabled: true, CAFile: "/ca.pem", ServerName: "ch"},
+			Compression: clickhouse.CompressionLZ4, DialTimeout: 2 * time.Second, PoolSize: 3,
+		}},
+		{"host only", "clickhouse://host", clickhouse.Config{Addr: "host:9000"}},
+		{"the port of TLS", "clickhouse://host?secure=1", clickhouse.Config{Addr: "host:9440", TLS: clickhouse.TLS{Enabled: true}}},
+		{"IPv6", "clickhouse://[::1]:9000/db", clickhouse.Config{Addr: "[::1]:9000", Database: "db"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := clickhouse.ParseURL(test.url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error("config (-want +got):\n" + diff)
+			}
+		})
+	}
+}
+
+func TestParseURLRefuses(t *testing.T) {
+	tests := []struct{ name, url, want string }{
+		{"another scheme", "http://u:hunter2@host", "scheme"},
+		{"no host", "clickhouse:///db", "form"},
+		{"a bad port", "clickhouse://u:hunter2@host:hunter2/db", "form"},
+		{"a slash in the password", "clickhouse://u:hunter2/x@host/db", "form"},
+		{"an unknown setting", "clickhouse://u:hunter2@host?nope=1", "nope"},
+		{"a bad setting", "clickhouse://u:hunter2@host?pool_size=x", "pool_size"},
+		{"two bad settings", "clickhouse://u:hunter2@host?pool_size=x&dial_timeout=y", "dial_timeout"},
+		{"a bad database", "clickhouse://u:hunter2@host/a%20b", "Database"},
+		{"a CA without TLS", "clickhouse://u:hunter2@host?ca_file=x", "TLS"},
+		{"port 0", "clickhouse://u:hunter2@host:0", "Addr"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := clickhouse.ParseURL(test.url)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v, want an error with %q", err, test.want)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the error has the password: %v", err)
+			}
+		})
+	}
+}
+
+func TestValidateNamesEveryField(t *testing.T) {
+	err := clickhouse.Config{
+		Addr: "nonsense", Database: "a;b", DialTimeout: -1, PoolSize: -1, Compression: "gzip", InsertTimeout: -1, LookupTimeout: -1,
+		QueryTimeout: -1, QueryMemoryBytesMax: -1, InsertConcurrency: -1, BlockRowsMax: -1, BlockBytesMax: -1, LookupKeysMax: -1, PageBytesMax: -1,
+		TLS: clickhouse.TLS{CAFile: "x"},
+	}.Validate()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, field := range []string{
+		"Addr", "Database", "DialTimeout", "PoolSize", "Compression", "InsertTimeout", "LookupTimeout", "QueryTimeout",
+		"QueryMemoryBytesMax", "InsertConcurrency", "BlockRowsMax", "BlockBytesMax", "LookupKeysMax", "PageBytesMax", "TLS",
+	} {
+		if !strings.Contains(err.Error(), " "+field+": ") {
+			t.Errorf("%s is not named in %v", field, err)
+		}
+	}
+	if err := (clickhouse.Config{Addr: "host:9000"}).Validate(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,231 @@
+package clickhouse
+
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// wireChunkBytes is how much of a column is encoded before it is sent.
+const wireChunkBytes = 256 << 10
+
+const (
+	typeTimestamp = "DateTime64(6, 'UTC')"
+	typeField     = "Enum8('input' = 1, 'output' = 2)"
+)
+
+// column encodes one column straight from the rows, so that nothing is copied
+// in between and a block of any size takes one chunk of memory. It is a
+// proto.ColInput.
+type column[R any] struct {
+	typ  proto.ColumnType
+	rows []R
+	// order picks the rows: the low 32 bits of each are an index of rows.
+	order []uint64
+	// passes are encoded one after the other: a Nullable or an Array has two.
+	passes []put[R]
+}
+
+// put appends a row's value. sum begins each pass at 0 and is the pass's own.
+type put[R any] func(b *proto.Buffer, r *R, sum *uint64)
+
+func (c *column[R]) Type() proto.ColumnType { return c.typ }
+func (c *column[R]) Rows() int              { return len(c.order) }
+
+// EncodeColumn is what compressed connections call; the block must be whole.
+func (c *column[R]) EncodeColumn(b *proto.Buffer) {
+	for _, p := range c.passes {
+		var sum uint64
+		for _, o := range c.order {
+			p(b, &c.rows[uint32(o)], &sum)
+		}
+	}
+}
+
+// WriteColumn sends the column in chunks. A write that fails leaves the
+// connection broken, which the flush after the last column then reports.
+func (c *column[R]) WriteColumn(w *proto.Writer) {
+	for _, p := range c.passes {
+		var sum uint64
+		for i := 0; i < len(c.order); {
+			full := false
+			w.ChainBuffer(func(b *proto.Buffer) {
+				for i < len(c.order) && len(b.Buf) < wireChunkBytes {
+					p(b, &c.rows[uint32(c.order[i])], &sum)
+					i++
+				}
+				full = len(b.Buf) >= wireChunkBytes
+			})
+			if full {
+				_, _ = w.Flush()
+			}
+		}
+	}
+}
+
+// encoder encodes blocks of every table. It is used by one block at a time.
+type encoder struct {
+	cores      []namedColumn[event.Core]
+	names      *proto.ColLowCardinality[string]
+	contents   []namedColumn[event.ContentRow]
+	embeddings []namedColumn[event.EmbeddingRow]
+	aliases    []namedColumn[event.AliasRow]
+	input      proto.Input
+}
+
+type namedColumn[R any] struct {
+	name string
+	*column[R]
+}
+
+func newEncoder() *encoder {
+	e := &encoder{names: new(proto.ColStr).LowCardinality()}
+	e.cores = append(keyColumns(func(r *event.Core) *event.ID { return &r.ID }),
+		newColumn("conversation_id", "String", func(b *proto.Buffer, r *event.Core, _ *uint64) { b.PutString(r.ConversationID) }),
+		newColumn("error", "Nullable(String)",
+			func(b *proto.Buffer, r *event.Core, _ *uint64) { b.PutBool(r.Error == "") },
+			func(b *proto.Buffer, r *event.Core, _ *uint64) { b.PutString(r.Error) }),
+		newColumn("latency", "Nullable(Float64)",
+			func(b *proto.Buffer, r *event.Core, _ *uint64) { b.PutBool(!r.HasLatency) },
+			func(b *proto.Buffer, r *event.Core, _ *uint64) {
+				if r.HasLatency {
+					b.PutFloat64(r.Latency)
+				} else {
+					b.PutUInt64(0)
+				}
+			}),
+		newColumn("metadata", "String", func(b *proto.Buffer, r *event.Core, _ *uint64) { b.PutString(r.Metadata) }),
+		newColumn("alias", "String", func(b *proto.Buffer, r *event.Core, _ *uint64) { b.PutString(r.Alias) }),
+		newColumn("created", "UInt64", func(b *proto.Buffer, r *event.Core, _ *uint64) { b.PutUInt64(uint64(r.Created)) }),
+		newColumn("version", "UInt64", func(b *proto.Buffer, r *event.Core, _ *uint64) { b.PutUInt64(uint64(r.Version)) }),
+		newColumn("deleted", "UInt8", func(b *proto.Buffer, r *event.Core, _ *uint64) { b.PutBool(r.Deleted) }),
+	)
+	e.contents = append(keyColumns(func(r *event.ContentRow) *event.ID { return &r.ID }),
+		newColumn("field", typeField, func(b *proto.Buffer, r *event.ContentRow, _ *uint64) { b.PutUInt8(fieldNumber(r.Field)) }),
+		newColumn("kind", "UInt8", func(b *proto.Buffer, r *event.ContentRow, _ *uint64) { b.PutUInt8(uint8(r.Content.Kind)) }),
+		newColumn("content", "String", func(b *proto.Buffer, r *event.ContentRow, _ *uint64) {
+			b.PutUVarInt(uint64(len(r.Content.Data)))
+			b.PutRaw(r.Content.Data)
+		}),
+		newColumn("version", "UInt64", func(b *proto.Buffer, r *event.ContentRow, _ *uint64) { b.PutUInt64(uint64(r.Version)) }),
+		newColumn("deleted", "UInt8", func(b *proto.Buffer, r *event.ContentRow, _ *uint64) { b.PutBool(r.Deleted) }),
+	)
+	e.embeddings = append(keyColumns(func(r *event.EmbeddingRow) *event.ID { return &r.ID }),
+		newColumn("field", typeField, func(b *proto.Buffer, r *event.EmbeddingRow, _ *uint64) { b.PutUInt8(fieldNumber(r.Field)) }),
+		newColumn("vector", "Array(Float32)",
+			func(b *proto.Buffer, r *event.EmbeddingRow, sum *uint64) {
+				*sum += uint64(len(r.Vector))
+				b.PutUInt64(*sum)
+			},
+			func(b *proto.Buffer, r *event.EmbeddingRow, _ *uint64) { putFloats(b, r.Vector) }),
+		newColumn("version", "UInt64", func(b *proto.Buffer, r *event.EmbeddingRow, _ *uint64) { b.PutUInt64(uint64(r.Version)) }),
+		newColumn("deleted", "UInt8", func(b *proto.Buffer, r *event.EmbeddingRow, _ *uint64) { b.PutBool(r.Deleted) }),
+	)
+	e.aliases = []namedColumn[event.AliasRow]{
+		newColumn("alias", "String", func(b *proto.Buffer, r *event.AliasRow, _ *uint64) { b.PutString(r.Alias) }),
+		newColumn("id", "UUID", func(b *proto.Buffer, r *event.AliasRow, _ *uint64) { putID(b, &r.ID) }),
+		newColumn("version", "UInt64", func(b *proto.Buffer, r *event.AliasRow, _ *uint64) { b.PutUInt64(uint64(r.Version)) }),
+		newColumn("deleted", "UInt8", func(b *proto.Buffer, r *event.AliasRow, _ *uint64) { b.PutBool(r.Deleted) }),
+	}
+	return e
+}
+
+func newColumn[R any](name string, typ proto.ColumnType, passes ...put[R]) namedColumn[R] {
+	return namedColumn[R]{name: name, column: &column[R]{typ: typ, passes: passes}}
+}
+
+// keyColumns are the sort key, all of which the id carries.
+func keyColumns[R any](id func(*R) *event.ID) []namedColumn[R] {
+	return []namedColumn[R]{
+		newColumn("conversation_hash", "UInt32", func(b *proto.Buffer, r *R, _ *uint64) { b.PutUInt32(id(r).ConversationHash()) }),
+		newColumn("timestamp", typeTimestamp, func(b *proto.Buffer, r *R, _ *uint64) { b.PutInt64(id(r).Micros()) }),
+		newColumn("id", "UUID", func(b *proto.Buffer, r *R, _ *uint64) { putID(b, id(r)) }),
+	}
+}
+
+// putID appends a UUID as ClickHouse has it: two little-endian halves, the
+// more significant one first.
+func putID(b *proto.Buffer, id *event.ID) {
+	b.PutUInt64(binary.BigEndian.Uint64(id[:8]))
+	b.PutUInt64(binary.BigEndian.Uint64(id[8:]))
+}
+
+func putFloats(b *proto.Buffer, v []float32) {
+	n := len(b.Buf)
+	b.Buf = slices.Grow(b.Buf, 4*len(v))[:n+4*len(v)]
+	p := b.Buf[n:]
+	for i, f := range v {
+		binary.LittleEndian.PutUint32(p[4*i:], math.Float32bits(f))
+	}
+}
+
+// fieldNumber is the field's number in the tables' enumerations.
+func fieldNumber(f event.Field) uint8 {
+	switch f {
+	case event.FieldInput, event.FieldInputEmbeddings:
+		return 1
+	case event.FieldOutput, event.FieldOutputEmbeddings:
+		return 2
+	default:
+		panic("BUG: " + f.String() + " is in no table of its own")
+	}
+}
+
+// bind points the columns at the rows of one block and returns them as the
+// input of an insert, which is valid until release.
+func bind[R any](e *encoder, columns []namedColumn[R], rows []R, order []uint64) proto.Input {
+	e.input = e.input[:0]
+	for _, c := range columns {
+		c.rows, c.order = rows, order
+		e.input = append(e.input, proto.InputColumn{Name: c.name, Data: c.column})
+	}
+	return e.input
+}
+
+func release[R any](columns []namedColumn[R]) {
+	for _, c := range columns {
+		c.rows, c.order = nil, nil
+	}
+}
+
+// coreInput is bind for cores, with their one column that has a dictionary.
+func (e *encoder) coreInput(rows []event.Core, order []uint64) proto.Input {
+	input := bind(e, e.cores, rows, order)
+	e.names.Reset()
+	for _, o := range order {
+		e.names.Append(rows[uint32(o)].EventName)
+	}
+	e.input = append(input, proto.InputColumn{Name: "event_name", Data: e.names})
+	return e.input
+}
+
+// month numbers the months since year 0, of times in Unix microseconds. Rows
+// of one batch are mostly of one day, so it remembers the last.
+type month struct {
+	day   int64
+	month uint32
+}
+
+const microsPerDay = 24 * 60 * 60 * 1_000_000
+
+func (m *month) of(micros int64) uint32 {
+	// A zero id, of an alias tombstone, never gets here; times are after 1970.
+	if day := micros / microsPerDay; day != m.day || m.month == 0 {
+		t := time.UnixMicro(micros).UTC()
+		m.day, m.month = day, uint32(t.Year())*12+uint32(t.Month())
+	}
+	return m.month
+}
+
+// releaseCores lets go of a block's rows, but for the names' strings, which
+// the next block overwrites.
+func (e *encoder) releaseCores() {
+	release(e.cores)
+	clear(e.names.Values)
+	e.names.Reset()
+}

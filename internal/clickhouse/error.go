@@ -1,0 +1,90 @@
+package clickhouse
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// IsRetryable reports whether trying again can help. It can for everything
+// but rows that ClickHouse refused for what is in them: network errors,
+// timeouts, memory, too many parts, a read-only replica, missing rights or
+// tables, and codes that this build has never heard of are all conditions of
+// the server, which end.
+func IsRetryable(err error) bool { return err != nil && !errors.Is(err, event.ErrRejected) }
+
+// insertError wraps event.ErrRejected around an exception that is about the
+// values of the rows themselves. Only inserts use it: a lookup that meets a
+// broken part raises some of the same codes.
+func insertError(err error) error {
+	if exception, ok := ch.AsException(err); ok && isDataError(exception.Code) {
+		return fmt.Errorf("%w: ClickHouse error %s", event.ErrRejected, exception.Code.String())
+	}
+	return withoutValues(err)
+}
+
+// withoutValues takes the message from an exception that may quote values of
+// rows or of parameters in it, because errors end in logs.
+func withoutValues(err error) error {
+	exception, ok := ch.AsException(err)
+	if !ok {
+		return err
+	}
+	switch int(exception.Code) {
+	case 16, // NO_SUCH_COLUMN_IN_TABLE
+		60,  // UNKNOWN_TABLE
+		81,  // UNKNOWN_DATABASE
+		159, // TIMEOUT_EXCEEDED
+		164, // READONLY
+		192, // UNKNOWN_USER
+		202, // TOO_MANY_SIMULTANEOUS_QUERIES
+		241, // MEMORY_LIMIT_EXCEEDED
+		242, // TABLE_IS_READ_ONLY
+		243, // NOT_ENOUGH_SPACE
+		252, // TOO_MANY_PARTS
+		319, // UNKNOWN_STATUS_OF_INSERT
+		497, // ACCESS_DENIED
+		516, // AUTHENTICATION_FAILED
+		700, // USER_SESSION_LIMIT_EXCEEDED
+		774, // the table is read-only
+		999: // KEEPER_EXCEPTION
+		return err
+	}
+	return &serverError{code: exception.Code}
+}
+
+// serverError is an exception of the server without its message.
+type serverError struct{ code proto.Error }
+
+func (e *serverError) Error() string { return "ClickHouse error " + e.code.String() }
+
+// isDataError reports whether an exception is about values. The list is kept
+// short on purpose: a code that is missing here stalls the log, loudly, and
+// loses nothing; a code too many throws good records out. Deliberately not
+// here: type mismatches (53, 70), unknown columns (16) and tables (60), which
+// say that the schema is not ours and would condemn every record alike.
+func isDataError(code proto.Error) bool {
+	switch int(code) {
+	case 6, // CANNOT_PARSE_TEXT
+		27,  // CANNOT_PARSE_INPUT_ASSERTION_FAILED
+		38,  // CANNOT_PARSE_DATE
+		41,  // CANNOT_PARSE_DATETIME
+		69,  // ARGUMENT_OUT_OF_BOUND
+		72,  // CANNOT_PARSE_NUMBER
+		117, // INCORRECT_DATA
+		128, // TOO_LARGE_ARRAY_SIZE
+		131, // TOO_LARGE_STRING_SIZE
+		321, // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+		349, // CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
+		376, // CANNOT_PARSE_UUID
+		395, // FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
+		469, // VIOLATED_CONSTRAINT
+		691: // UNKNOWN_ELEMENT_OF_ENUM
+		return true
+	}
+	return false
+}

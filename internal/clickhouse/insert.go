@@ -1,0 +1,160 @@
+package clickhouse
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// The tables, as they are named in metrics and SQL.
+const (
+	tableEvents     = "events"
+	tableContents   = "event_contents"
+	tableEmbeddings = "event_embeddings"
+	tableAliases    = "event_aliases"
+)
+
+// insertSettings are said explicitly: the defaults of 26.x batch inserts on
+// the server, behind the acknowledgement's back.
+var insertSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
+	setting("async_insert", "0"),
+	setting("max_insert_threads", "1"),
+	// Folds versions of one key within the block, so that FINAL can take the
+	// part as merged.
+	setting("optimize_on_insert", "1"),
+	// Rows are idempotent by version, so a block needs no other deduplication.
+	setting("deduplicate_insert", "disable"),
+	// One block of ours is one part, whatever its size: an insert that fails
+	// half way through several would leave half of itself.
+	setting("max_partitions_per_insert_block", "1"),
+	setting("throw_on_max_partitions_per_insert_block", "1"),
+	setting("max_insert_block_size", "1000000000"),
+	setting("min_insert_block_size_rows", "1000000000"),
+	setting("min_insert_block_size_bytes", "0"),
+}
+
+// block is one insert: rows of one table and one partition.
+type block struct {
+	table string
+	rows  int
+	input func(e *encoder) proto.Input
+	done  func(e *encoder)
+}
+
+// Insert writes the rows: aliases, contents and embeddings first, then cores,
+// so that no reader sees an event without what belongs to it. Each insert is
+// one block of one partition. It returns when all is durable on the server.
+// After an error any part of the rows may be there; inserting them again is
+// harmless. The error wraps [event.ErrRejected] when a row was refused for
+// what is in it. The rows must not change until Insert returns.
+func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
+	aliases := cut(s, rows.Aliases,
+		func(*event.AliasRow, *month) uint32 { return 0 },
+		func(r *event.AliasRow) int { return len(r.Alias) + 32 },
+		func(order []uint64) block {
+			return block{tableAliases, len(order), func(e *encoder) proto.Input { return bind(e, e.aliases, rows.Aliases, order) }, func(e *encoder) { release(e.aliases) }}
+		})
+	contents := cut(s, rows.Contents,
+		func(r *event.ContentRow, m *month) uint32 { return m.of(r.ID.Micros()) },
+		func(r *event.ContentRow) int { return len(r.Content.Data) + 48 },
+		func(order []uint64) block {
+			return block{tableContents, len(order), func(e *encoder) proto.Input { return bind(e, e.contents, rows.Contents, order) }, func(e *encoder) { release(e.contents) }}
+		})
+	embeddings := cut(s, rows.Embeddings,
+		func(r *event.EmbeddingRow, m *month) uint32 { return m.of(r.ID.Micros()) },
+		func(r *event.EmbeddingRow) int { return 4*len(r.Vector) + 48 },
+		func(order []uint64) block {
+			return block{tableEmbeddings, len(order), func(e *encoder) proto.Input { return bind(e, e.embeddings, rows.Embeddings, order) }, func(e *encoder) { release(e.embeddings) }}
+		})
+	if err := s.insertBlocks(ctx, slices.Concat(aliases, contents, embeddings)); err != nil {
+		return err
+	}
+	return s.insertBlocks(ctx, cut(s, rows.Cores,
+		func(r *event.Core, m *month) uint32 { return m.of(r.ID.Micros()) },
+		func(r *event.Core) int {
+			return len(r.ConversationID) + len(r.Error) + len(r.Metadata) + len(r.Alias) + 80
+		},
+		func(order []uint64) block {
+			return block{tableEvents, len(order), func(e *encoder) proto.Input { return e.coreInput(rows.Cores, order) }, func(e *encoder) { e.releaseCores() }}
+		}))
+}
+
+// cut splits rows by partition, and within one by the bounds of a block.
+func cut[R any](s *Store, rows []R, partition func(*R, *month) uint32, size func(*R) int, make1 func(order []uint64) block) []block {
+	if len(rows) == 0 {
+		return nil
+	}
+	var (
+		m      month
+		order  = make([]uint64, len(rows))
+		sorted = true
+	)
+	for i := range rows {
+		order[i] = uint64(partition(&rows[i], &m))<<32 | uint64(i)
+		sorted = sorted && (i == 0 || order[i] > order[i-1])
+	}
+	if !sorted {
+		slices.Sort(order)
+	}
+	var (
+		blocks       []block
+		start, bytes int
+	)
+	for i, o := range order {
+		n := size(&rows[uint32(o)])
+		if i > start && (o>>32 != order[start]>>32 || i-start >= s.cfg.BlockRowsMax || bytes+n > s.cfg.BlockBytesMax) {
+			blocks = append(blocks, make1(order[start:i]))
+			start, bytes = i, 0
+		}
+		bytes += n
+	}
+	return append(blocks, make1(order[start:]))
+}
+
+func (s *Store) insertBlocks(ctx context.Context, blocks []block) error {
+	if len(blocks) == 0 {
+		return nil
+	}
+	if len(blocks) == 1 {
+		return s.insertBlock(ctx, blocks[0])
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(s.cfg.InsertConcurrency)
+	for _, b := range blocks {
+		g.Go(func() error { return s.insertBlock(ctx, b) })
+	}
+	return g.Wait()
+}
+
+func (s *Store) insertBlock(ctx context.Context, b block) error {
+	var e *encoder
+	select {
+	case e = <-s.encoders:
+	case <-ctx.Done():
+		return fmt.Errorf("insert %d rows into %s: %w", b.rows, b.table, ctx.Err())
+	}
+	defer func() {
+		b.done(e)
+		s.encoders <- e
+	}()
+	start := time.Now()
+	input := b.input(e)
+	err := s.pool.do(ctx, s.cfg.InsertTimeout, ch.Query{
+		Body:     "INSERT INTO " + b.table + " " + input.Columns() + " VALUES",
+		Input:    input,
+		Settings: insertSettings,
+	})
+	if err != nil {
+		return fmt.Errorf("insert %d rows into %s: %w", b.rows, b.table, insertError(err))
+	}
+	s.insertSeconds.WithLabelValues(b.table).Observe(time.Since(start).Seconds())
+	s.insertedRows.WithLabelValues(b.table).Add(float64(b.rows))
+	return nil
+}

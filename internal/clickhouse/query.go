@@ -1,0 +1,590 @@
+package clickhouse
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// readSettings make a query of a reader true and bounded.
+func (s *Store) readSettings() []ch.Setting {
+	seconds := strconv.FormatFloat(s.cfg.QueryTimeout.Seconds(), 'f', 3, 64)
+	return []ch.Setting{
+		// Versions of one event share a partition: both follow from the id.
+		setting("do_not_merge_across_partitions_select_final", "1"),
+		// The skip indexes are on columns of the sort key, which all versions of a
+		// row share, so they may skip granules before FINAL without a second look.
+		setting("use_skip_indexes_if_final", "1"),
+		setting("use_skip_indexes_if_final_exact_mode", "0"),
+		setting("max_execution_time", seconds),
+		setting("timeout_overflow_mode", "throw"),
+		setting("max_memory_usage", strconv.FormatInt(s.cfg.QueryMemoryBytesMax, 10)),
+		setting("use_query_cache", "0"),
+	}
+}
+
+// Event returns the event, or nil when there is none or it is deleted. An
+// internal id is found by its alias only.
+func (s *Store) Event(ctx context.Context, ref event.Ref) (*event.Event, error) {
+	id := ref.ID
+	if ref.Alias != "" {
+		rows, err := s.Aliases(ctx, []string{ref.Alias})
+		if err != nil {
+			return nil, err
+		}
+		row, ok := rows[ref.Alias]
+		if !ok || row.Deleted {
+			return nil, nil
+		}
+		id = row.ID
+	}
+	cores, err := s.Cores(ctx, []event.ID{id})
+	if err != nil {
+		return nil, err
+	}
+	core, ok := cores[id]
+	if !ok || core.Deleted || core.Alias != ref.Alias {
+		return nil, nil
+	}
+	// The core row comes first: what is deleted after it shows as a tombstone
+	// in the other tables, which are written before.
+	events, err := s.assemble(ctx, []event.Core{core}, true)
+	if err != nil || len(events) == 0 {
+		return nil, err
+	}
+	return &events[0], nil
+}
+
+// Conversation returns a page of a conversation's events. It ends early, with
+// Next set, where its contents reach [Config.PageBytesMax].
+func (s *Store) Conversation(ctx context.Context, q event.PageQuery) (event.Page, error) {
+	body := "SELECT " + coreColumns + " FROM events FINAL PREWHERE conversation_hash = {hash:UInt32}"
+	params := parameters{}.uint("hash", uint64(event.ConversationHash(q.ConversationID))).
+		text("conversation_id", q.ConversationID)
+	where := " WHERE deleted = 0 AND conversation_id = {conversation_id:String}"
+	if q.After != nil {
+		const after = "fromUnixTimestamp64Micro({after:Int64}, 'UTC')"
+		body += " AND timestamp >= " + after + " AND indexHint(toDate(timestamp) >= toDate(" + after + "))"
+		where += " AND (timestamp, id) > (" + after + ", {after_id:UUID})"
+		params = params.int("after", q.After.Micros()).text("after_id", q.After.String())
+	}
+	r := newCoreResult()
+	var cores []event.Core
+	err := s.query(ctx, "conversation", s.cfg.QueryTimeout, ch.Query{
+		Body:       body + where + " ORDER BY timestamp, id LIMIT {limit:UInt64}",
+		Parameters: params.int("limit", int64(q.LimitEvents)+1),
+		Settings:   s.readSettings(),
+		Result:     r.result(),
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range r.id {
+				cores = append(cores, r.core(i))
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return event.Page{}, err
+	}
+	var page event.Page
+	end := func(n int) {
+		cores = cores[:n]
+		next := cores[n-1].ID
+		page.Next = &next
+	}
+	if len(cores) > q.LimitEvents {
+		end(q.LimitEvents)
+	}
+	fits, err := s.fits(ctx, cores)
+	if err != nil {
+		return event.Page{}, err
+	}
+	if fits < len(cores) {
+		end(fits)
+	}
+	page.Events, err = s.assemble(ctx, cores, q.WithEmbeddings)
+	if err != nil {
+		return event.Page{}, err
+	}
+	return page, nil
+}
+
+// fits is how many of the events, from the first, have contents within the
+// bound of a page. It is at least one, where there is one.
+func (s *Store) fits(ctx context.Context, cores []event.Core) (int, error) {
+	if len(cores) < 2 {
+		return len(cores), nil
+	}
+	sizes := make(map[event.ID]uint64, len(cores))
+	var (
+		id   proto.ColUUID
+		size proto.ColUInt64
+	)
+	// All versions count, because all of them will be read.
+	err := s.eachKeys(ctx, "content_sizes", s.cfg.QueryTimeout, coreIDs(cores), func() ch.Query {
+		return ch.Query{
+			Body:     "SELECT id, sum(length(content)) AS size FROM event_contents" + byKey + " GROUP BY id",
+			Settings: s.readSettings(),
+			Result:   proto.Results{{Name: "id", Data: &id}, {Name: "size", Data: &size}},
+			OnResult: func(context.Context, proto.Block) error {
+				for i := range id {
+					sizes[event.ID(id[i])] = size[i]
+				}
+				return nil
+			},
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	var sum uint64
+	for i, c := range cores {
+		sum += sizes[c.ID]
+		if i > 0 && sum > uint64(s.cfg.PageBytesMax) {
+			return i, nil
+		}
+	}
+	return len(cores), nil
+}
+
+func coreIDs(cores []event.Core) []event.ID {
+	ids := make([]event.ID, len(cores))
+	for i := range cores {
+		ids[i] = cores[i].ID
+	}
+	return ids
+}
+
+// fieldOf is one field of one event.
+type fieldOf struct {
+	id    event.ID
+	field uint8
+}
+
+// assemble reads what belongs to the cores and puts events together, in their
+// order, without those that turn out to have been deleted since.
+func (s *Store) assemble(ctx context.Context, cores []event.Core, withEmbeddings bool) ([]event.Event, error) {
+	events := make([]event.Event, 0, len(cores))
+	if len(cores) == 0 {
+		return events, nil
+	}
+	ids := coreIDs(cores)
+	contents, err := s.contents(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var embeddings map[fieldOf]event.EmbeddingRow
+	if withEmbeddings {
+		if embeddings, err = s.embeddings(ctx, ids); err != nil {
+			return nil, err
+		}
+	}
+	for i := range cores {
+		if e, ok := assembleOne(&cores[i], contents, embeddings); ok {
+			events = append(events, e)
+		}
+	}
+	return events, nil
+}
+
+func assembleOne(core *event.Core, contents map[fieldOf]event.ContentRow, embeddings map[fieldOf]event.EmbeddingRow) (event.Event, bool) {
+	e := event.Event{
+		ID:             event.Ref{ID: core.ID, Alias: core.Alias}.String(),
+		ConversationID: core.ConversationID,
+		EventName:      core.EventName,
+		Micros:         core.ID.Micros(),
+		Metadata:       core.Metadata,
+		Error:          core.Error,
+	}
+	if core.HasLatency {
+		latency := core.Latency
+		e.Latency = &latency
+	}
+	for field, content := range map[event.Field]*event.Content{event.FieldInput: &e.Input, event.FieldOutput: &e.Output} {
+		row := contents[fieldOf{core.ID, fieldNumber(field)}]
+		if row.Deleted {
+			return event.Event{}, false
+		}
+		if row.Version.Counts(core.Created) {
+			*content = row.Content
+		}
+	}
+	for field, vector := range map[event.Field]*[]float32{event.FieldInputEmbeddings: &e.InputEmbeddings, event.FieldOutputEmbeddings: &e.OutputEmbeddings} {
+		row := embeddings[fieldOf{core.ID, fieldNumber(field)}]
+		if row.Deleted {
+			return event.Event{}, false
+		}
+		if row.Version.Counts(core.Created) {
+			*vector = row.Vector
+		}
+	}
+	return e, true
+}
+
+// contents returns the row with the highest version of each field.
+func (s *Store) contents(ctx context.Context, ids []event.ID) (map[fieldOf]event.ContentRow, error) {
+	rows := make(map[fieldOf]event.ContentRow, 2*len(ids))
+	err := s.eachKeys(ctx, "contents", s.cfg.QueryTimeout, ids, func() ch.Query {
+		var (
+			id            proto.ColUUID
+			field         proto.ColInt8
+			kind, deleted proto.ColUInt8
+			content       proto.ColStr
+			version       proto.ColUInt64
+		)
+		return ch.Query{
+			Body:     "SELECT id, CAST(field, 'Int8') AS field_number, kind, content, version, deleted FROM event_contents" + byKey,
+			Settings: s.readSettings(),
+			Result: proto.Results{
+				{Name: "id", Data: &id},
+				{Name: "field_number", Data: &field},
+				{Name: "kind", Data: &kind},
+				{Name: "content", Data: &content},
+				{Name: "version", Data: &version},
+				{Name: "deleted", Data: &deleted},
+			},
+			OnResult: func(context.Context, proto.Block) error {
+				for i := range id {
+					key := fieldOf{event.ID(id[i]), uint8(field[i])}
+					if old, ok := rows[key]; !ok || event.Version(version[i]) > old.Version {
+						row := event.ContentRow{ID: key.id, Version: event.Version(version[i]), Deleted: deleted[i] != 0}
+						if row.Content.Kind = event.Kind(kind[i]); row.Content.Kind != event.KindNull {
+							row.Content.Data = append([]byte{}, content.RowBytes(i)...)
+						}
+						rows[key] = row
+					}
+				}
+				return nil
+			},
+		}
+	})
+	return rows, err
+}
+
+// embeddings returns the row with the highest version of each field.
+func (s *Store) embeddings(ctx context.Context, ids []event.ID) (map[fieldOf]event.EmbeddingRow, error) {
+	rows := make(map[fieldOf]event.EmbeddingRow, 2*len(ids))
+	err := s.eachKeys(ctx, "embeddings", s.cfg.QueryTimeout, ids, func() ch.Query {
+		var (
+			id      proto.ColUUID
+			field   proto.ColInt8
+			values  proto.ColFloat32
+			vector  = values.Array()
+			version proto.ColUInt64
+			deleted proto.ColUInt8
+		)
+		return ch.Query{
+			Body:     "SELECT id, CAST(field, 'Int8') AS field_number, vector, version, deleted FROM event_embeddings" + byKey,
+			Settings: s.readSettings(),
+			Result: proto.Results{
+				{Name: "id", Data: &id},
+				{Name: "field_number", Data: &field},
+				{Name: "vector", Data: vector},
+				{Name: "version", Data: &version},
+				{Name: "deleted", Data: &deleted},
+			},
+			OnResult: func(context.Context, proto.Block) error {
+				var start uint64
+				for i := range id {
+					end := vector.Offsets[i]
+					key := fieldOf{event.ID(id[i]), uint8(field[i])}
+					if old, ok := rows[key]; !ok || event.Version(version[i]) > old.Version {
+						row := event.EmbeddingRow{ID: key.id, Version: event.Version(version[i]), Deleted: deleted[i] != 0}
+						if end > start {
+							row.Vector = slices.Clone(values[start:end])
+						}
+						rows[key] = row
+					}
+					start = end
+				}
+				return nil
+			},
+		}
+	})
+	return rows, err
+}
+
+// from is the source of an analytics query: the filter's immutable columns go
+// into PREWHERE, where they are safe before FINAL and make the speed; those
+// that an update or a tombstone changes into WHERE, which is after it. A
+// tombstone has no conversation_id, so that conversation_id belongs there too.
+func (s *Store) from(f event.Filter, more string) (sql string, params parameters, settings []ch.Setting) {
+	var b strings.Builder
+	const since, until = "fromUnixTimestamp64Micro({since:Int64}, 'UTC')", "fromUnixTimestamp64Micro({until:Int64}, 'UTC')"
+	// The primary key begins with toDate(timestamp), which ClickHouse does not
+	// derive from a condition on timestamp.
+	b.WriteString(" FROM events FINAL PREWHERE timestamp >= " + since + " AND timestamp < " + until +
+		" AND indexHint(toDate(timestamp) >= toDate(" + since + ") AND toDate(timestamp) <= toDate(" + until + "))")
+	params = parameters{}.int("since", f.SinceMicros).int("until", f.UntilMicros)
+	if f.ConversationID != "" {
+		b.WriteString(" AND conversation_hash = {hash:UInt32}")
+		params = params.uint("hash", uint64(event.ConversationHash(f.ConversationID)))
+	}
+	b.WriteString(" WHERE deleted = 0" + more)
+	if f.ConversationID != "" {
+		b.WriteString(" AND conversation_id = {conversation_id:String}")
+		params = params.text("conversation_id", f.ConversationID)
+	}
+	if f.EventName != "" {
+		b.WriteString(" AND event_name = {event_name:String}")
+		params = params.text("event_name", f.EventName)
+	}
+	settings = s.readSettings()
+	for i, m := range f.Metadata {
+		key, value := "metadata_key_"+strconv.Itoa(i), "metadata_value_"+strconv.Itoa(i)
+		k, v := "{"+key+":String}", "{"+value+":String}"
+		params = params.text(key, m.Key).text(value, m.Value)
+		b.WriteString(" AND (JSONType(metadata, " + k + ") = 'String' AND JSONExtractString(metadata, " + k + ") = " + v)
+		if isJSONScalar(m.Value) {
+			// Both sides through the same function, which writes 1.50 as 1.5.
+			b.WriteString(" OR JSONType(metadata, " + k + ") IN ('Int64', 'UInt64', 'Double', 'Bool') AND JSONExtractRaw(metadata, " + k + ") = JSONExtractRaw(concat('{\"v\":', " + v + ", '}'), 'v')")
+		}
+		b.WriteString(")")
+	}
+	if len(f.Metadata) > 0 {
+		// simdjson gives up on a whole object for one integer of more than 64 bits.
+		settings = append(settings, setting("allow_simdjson", "0"))
+	}
+	return b.String(), params, settings
+}
+
+// isJSONScalar reports whether text is a JSON number, true or false.
+func isJSONScalar(text string) bool {
+	if text == "true" || text == "false" {
+		return true
+	}
+	// The grammar of RFC 8259, of which strconv takes a superset.
+	rest := strings.TrimPrefix(text, "-")
+	digits := func() bool {
+		n := 0
+		for n < len(rest) && rest[n] >= '0' && rest[n] <= '9' {
+			n++
+		}
+		rest = rest[n:]
+		return n > 0
+	}
+	if after, ok := strings.CutPrefix(rest, "0"); ok {
+		rest = after
+	} else if !digits() {
+		return false
+	}
+	if after, ok := strings.CutPrefix(rest, "."); ok {
+		if rest = after; !digits() {
+			return false
+		}
+	}
+	if rest != "" && (rest[0] == 'e' || rest[0] == 'E') {
+		rest = rest[1:]
+		if rest != "" && (rest[0] == '+' || rest[0] == '-') {
+			rest = rest[1:]
+		}
+		if !digits() {
+			return false
+		}
+	}
+	return rest == ""
+}
+
+// Errors counts the filter's events and those with an error.
+func (s *Store) Errors(ctx context.Context, f event.Filter) (event.ErrorCount, error) {
+	from, params, settings := s.from(f, "")
+	// error.null is the null map alone. With FINAL, "error IS NOT NULL" reads
+	// the texts too.
+	var events, errs proto.ColUInt64
+	var count event.ErrorCount
+	err := s.query(ctx, "errors", s.cfg.QueryTimeout, ch.Query{
+		Body:       "SELECT count() AS events, countIf(error.null = 0) AS errors" + from,
+		Parameters: params,
+		Settings:   settings,
+		Result:     proto.Results{{Name: "events", Data: &events}, {Name: "errors", Data: &errs}},
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range events {
+				count = event.ErrorCount{Events: events[i], Errors: errs[i]}
+			}
+			return nil
+		},
+	})
+	return count, err
+}
+
+// quantileLevels is the list of an aggregate function's parameters. Numbers
+// alone come into it: they cannot be query parameters in all versions.
+func quantileLevels(levels []float64) string {
+	texts := make([]string, len(levels))
+	for i, level := range levels {
+		texts[i] = strconv.FormatFloat(level, 'f', -1, 64)
+	}
+	return "(" + strings.Join(texts, ", ") + ")"
+}
+
+func checkLevels(levels []float64) error {
+	for _, level := range levels {
+		if !(level > 0 && level < 1) {
+			return event.Errorf(event.CodeInvalidValue, "q", "must lie between 0 and 1")
+		}
+	}
+	return nil
+}
+
+// Latency returns quantiles per group, the group with the highest first
+// quantile first, and of equal ones in order of conversation, then event name.
+//
+// Quantiles are exact: of n sorted values v[0..n-1], level q is at place
+// q·(n-1), linear between its neighbours, as by numpy and PERCENTILE.INC.
+func (s *Store) Latency(ctx context.Context, q event.LatencyQuery) ([]event.LatencyRow, error) {
+	if err := checkLevels(q.Quantiles); err != nil {
+		return nil, err
+	}
+	if len(q.Quantiles) == 0 {
+		return nil, event.Errorf(event.CodeRequired, "q", "is required")
+	}
+	from, params, settings := s.from(q.Filter, " AND latency IS NOT NULL")
+	var (
+		conversation, name proto.ColStr
+		events             proto.ColUInt64
+		values             proto.ColFloat64
+		quantiles          = values.Array()
+		rows               []event.LatencyRow
+	)
+	sql := "SELECT count() AS events, quantilesExactInclusive" + quantileLevels(q.Quantiles) + "(assumeNotNull(latency)) AS quantiles"
+	result := proto.Results{{Name: "events", Data: &events}, {Name: "quantiles", Data: quantiles}}
+	var groups []string
+	if q.ByConversation {
+		sql += ", conversation_id"
+		groups = append(groups, "conversation_id")
+		result = append(result, proto.ResultColumn{Name: "conversation_id", Data: &conversation})
+	}
+	if q.ByEventName {
+		sql += ", CAST(event_name, 'String') AS name"
+		groups = append(groups, "name")
+		result = append(result, proto.ResultColumn{Name: "name", Data: &name})
+	}
+	sql += from
+	if len(groups) > 0 {
+		sql += " GROUP BY " + strings.Join(groups, ", ")
+	}
+	sql += " HAVING events > 0 ORDER BY quantiles[1] DESC"
+	for _, g := range groups {
+		sql += ", " + g
+	}
+	err := s.query(ctx, "latency", s.cfg.QueryTimeout, ch.Query{
+		Body:       sql + " LIMIT {limit:UInt64}",
+		Parameters: params.int("limit", int64(q.LimitRows)),
+		Settings:   settings,
+		Result:     result,
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range events {
+				row := event.LatencyRow{Events: events[i], Quantiles: slices.Clone(quantiles.Row(i))}
+				if q.ByConversation {
+					row.ConversationID = conversation.Row(i)
+				}
+				if q.ByEventName {
+					row.EventName = name.Row(i)
+				}
+				rows = append(rows, row)
+			}
+			return nil
+		},
+	})
+	return rows, err
+}
+
+// Conversations returns the top conversations, of equal ones those with the
+// lower id first.
+func (s *Store) Conversations(ctx context.Context, q event.ConversationsQuery) ([]event.ConversationRow, error) {
+	var order string
+	switch q.OrderBy {
+	case event.OrderByErrors:
+		order = "errors"
+	case event.OrderByEvents:
+		order = "events"
+	case event.OrderByErrorRate:
+		order = "errors / events"
+	}
+	from, params, settings := s.from(q.Filter, "")
+	var (
+		conversation proto.ColStr
+		events, errs proto.ColUInt64
+		first, last  proto.ColInt64
+		rows         []event.ConversationRow
+	)
+	err := s.query(ctx, "conversations", s.cfg.QueryTimeout, ch.Query{
+		Body: "SELECT conversation_id, count() AS events, countIf(error.null = 0) AS errors," +
+			" toUnixTimestamp64Micro(min(timestamp)) AS first, toUnixTimestamp64Micro(max(timestamp)) AS last" + from +
+			" GROUP BY conversation_id HAVING events >= {events_min:UInt64} ORDER BY " + order +
+			" DESC, conversation_id LIMIT {limit:UInt64}",
+		Parameters: params.uint("events_min", q.EventsMin).int("limit", int64(q.LimitRows)),
+		Settings:   settings,
+		Result: proto.Results{
+			{Name: "conversation_id", Data: &conversation},
+			{Name: "events", Data: &events},
+			{Name: "errors", Data: &errs},
+			{Name: "first", Data: &first},
+			{Name: "last", Data: &last},
+		},
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range events {
+				rows = append(rows, event.ConversationRow{
+					ConversationID: conversation.Row(i),
+					ErrorCount:     event.ErrorCount{Events: events[i], Errors: errs[i]},
+					FirstMicros:    first[i],
+					LastMicros:     last[i],
+				})
+			}
+			return nil
+		},
+	})
+	return rows, err
+}
+
+// TimeSeries returns the buckets that have events, in order of time. A range
+// of more than [TimeSeriesRowsMax] buckets is an [*event.Error] that names the
+// field "interval". Quantiles are those of [Store.Latency].
+func (s *Store) TimeSeries(ctx context.Context, q event.TimeSeriesQuery) ([]event.TimeSeriesRow, error) {
+	if q.IntervalMicros <= 0 {
+		return nil, event.Errorf(event.CodeInvalidValue, "interval", "must be positive")
+	}
+	if (q.UntilMicros-q.SinceMicros)/q.IntervalMicros >= TimeSeriesRowsMax {
+		return nil, event.Errorf(event.CodeInvalidValue, "interval", "divides the time into more than %d buckets", TimeSeriesRowsMax)
+	}
+	if err := checkLevels(q.Quantiles); err != nil {
+		return nil, err
+	}
+	from, params, settings := s.from(q.Filter, "")
+	var (
+		micros       proto.ColInt64
+		events, errs proto.ColUInt64
+		values       proto.ColFloat64
+		quantiles    = values.Array()
+		rows         []event.TimeSeriesRow
+	)
+	sql := "SELECT intDiv(toUnixTimestamp64Micro(timestamp), {interval:Int64}) * {interval:Int64} AS bucket," +
+		" count() AS events, countIf(error.null = 0) AS errors"
+	result := proto.Results{{Name: "bucket", Data: &micros}, {Name: "events", Data: &events}, {Name: "errors", Data: &errs}}
+	if len(q.Quantiles) > 0 {
+		sql += ", quantilesExactInclusiveIf" + quantileLevels(q.Quantiles) + "(assumeNotNull(latency), latency IS NOT NULL) AS quantiles"
+		result = append(result, proto.ResultColumn{Name: "quantiles", Data: quantiles})
+	}
+	err := s.query(ctx, "timeseries", s.cfg.QueryTimeout, ch.Query{
+		Body:       sql + from + " GROUP BY bucket ORDER BY bucket",
+		Parameters: params.int("interval", q.IntervalMicros),
+		Settings:   settings,
+		Result:     result,
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range events {
+				row := event.TimeSeriesRow{Micros: micros[i], ErrorCount: event.ErrorCount{Events: events[i], Errors: errs[i]}}
+				if len(q.Quantiles) > 0 {
+					row.Quantiles = slices.Clone(quantiles.Row(i))
+				}
+				rows = append(rows, row)
+			}
+			return nil
+		},
+	})
+	return rows, err
+}

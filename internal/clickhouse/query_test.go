@@ -1,0 +1,570 @@
+package clickhouse_test
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// world is a history of writes as rows, and the events that are left by it.
+type world struct {
+	rows []event.Rows // one per write, in log order
+	live map[event.ID]*event.Event
+	dead []event.Ref
+	refs map[event.ID]event.Ref
+}
+
+func pick[T any](r *rand.Rand, from []T) T { return from[r.IntN(len(from))] }
+
+func text(r *rand.Rand) event.Content {
+	switch r.IntN(4) {
+	case 0:
+		return event.Content{}
+	case 1:
+		return event.Content{Kind: event.KindString, Data: []byte{}}
+	case 2:
+		return event.Content{Kind: event.KindString, Data: []byte(pick(r, hostile))}
+	}
+	return event.Content{Kind: event.KindJSON, Data: []byte(`[{"role":"user","n":` + strconv.Itoa(r.IntN(9)) + `}]`)}
+}
+
+func vector(r *rand.Rand) []float32 {
+	if r.IntN(2) == 0 {
+		return nil
+	}
+	return []float32{r.Float32(), -r.Float32(), 0}
+}
+
+// newWorld writes n events with creates that lose, updates and deletes among
+// them, as the consumer would write them.
+func newWorld(r *rand.Rand, first, last int64, n int) *world {
+	w := &world{live: make(map[event.ID]*event.Event), refs: make(map[event.ID]event.Ref)}
+	offset := int64(0)
+	names := []string{"event_a", "event_b", "event_c"}
+	conversations := []string{"alpha", "beta", "gamma'; DROP TABLE events; --", "delta\\", "ünï\tcode\n"}
+	metadata := []string{"", `{"plan":"pro","seats":3}`, `{"plan":"free","beta":true,"nested":{"plan":"pro"}}`, `{"plan":5,"ratio":1.5}`, `{"it's":"a\\b","big":12345678901234567890123}`}
+	for range n {
+		conversation := pick(r, conversations)
+		// Ties in time are common.
+		micros := first + r.Int64N((last-first)/1000)*1000
+		if r.IntN(3) == 0 {
+			micros = first + r.Int64N(5)
+		}
+		id := event.NewID(micros, conversation)
+		ref := event.Ref{ID: id}
+		if r.IntN(4) == 0 {
+			id = id.AsInternal()
+			ref = event.Ref{Alias: fmt.Sprintf("order'%d\\", len(w.refs))}
+		}
+		w.refs[id] = ref
+		var e *event.Event
+		var core event.Core
+		write := func(class event.Class) {
+			position := event.MakePosition(1, offset)
+			version := event.MakeVersion(class, position)
+			offset++
+			var rows event.Rows
+			add := func(field event.Field, content event.Content, deleted bool) {
+				rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: field, Content: content, Version: version, Deleted: deleted})
+			}
+			embed := func(field event.Field, vector []float32, deleted bool) {
+				rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: field, Vector: vector, Version: version, Deleted: deleted})
+			}
+			switch class {
+			case event.ClassCreate:
+				c := event.Core{ID: id, Alias: ref.Alias, ConversationID: conversation, EventName: pick(r, names), Metadata: pick(r, metadata), Created: position, Version: version}
+				if r.IntN(3) == 0 {
+					c.Error = pick(r, hostile)
+				}
+				if r.IntN(3) != 0 {
+					c.HasLatency, c.Latency = true, math.Round(r.Float64()*1000)/8
+				}
+				fresh := event.Event{ID: ref.String(), ConversationID: conversation, Micros: micros}
+				fresh.Input, fresh.Output, fresh.InputEmbeddings, fresh.OutputEmbeddings = text(r), text(r), vector(r), vector(r)
+				if fresh.Input.Kind != event.KindNull {
+					add(event.FieldInput, fresh.Input, false)
+				}
+				if fresh.Output.Kind != event.KindNull {
+					add(event.FieldOutput, fresh.Output, false)
+				}
+				if fresh.InputEmbeddings != nil {
+					embed(event.FieldInputEmbeddings, fresh.InputEmbeddings, false)
+				}
+				if fresh.OutputEmbeddings != nil {
+					embed(event.FieldOutputEmbeddings, fresh.OutputEmbeddings, false)
+				}
+				if ref.Alias != "" {
+					rows.Aliases = append(rows.Aliases, event.AliasRow{Alias: ref.Alias, ID: id, Version: version})
+				}
+				rows.Cores = append(rows.Cores, c)
+				if e == nil {
+					e, core = &fresh, c
+				}
+			case event.ClassUpdate:
+				switch r.IntN(3) {
+				case 0:
+					core.EventName, core.Error, core.HasLatency, core.Latency = pick(r, names), "", true, 7
+					core.Version = version
+					rows.Cores = append(rows.Cores, core)
+				case 1:
+					e.Output = text(r)
+					add(event.FieldOutput, e.Output, false)
+				case 2:
+					e.InputEmbeddings = vector(r)
+					embed(event.FieldInputEmbeddings, e.InputEmbeddings, false)
+				}
+			case event.ClassDelete:
+				rows.Cores = append(rows.Cores, event.Core{ID: id, Alias: ref.Alias, Version: version, Deleted: true})
+				add(event.FieldInput, event.Content{}, true)
+				add(event.FieldOutput, event.Content{}, true)
+				embed(event.FieldInputEmbeddings, nil, true)
+				embed(event.FieldOutputEmbeddings, nil, true)
+			}
+			w.rows = append(w.rows, rows)
+		}
+		write(event.ClassCreate)
+		for range r.IntN(3) {
+			write(pick(r, []event.Class{event.ClassCreate, event.ClassUpdate, event.ClassUpdate}))
+		}
+		if r.IntN(5) == 0 {
+			write(event.ClassDelete)
+			w.dead = append(w.dead, ref)
+			continue
+		}
+		e.EventName, e.Metadata, e.Error = core.EventName, core.Metadata, core.Error
+		if core.HasLatency {
+			latency := core.Latency
+			e.Latency = &latency
+		}
+		w.live[id] = e
+	}
+	return w
+}
+
+// insert inserts the history in batches out of order, some of them twice.
+func (w *world) insert(t *testing.T, r *rand.Rand, store *clickhouse.Store) {
+	t.Helper()
+	order := r.Perm(len(w.rows))
+	for batch := range slices.Chunk(order, len(order)/7+1) {
+		var rows event.Rows
+		for _, i := range batch {
+			rows.Cores = append(rows.Cores, w.rows[i].Cores...)
+			rows.Contents = append(rows.Contents, w.rows[i].Contents...)
+			rows.Embeddings = append(rows.Embeddings, w.rows[i].Embeddings...)
+			rows.Aliases = append(rows.Aliases, w.rows[i].Aliases...)
+		}
+		for range 1 + r.IntN(2) {
+			if err := store.Insert(t.Context(), &rows); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func (w *world) matching(f event.Filter, metadata func(string) bool) []*event.Event {
+	var matching []*event.Event
+	for _, e := range w.live {
+		if e.Micros >= f.SinceMicros && e.Micros < f.UntilMicros &&
+			(f.ConversationID == "" || f.ConversationID == e.ConversationID) &&
+			(f.EventName == "" || f.EventName == e.EventName) && (metadata == nil || metadata(e.Metadata)) {
+			matching = append(matching, e)
+		}
+	}
+	return matching
+}
+
+// quantile is the definition that Store.Latency documents.
+func quantile(values []float64, level float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	slices.Sort(values)
+	place := level * float64(len(values)-1)
+	low := int(place)
+	if low+1 == len(values) {
+		return values[low]
+	}
+	return values[low] + (place-float64(low))*(values[low+1]-values[low])
+}
+
+func latencies(events []*event.Event) []float64 {
+	var values []float64
+	for _, e := range events {
+		if e.Latency != nil {
+			values = append(values, *e.Latency)
+		}
+	}
+	return values
+}
+
+func count(events []*event.Event) event.ErrorCount {
+	c := event.ErrorCount{Events: uint64(len(events))}
+	for _, e := range events {
+		if e.Error != "" {
+			c.Errors++
+		}
+	}
+	return c
+}
+
+var equateContents = gocmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateApprox(0, 1e-9), cmpopts.EquateNaNs()}
+
+func TestReads(t *testing.T) {
+	store, server, database := migrated(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	first, last := at(t, "2026-01-30T00:00:00Z"), at(t, "2026-03-02T00:00:00Z")
+	w := newWorld(r, first, last, 400)
+	// Merges or not, the answers are the same.
+	for _, table := range []string{"events", "event_contents", "event_embeddings", "event_aliases"} {
+		server.Query(t, "SYSTEM STOP MERGES "+database+"."+table)
+	}
+	w.insert(t, r, store)
+	t.Run("unmerged", func(t *testing.T) { w.check(t, store) })
+	t.Run("views", func(t *testing.T) {
+		w.checkViews(t, func(sql string) string { return server.Query(t, sql) }, database)
+	})
+	for _, table := range []string{"events", "event_contents", "event_embeddings", "event_aliases"} {
+		server.Query(t, "SYSTEM START MERGES "+database+"."+table)
+		server.Query(t, "OPTIMIZE TABLE "+database+"."+table+" FINAL")
+	}
+	t.Run("merged", func(t *testing.T) { w.check(t, store) })
+	t.Run("views merged", func(t *testing.T) {
+		w.checkViews(t, func(sql string) string { return server.Query(t, sql) }, database)
+	})
+}
+
+func (w *world) check(t *testing.T, store *clickhouse.Store) {
+	ctx := t.Context()
+	const day = 24 * 60 * 60 * 1_000_000
+	all := event.Filter{SinceMicros: at(t, "2026-01-01T00:00:00Z"), UntilMicros: at(t, "2026-12-01T00:00:00Z")}
+
+	t.Run("event", func(t *testing.T) {
+		n := 0
+		for id, want := range w.live {
+			if n++; n > 100 {
+				break
+			}
+			got, err := store.Event(ctx, w.refs[id])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got == nil {
+				t.Fatalf("%q is not found", want.ID)
+			}
+			if diff := gocmp.Diff(want, got, equateContents); diff != "" {
+				t.Fatal("event (-want +got):\n" + diff)
+			}
+		}
+		absent := []event.Ref{{Alias: "absent"}, {ID: event.NewID(all.SinceMicros, "alpha")}}
+		for id, ref := range w.refs {
+			if ref.Alias != "" {
+				absent = append(absent, event.Ref{ID: id}) // behind an alias
+			}
+		}
+		absent = append(absent[:min(len(absent), 30)], w.dead[:20]...)
+		for _, ref := range absent {
+			if got, err := store.Event(ctx, ref); err != nil || got != nil {
+				t.Fatalf("%q: got %v, %v, want nothing", ref, got, err)
+			}
+		}
+	})
+
+	t.Run("conversation", func(t *testing.T) {
+		for _, conversation := range []string{"alpha", "gamma'; DROP TABLE events; --", "ünï\tcode\n", "none"} {
+			for _, limit := range []int{7, 1000} {
+				seen := make(map[string]event.Event)
+				var after *event.ID
+				var lastMicros int64
+				for {
+					page, err := store.Conversation(ctx, event.PageQuery{ConversationID: conversation, After: after, LimitEvents: limit, WithEmbeddings: limit == 7})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if len(page.Events) > limit || page.Next != nil && len(page.Events) != limit {
+						t.Fatalf("a page of %d events at limit %d", len(page.Events), limit)
+					}
+					for _, e := range page.Events {
+						if _, again := seen[e.ID]; again || e.Micros < lastMicros {
+							t.Fatalf("%q comes again or out of order", e.ID)
+						}
+						lastMicros = e.Micros
+						seen[e.ID] = e
+					}
+					if after = page.Next; after == nil {
+						break
+					}
+				}
+				want := make(map[string]event.Event)
+				for _, e := range w.live {
+					if e.ConversationID == conversation {
+						copied := *e
+						if limit != 7 {
+							copied.InputEmbeddings, copied.OutputEmbeddings = nil, nil
+						}
+						want[e.ID] = copied
+					}
+				}
+				if diff := gocmp.Diff(want, seen, equateContents); diff != "" {
+					t.Fatal("conversation (-want +got):\n" + diff)
+				}
+			}
+		}
+	})
+
+	filters := []struct {
+		name     string
+		filter   event.Filter
+		metadata func(string) bool
+	}{
+		{"everything", event.Filter{}, nil},
+		{"a day", event.Filter{SinceMicros: all.SinceMicros + 40*day, UntilMicros: all.SinceMicros + 41*day}, nil},
+		{"since is in, until is out", event.Filter{SinceMicros: at(t, "2026-01-30T00:00:00Z") + 1, UntilMicros: at(t, "2026-01-30T00:00:00Z") + 3}, nil},
+		{"an event name", event.Filter{EventName: "event_b"}, nil},
+		{"a conversation", event.Filter{ConversationID: "delta\\"}, nil},
+		{"an injected conversation", event.Filter{ConversationID: "gamma'; DROP TABLE events; --"}, nil},
+		{"a conversation that is not there", event.Filter{ConversationID: "' OR 1=1 --"}, nil},
+		{
+			"string metadata",
+			event.Filter{Metadata: []event.MetadataFilter{{Key: "plan", Value: "pro"}}},
+			func(m string) bool { return strings.HasPrefix(m, `{"plan":"pro"`) },
+		},
+		{
+			"number metadata",
+			event.Filter{Metadata: []event.MetadataFilter{{Key: "seats", Value: "3"}}},
+			func(m string) bool { return strings.Contains(m, `"seats":3`) },
+		},
+		{
+			"fraction metadata",
+			event.Filter{Metadata: []event.MetadataFilter{{Key: "ratio", Value: "1.5"}}},
+			func(m string) bool { return strings.Contains(m, `"ratio":1.5`) },
+		},
+		{
+			"boolean metadata",
+			event.Filter{Metadata: []event.MetadataFilter{{Key: "beta", Value: "true"}}},
+			func(m string) bool { return strings.Contains(m, `"beta":true`) },
+		},
+		{
+			"two keys",
+			event.Filter{Metadata: []event.MetadataFilter{{Key: "plan", Value: "free"}, {Key: "beta", Value: "true"}}},
+			func(m string) bool { return strings.Contains(m, `"beta":true`) },
+		},
+		{
+			"escaped metadata beside a big number",
+			event.Filter{Metadata: []event.MetadataFilter{{Key: "it's", Value: `a\b`}}},
+			func(m string) bool { return strings.Contains(m, "it's") },
+		},
+		{
+			"an object is no value",
+			event.Filter{Metadata: []event.MetadataFilter{{Key: "nested", Value: `{"plan":"pro"}`}}},
+			func(string) bool { return false },
+		},
+		{
+			"injected metadata",
+			event.Filter{Metadata: []event.MetadataFilter{{Key: `') OR 1=1 --`, Value: `' OR '1'='1`}}},
+			func(string) bool { return false },
+		},
+	}
+	for _, f := range filters {
+		if f.filter.UntilMicros == 0 {
+			f.filter.SinceMicros, f.filter.UntilMicros = all.SinceMicros, all.UntilMicros
+		}
+		events := w.matching(f.filter, f.metadata)
+		t.Run("errors/"+f.name, func(t *testing.T) {
+			got, err := store.Errors(ctx, f.filter)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != count(events) {
+				t.Errorf("got %+v, want %+v", got, count(events))
+			}
+		})
+		t.Run("timeseries/"+f.name, func(t *testing.T) {
+			const interval = 36 * 60 * 60 * 1_000_000
+			buckets := make(map[int64][]*event.Event)
+			for _, e := range events {
+				buckets[e.Micros/interval*interval] = append(buckets[e.Micros/interval*interval], e)
+			}
+			var want []event.TimeSeriesRow
+			for micros, events := range buckets {
+				values := latencies(events)
+				want = append(want, event.TimeSeriesRow{Micros: micros, ErrorCount: count(events), Quantiles: []float64{quantile(values, 0.5), quantile(values, 0.99)}})
+			}
+			slices.SortFunc(want, func(a, b event.TimeSeriesRow) int { return cmp.Compare(a.Micros, b.Micros) })
+			got, err := store.TimeSeries(ctx, event.TimeSeriesQuery{Filter: f.filter, IntervalMicros: interval, Quantiles: []float64{0.5, 0.99}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := gocmp.Diff(want, got, equateContents); diff != "" {
+				t.Error("rows (-want +got):\n" + diff)
+			}
+		})
+		for _, by := range []struct {
+			name                string
+			conversation, name1 bool
+		}{{"all", false, false}, {"conversation", true, false}, {"event_name", false, true}, {"both", true, true}} {
+			t.Run("latency/"+by.name+"/"+f.name, func(t *testing.T) {
+				groups := make(map[[2]string][]float64)
+				for _, e := range events {
+					if e.Latency == nil {
+						continue
+					}
+					var key [2]string
+					if by.conversation {
+						key[0] = e.ConversationID
+					}
+					if by.name1 {
+						key[1] = e.EventName
+					}
+					groups[key] = append(groups[key], *e.Latency)
+				}
+				var want []event.LatencyRow
+				for key, values := range groups {
+					want = append(want, event.LatencyRow{
+						ConversationID: key[0], EventName: key[1], Events: uint64(len(values)),
+						Quantiles: []float64{quantile(values, 0.95), quantile(values, 0.333), quantile(values, 0.999)},
+					})
+				}
+				slices.SortFunc(want, func(a, b event.LatencyRow) int {
+					return cmp.Or(-cmp.Compare(a.Quantiles[0], b.Quantiles[0]), cmp.Compare(a.ConversationID, b.ConversationID), cmp.Compare(a.EventName, b.EventName))
+				})
+				want = want[:min(len(want), 6)]
+				got, err := store.Latency(ctx, event.LatencyQuery{Filter: f.filter, Quantiles: []float64{0.95, 0.333, 0.999}, ByConversation: by.conversation, ByEventName: by.name1, LimitRows: 6})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := gocmp.Diff(want, got, equateContents); diff != "" {
+					t.Error("rows (-want +got):\n" + diff)
+				}
+			})
+		}
+		for order, key := range map[event.Order]func(event.ConversationRow) float64{
+			event.OrderByErrorRate: func(r event.ConversationRow) float64 { return r.Rate() },
+			event.OrderByErrors:    func(r event.ConversationRow) float64 { return float64(r.Errors) },
+			event.OrderByEvents:    func(r event.ConversationRow) float64 { return float64(r.Events) },
+		} {
+			t.Run(fmt.Sprint("conversations/", order, "/", f.name), func(t *testing.T) {
+				groups := make(map[string][]*event.Event)
+				for _, e := range events {
+					groups[e.ConversationID] = append(groups[e.ConversationID], e)
+				}
+				var want []event.ConversationRow
+				for conversation, events := range groups {
+					row := event.ConversationRow{ConversationID: conversation, ErrorCount: count(events), FirstMicros: math.MaxInt64}
+					for _, e := range events {
+						row.FirstMicros, row.LastMicros = min(row.FirstMicros, e.Micros), max(row.LastMicros, e.Micros)
+					}
+					if row.Events >= 3 {
+						want = append(want, row)
+					}
+				}
+				slices.SortFunc(want, func(a, b event.ConversationRow) int {
+					return cmp.Or(-cmp.Compare(key(a), key(b)), cmp.Compare(a.ConversationID, b.ConversationID))
+				})
+				want = want[:min(len(want), 4)]
+				got, err := store.Conversations(ctx, event.ConversationsQuery{Filter: f.filter, OrderBy: order, EventsMin: 3, LimitRows: 4})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := gocmp.Diff(want, got, equateContents); diff != "" {
+					t.Error("rows (-want +got):\n" + diff)
+				}
+			})
+		}
+	}
+}
+
+func (w *world) checkViews(t *testing.T, query func(sql string) string, database string) {
+	t.Helper()
+	var events, contents, embeddings []string
+	hex := func(s string) string { return strings.ToUpper(fmt.Sprintf("%x", s)) }
+	for _, e := range w.live {
+		latency := "none"
+		if e.Latency != nil {
+			latency = strconv.FormatFloat(*e.Latency, 'f', -1, 64)
+		}
+		events = append(events, strings.Join([]string{hex(e.ID), hex(e.ConversationID), strconv.FormatInt(e.Micros, 10), e.EventName, hex(e.Error), latency, hex(e.Metadata)}, "|"))
+		for field, c := range map[string]event.Content{"input": e.Input, "output": e.Output} {
+			if c.Kind != event.KindNull {
+				contents = append(contents, strings.Join([]string{hex(e.ID), field, map[event.Kind]string{event.KindString: "string", event.KindJSON: "json"}[c.Kind], hex(string(c.Data))}, "|"))
+			}
+		}
+		for field, v := range map[string][]float32{"input": e.InputEmbeddings, "output": e.OutputEmbeddings} {
+			if len(v) > 0 {
+				embeddings = append(embeddings, strings.Join([]string{hex(e.ID), field, strconv.FormatUint(uint64(math.Float32bits(v[0])), 10)}, "|"))
+			}
+		}
+	}
+	for _, view := range []struct {
+		columns, name string
+		want          []string
+	}{
+		{"hex(id) || '|' || hex(conversation_id) || '|' || toString(toUnixTimestamp64Micro(timestamp)) || '|' || event_name || '|' || hex(ifNull(error, '')) || '|' || ifNull(toString(latency), 'none') || '|' || hex(conversation_metadata)", "live_events", events},
+		{"hex(id) || '|' || toString(field) || '|' || kind || '|' || hex(content)", "live_event_contents", contents},
+		{"hex(id) || '|' || toString(field) || '|' || toString(reinterpretAsUInt32(vector[1]))", "live_event_embeddings", embeddings},
+	} {
+		got := strings.Split(query("SELECT "+view.columns+" FROM "+database+"."+view.name), "\n")
+		slices.Sort(got)
+		slices.Sort(view.want)
+		if diff := gocmp.Diff(view.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", view.name, diff)
+		}
+	}
+}
+
+func TestPagesAreBoundedInBytes(t *testing.T) {
+	_, server, database := migrated(t)
+	cfg := config(server, database)
+	cfg.PageBytesMax = 1000
+	store := open(t, cfg)
+	var rows event.Rows
+	for i := range 10 {
+		id := event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), "c")
+		position, version := created(int64(i))
+		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", Created: position, Version: version})
+		size := 400
+		if i == 4 {
+			size = 5000
+		}
+		rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: []byte(strings.Repeat("x", size))}, Version: version})
+	}
+	insert(t, store, rows)
+	var sizes []int
+	var after *event.ID
+	for {
+		page, err := store.Conversation(t.Context(), event.PageQuery{ConversationID: "c", After: after, LimitEvents: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, len(page.Events))
+		if after = page.Next; after == nil {
+			break
+		}
+	}
+	if diff := gocmp.Diff([]int{2, 2, 1, 2, 2, 1}, sizes); diff != "" {
+		t.Error("events per page (-want +got):\n" + diff)
+	}
+}
+
+func TestQueriesRefuseWhatTheyCannotBound(t *testing.T) {
+	store, _, _ := migrated(t)
+	f := event.Filter{SinceMicros: 0, UntilMicros: 1_000_000}
+	if _, err := store.TimeSeries(t.Context(), event.TimeSeriesQuery{Filter: f, IntervalMicros: 10}); err == nil {
+		t.Error("100,000 buckets are not refused")
+	}
+	for _, level := range []float64{0, 1, -1, math.NaN(), math.Inf(1)} {
+		if _, err := store.Latency(t.Context(), event.LatencyQuery{Filter: f, Quantiles: []float64{level}, LimitRows: 1}); err == nil {
+			t.Errorf("quantile %v is not refused", level)
+		}
+	}
+}

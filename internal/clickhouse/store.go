@@ -1,0 +1,160 @@
+package clickhouse
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Store is the events in one ClickHouse database. Its methods are safe for
+// concurrent use. Errors of [Store.Insert] that wrap [event.ErrRejected] are
+// about the rows; see [IsRetryable] for all others.
+type Store struct {
+	cfg Config
+	log *slog.Logger
+	// pool speaks to the database; admin to the server, where the database may
+	// not exist yet.
+	pool, admin *pool
+	// encoders bounds the blocks being sent, and keeps the encoders' memory.
+	encoders chan *encoder
+
+	insertedRows  *prometheus.CounterVec
+	insertSeconds *prometheus.HistogramVec
+	querySeconds  *prometheus.HistogramVec
+	dials         prometheus.Counter
+}
+
+// New returns a store. It reads the CA file but does not connect: the server
+// may come later. Close it. A nil registerer leaves the metrics unregistered.
+func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	tlsConfig, err := cfg.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		cfg:      cfg,
+		log:      log,
+		encoders: make(chan *encoder, cfg.InsertConcurrency),
+		insertedRows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_clickhouse_inserted_rows_total",
+			Help: "Rows inserted, by table.",
+		}, []string{"table"}),
+		insertSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "sluice_clickhouse_insert_seconds",
+			Help:    "Time to insert one block, by table.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
+		}, []string{"table"}),
+		querySeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "sluice_clickhouse_query_seconds",
+			Help:    "Time of one query, by what it is for.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
+		}, []string{"query"}),
+		dials: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sluice_clickhouse_dials_total",
+			Help: "Connections to ClickHouse that were attempted.",
+		}),
+	}
+	s.pool = newPool(cfg, cfg.Database, tlsConfig, s.dials.Inc)
+	s.admin = newPool(cfg, "system", tlsConfig, s.dials.Inc)
+	for range cfg.InsertConcurrency {
+		s.encoders <- newEncoder()
+	}
+	if reg != nil {
+		for _, c := range []prometheus.Collector{s.insertedRows, s.insertSeconds, s.querySeconds, s.dials} {
+			if err := reg.Register(c); err != nil {
+				return nil, fmt.Errorf("register clickhouse metrics: %w", err)
+			}
+		}
+	}
+	return s, nil
+}
+
+// Close closes the idle connections; those in use close when their operation ends.
+func (s *Store) Close() {
+	s.pool.close()
+	s.admin.close()
+}
+
+// Ready returns nil when the server answers and the tables are there.
+func (s *Store) Ready(ctx context.Context) error {
+	return s.query(ctx, "ready", s.cfg.DialTimeout, ch.Query{
+		Body:   "SELECT id FROM events LIMIT 0",
+		Result: proto.Results{{Name: "id", Data: new(proto.ColUUID)}},
+	})
+}
+
+// Parts counts the active parts of each table, which is what ClickHouse's part
+// budget is about: inserts slow down at 1,000 in one partition.
+func (s *Store) Parts(ctx context.Context) (map[string]uint64, error) {
+	var (
+		table proto.ColStr
+		count proto.ColUInt64
+		parts = make(map[string]uint64)
+	)
+	err := s.query(ctx, "parts", s.cfg.QueryTimeout, ch.Query{
+		Body:       "SELECT table, count() AS parts FROM system.parts WHERE active AND database = {database:String} GROUP BY table",
+		Parameters: parameters{}.text("database", s.cfg.Database),
+		Result:     proto.Results{{Name: "table", Data: &table}, {Name: "parts", Data: &count}},
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range count {
+				parts[table.Row(i)] = count[i]
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return parts, nil
+}
+
+// query runs one query of the pool, and measures it.
+func (s *Store) query(ctx context.Context, name string, timeout time.Duration, q ch.Query) error {
+	start := time.Now()
+	err := s.pool.do(ctx, timeout, q)
+	s.querySeconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
+	if err != nil {
+		return fmt.Errorf("query %s: %w", name, withoutValues(err))
+	}
+	return nil
+}
+
+// parameters are the values of a query, which never become part of its text.
+type parameters []proto.Parameter
+
+// text adds a String. The server reads a parameter as a quoted literal, and
+// what that holds as a field of its TSV format, so there are two levels of
+// escapes.
+func (p parameters) text(name, value string) parameters {
+	value = tsvEscaper.Replace(value)
+	return append(p, proto.Parameter{Key: name, Value: "'" + quoteEscaper.Replace(value) + "'"})
+}
+
+func (p parameters) int(name string, value int64) parameters {
+	return append(p, proto.Parameter{Key: name, Value: "'" + strconv.FormatInt(value, 10) + "'"})
+}
+
+func (p parameters) uint(name string, value uint64) parameters {
+	return append(p, proto.Parameter{Key: name, Value: "'" + strconv.FormatUint(value, 10) + "'"})
+}
+
+//nolint:gochecknoglobals // constant tables
+var (
+	tsvEscaper   = strings.NewReplacer(`\`, `\\`, "\t", `\t`, "\n", `\n`, "\r", `\r`, "\x00", `\0`, "\b", `\b`, "\f", `\f`, "'", `\'`)
+	quoteEscaper = strings.NewReplacer(`\`, `\\`, "'", `\'`)
+)
+
+func setting(key, value string) ch.Setting {
+	return ch.Setting{Key: key, Value: value, Important: true}
+}

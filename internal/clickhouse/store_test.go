@@ -1,0 +1,574 @@
+package clickhouse_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/engine/enginetest"
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// hostile are texts that would break out of a query, or out of an escape.
+var hostile = []string{
+	`'; DROP TABLE events; --`, `\`, `\\'`, `\'`, "a\tb\nc\rd", "nul\x00nul", `{x:String}`, `"quoted"`, "`",
+	`\t`, `\N`, `' OR 1=1 --`, "é😀", "\b\f\a\v\x1b\x7f", `%s%d`, "''", `\x41`, `/* */`,
+}
+
+func TestCoresRoundTrip(t *testing.T) {
+	store, server, database := migrated(t)
+	var rows event.Rows
+	want := make(map[event.ID]event.Core)
+	var ids []event.ID
+	for i, text := range append(hostile, strings.Repeat("x", 256), "plain") {
+		position, version := created(int64(i))
+		core := event.Core{
+			ID:             event.NewID(at(t, "2026-03-01T00:00:00.123456Z")+int64(i), text),
+			ConversationID: text,
+			EventName:      text,
+			Error:          text,
+			Metadata:       `{"k":"v"}`,
+			Latency:        float64(i) + 0.1,
+			HasLatency:     i%2 == 0,
+			Created:        position,
+			Version:        version,
+		}
+		if !core.HasLatency {
+			core.Latency, core.Error, core.Metadata = 0, "", ""
+			core.Alias = text
+			core.ID = core.ID.AsInternal()
+		}
+		rows.Cores = append(rows.Cores, core)
+		want[core.ID] = core
+		ids = append(ids, core.ID)
+	}
+	tombstone := event.Core{ID: event.NewID(event.TimestampMin, "c"), Version: deleted(99), Deleted: true}
+	rows.Cores = append(rows.Cores, tombstone)
+	want[tombstone.ID] = tombstone
+	ids = append(ids, tombstone.ID, tombstone.ID, event.NewID(at(t, "2026-03-01T00:00:00Z"), "absent"))
+	insert(t, store, rows)
+
+	got, err := store.Cores(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error("cores (-want +got):\n" + diff)
+	}
+	states, err := store.CoreStates(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, core := range want {
+		if diff := cmp.Diff(event.Core{ID: id, Created: core.Created, Version: core.Version, Deleted: core.Deleted}, states[id]); diff != "" {
+			t.Error("state (-want +got):\n" + diff)
+		}
+	}
+	if len(states) != len(want) {
+		t.Errorf("%d states, want %d", len(states), len(want))
+	}
+	// The key columns, and the id's text, are what SQL users see.
+	for _, line := range strings.Split(server.Query(t, "SELECT id, conversation_hash, toUnixTimestamp64Micro(timestamp), bitShiftRight(xxHash64(conversation_id), 40) FROM "+database+".events WHERE deleted = 0"), "\n") {
+		var text string
+		var hash, micros, fromText int64
+		if _, err := fmt.Sscan(line, &text, &hash, &micros, &fromText); err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for id := range want {
+			found = found || id.String() == text && int64(id.ConversationHash()) == hash && id.Micros() == micros && hash == fromText
+		}
+		if !found {
+			t.Errorf("no event has the row %s", line)
+		}
+	}
+}
+
+func TestLookupsReturnTheHighestVersion(t *testing.T) {
+	store, _, _ := migrated(t)
+	id := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
+	p5, v5 := created(5)
+	p9, v9 := created(9)
+	row := func(name string, created event.Position, version event.Version) event.Core {
+		return event.Core{ID: id, ConversationID: "c", EventName: name, Created: created, Version: version}
+	}
+	steps := []struct {
+		name string
+		core event.Core
+		want string
+	}{
+		{"a create", row("second", p9, v9), "second"},
+		{"an earlier create wins", row("first", p5, v5), "first"},
+		{"the later one again", row("second", p9, v9), "first"},
+		{"an update wins over creates", row("updated", p5, updated(7)), "updated"},
+		{"a later update", row("later", p5, updated(8)), "later"},
+		{"the earlier one again", row("updated", p5, updated(7)), "later"},
+		{"a delete wins", event.Core{ID: id, Version: deleted(1), Deleted: true}, ""},
+		{"over later updates too", row("after", p5, updated(100)), ""},
+	}
+	for _, step := range steps {
+		insert(t, store, event.Rows{Cores: []event.Core{step.core}})
+		cores, err := store.Cores(t.Context(), []event.ID{id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		states, err := store.CoreStates(t.Context(), []event.ID{id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := cores[id]; got.EventName != step.want || got.Version != states[id].Version || got.Created != states[id].Created || got.Deleted != states[id].Deleted {
+			t.Errorf("%s: got %+v and %+v, want %q", step.name, got, states[id], step.want)
+		}
+	}
+}
+
+func TestAliases(t *testing.T) {
+	store, _, _ := migrated(t)
+	var rows event.Rows
+	want := make(map[string]event.AliasRow)
+	var aliases []string
+	for i, alias := range hostile {
+		_, version := created(int64(10 + i))
+		row := event.AliasRow{Alias: alias, ID: event.NewID(at(t, "2026-03-01T00:00:00Z"), "c").AsInternal(), Version: version}
+		rows.Aliases = append(rows.Aliases, row)
+		want[alias] = row
+		aliases = append(aliases, alias, alias)
+	}
+	_, losing := created(1000)
+	rows.Aliases = append(rows.Aliases, event.AliasRow{Alias: hostile[0], ID: event.NewID(at(t, "2026-03-02T00:00:00Z"), "c"), Version: losing})
+	dead := event.AliasRow{Alias: "dead", Version: deleted(3), Deleted: true}
+	rows.Aliases = append(rows.Aliases, dead)
+	want["dead"] = dead
+	insert(t, store, rows)
+	got, err := store.Aliases(t.Context(), append(aliases, "dead", "absent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error("aliases (-want +got):\n" + diff)
+	}
+}
+
+func TestLookupsInChunks(t *testing.T) {
+	server := enginetest.Server(t)
+	cfg := config(server, server.Database(t))
+	cfg.LookupKeysMax, cfg.BlockRowsMax, cfg.InsertConcurrency = 7, 33, 3
+	store := open(t, cfg)
+	if _, err := store.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var rows event.Rows
+	var ids []event.ID
+	var aliases []string
+	for i := range 100 {
+		id := event.NewID(at(t, "2026-01-31T23:00:00Z")+int64(i)*60_000_000, fmt.Sprint("c", i%3))
+		position, version := created(int64(i))
+		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", Created: position, Version: version})
+		rows.Aliases = append(rows.Aliases, event.AliasRow{Alias: fmt.Sprint("a", i), ID: id, Version: version})
+		ids, aliases = append(ids, id), append(aliases, fmt.Sprint("a", i))
+	}
+	insert(t, store, rows)
+	cores, err := store.Cores(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := store.Aliases(t.Context(), aliases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cores) != 100 || len(found) != 100 {
+		t.Fatalf("found %d cores and %d aliases of 100", len(cores), len(found))
+	}
+	for i, id := range ids {
+		if found[aliases[i]].ID != id || cores[id].Created != rows.Cores[i].Created {
+			t.Fatalf("event %d is another's", i)
+		}
+	}
+}
+
+// A row in sparse form on disk must come back like any other.
+func TestSparseColumns(t *testing.T) {
+	store, server, database := migrated(t)
+	var rows event.Rows
+	var ids []event.ID
+	for i := range 2000 {
+		position, version := created(int64(i))
+		core := event.Core{ID: event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), "c"), ConversationID: "c", EventName: "n", Created: position, Version: version}
+		if i == 700 {
+			core.Error, core.Metadata, core.Alias, core.Deleted = "e", "{}", "a", true
+		}
+		rows.Cores = append(rows.Cores, core)
+		ids = append(ids, core.ID)
+	}
+	insert(t, store, rows)
+	if got := server.Query(t, "SELECT countIf(serialization_kind = 'Sparse') > 0 FROM system.parts_columns WHERE active AND table = 'events' AND database = '"+database+"'"); got != "1" {
+		t.Fatal("no column is sparse, so this test shows nothing")
+	}
+	cores, err := store.Cores(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, id := range ids {
+		if diff := cmp.Diff(rows.Cores[i], cores[id]); diff != "" {
+			t.Fatal("core (-want +got):\n" + diff)
+		}
+	}
+}
+
+func TestOneBlockPerPartition(t *testing.T) {
+	store, server, database := migrated(t)
+	server.Query(t, "SYSTEM STOP MERGES "+database+".events")
+	server.Query(t, "SYSTEM STOP MERGES "+database+".event_contents")
+	server.Query(t, "SYSTEM STOP MERGES "+database+".event_embeddings")
+	server.Query(t, "SYSTEM STOP MERGES "+database+".event_aliases")
+	var rows event.Rows
+	// Months in turn, so that every one of them is found in many places.
+	months := []string{"2025-12-31T23:59:59.999999Z", "2026-01-01T00:00:00Z", "2000-01-01T00:00:00Z"}
+	for i := range 9000 {
+		id := event.NewID(at(t, months[i%3]), "c")
+		position, version := created(int64(i))
+		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", Created: position, Version: version})
+		rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: []byte("text")}, Version: version})
+		rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldOutputEmbeddings, Vector: make([]float32, 384), Version: version})
+		rows.Aliases = append(rows.Aliases, event.AliasRow{Alias: id.String(), ID: id, Version: version})
+	}
+	insert(t, store, rows)
+	parts, err := store.Parts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]uint64{"events": 3, "event_contents": 3, "event_embeddings": 3, "event_aliases": 1, "schema_migrations": parts["schema_migrations"]}
+	if diff := cmp.Diff(want, parts); diff != "" {
+		t.Error("parts (-want +got):\n" + diff)
+	}
+	if got := server.Query(t, "SELECT count(), uniqExact(id) FROM "+database+".events"); got != "9000\t9000" {
+		t.Errorf("rows and ids: %s", got)
+	}
+}
+
+func TestVectorsAreBitExact(t *testing.T) {
+	for _, compression := range []clickhouse.Compression{clickhouse.CompressionNone, clickhouse.CompressionLZ4} {
+		t.Run(string(compression), func(t *testing.T) {
+			server := enginetest.Server(t)
+			cfg := config(server, server.Database(t))
+			cfg.Compression = compression
+			store := open(t, cfg)
+			if _, err := store.Migrate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			var rows event.Rows
+			vectors := [][]float32{
+				{0, float32(math.Copysign(0, -1)), math.SmallestNonzeroFloat32, -math.MaxFloat32, math.MaxFloat32, 1.0 / 3},
+				{1},
+				make([]float32, 4096), nil,
+				{0.1, 0.2},
+			}
+			for i := range vectors[2] {
+				vectors[2][i] = math.Float32frombits(uint32(i)*1_048_583 + 1)
+				if math.IsNaN(float64(vectors[2][i])) || math.IsInf(float64(vectors[2][i]), 0) {
+					vectors[2][i] = float32(i)
+				}
+			}
+			for i, vector := range vectors {
+				id := event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), "c")
+				position, version := created(int64(i))
+				rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", Created: position, Version: version})
+				rows.Embeddings = append(rows.Embeddings,
+					event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings, Vector: vector, Version: version},
+					event.EmbeddingRow{ID: id, Field: event.FieldOutputEmbeddings, Vector: vectors[(i+1)%len(vectors)], Version: version})
+			}
+			insert(t, store, rows)
+			bits := func(v []float32) []uint32 {
+				var b []uint32
+				for _, f := range v {
+					b = append(b, math.Float32bits(f))
+				}
+				return b
+			}
+			for i := range vectors {
+				e, err := store.Event(t.Context(), event.Ref{ID: rows.Cores[i].ID})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(bits(vectors[i]), bits(e.InputEmbeddings)); diff != "" {
+					t.Error("input (-want +got):\n" + diff)
+				}
+				if diff := cmp.Diff(bits(vectors[(i+1)%len(vectors)]), bits(e.OutputEmbeddings)); diff != "" {
+					t.Error("output (-want +got):\n" + diff)
+				}
+			}
+		})
+	}
+}
+
+func TestRecordTopic(t *testing.T) {
+	store, _, _ := migrated(t)
+	tests := []struct {
+		name       string
+		generation int
+		topic, id  string
+		partitions int
+		want       error
+	}{
+		{"first use records", 1, "events.g1", "id-1", 12, nil},
+		{"the same again", 1, "events.g1", "id-1", 12, nil},
+		{"more partitions", 1, "events.g1", "id-1", 13, clickhouse.ErrPartitionsChanged},
+		{"fewer partitions", 1, "events.g1", "id-1", 11, clickhouse.ErrPartitionsChanged},
+		{"made anew", 1, "events.g1", "id-2", 12, clickhouse.ErrTopicRecreated},
+		{"another name", 1, "other.g1", "id-1", 12, clickhouse.ErrTopicRecreated},
+		{"next generation", 2, "events.g2", "id-2", 24, nil},
+		{"the refused left no trace", 1, "events.g1", "id-1", 12, nil},
+	}
+	for _, test := range tests {
+		if err := store.RecordTopic(t.Context(), test.generation, test.topic, test.id, test.partitions); !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
+		}
+	}
+}
+
+func oneCore(t *testing.T, conversation string) event.Rows {
+	position, version := created(1)
+	return event.Rows{Cores: []event.Core{{ID: event.NewID(at(t, "2026-03-01T00:00:00Z"), conversation), ConversationID: conversation, Created: position, Version: version}}}
+}
+
+// Only what is wrong with the row itself may ever be dead-lettered.
+func TestErrorClasses(t *testing.T) {
+	insertOne := func(t *testing.T, store *clickhouse.Store) error {
+		rows := oneCore(t, "conversation")
+		return store.Insert(t.Context(), &rows)
+	}
+	tests := []struct {
+		name      string
+		retryable bool
+		err       func(t *testing.T) error
+	}{
+		{"a violated constraint", false, func(t *testing.T) error {
+			store, server, database := migrated(t)
+			server.Query(t, "ALTER TABLE "+database+".events ADD CONSTRAINT short CHECK length(conversation_id) < 5")
+			return insertOne(t, store)
+		}},
+		{"a value that does not convert", false, func(t *testing.T) error {
+			store, server, database := migrated(t)
+			server.Query(t, "ALTER TABLE "+database+".events MODIFY COLUMN conversation_id UInt8")
+			return insertOne(t, store)
+		}},
+		{"no such table", true, func(t *testing.T) error {
+			store, server, database := migrated(t)
+			server.Query(t, "DROP TABLE "+database+".events SYNC")
+			return insertOne(t, store)
+		}},
+		{"no such column", true, func(t *testing.T) error {
+			store, server, database := migrated(t)
+			server.Query(t, "ALTER TABLE "+database+".events DROP COLUMN metadata")
+			return insertOne(t, store)
+		}},
+		{"no such database", true, func(t *testing.T) error {
+			server := enginetest.Server(t)
+			return insertOne(t, open(t, config(server, "no_such_database")))
+		}},
+		{"a wrong password", true, func(t *testing.T) error {
+			_, server, database := migrated(t)
+			cfg := config(server, database)
+			cfg.Password = "wrong"
+			return insertOne(t, open(t, cfg))
+		}},
+		{"a user without rights", true, func(t *testing.T) error {
+			_, server, database := migrated(t)
+			cfg := config(server, database)
+			cfg.User, cfg.Password = "default", ""
+			return insertOne(t, open(t, cfg))
+		}},
+		{"a read-only table", true, func(t *testing.T) error {
+			store, server, database := migrated(t)
+			server.Query(t, "ALTER TABLE "+database+".events MODIFY SETTING table_readonly = 1")
+			return insertOne(t, store)
+		}},
+		{"too many parts", true, func(t *testing.T) error {
+			store, server, database := migrated(t)
+			server.Query(t, "SYSTEM STOP MERGES "+database+".events")
+			server.Query(t, "ALTER TABLE "+database+".events MODIFY SETTING parts_to_throw_insert = 1, parts_to_delay_insert = 1")
+			if err := insertOne(t, store); err != nil {
+				t.Fatal(err)
+			}
+			return insertOne(t, store)
+		}},
+		{"nothing listens", true, func(t *testing.T) error {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = l.Close()
+			return insertOne(t, open(t, clickhouse.Config{Addr: l.Addr().String()}))
+		}},
+		{"a cancelled context", true, func(t *testing.T) error {
+			store, _, _ := migrated(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			rows := oneCore(t, "c")
+			return store.Insert(ctx, &rows)
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			err := test.err(t)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if clickhouse.IsRetryable(err) != test.retryable || errors.Is(err, event.ErrRejected) == test.retryable {
+				t.Errorf("retryable is %v: %v", clickhouse.IsRetryable(err), err)
+			}
+			if strings.Contains(err.Error(), "secret") || !test.retryable && strings.Contains(err.Error(), "conversation'") {
+				t.Errorf("the error tells too much: %v", err)
+			}
+		})
+	}
+}
+
+// A server that accepts and then says nothing must not hold an operation
+// longer than its context.
+func TestStalledServer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	store := open(t, clickhouse.Config{Addr: l.Addr().String()})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	if err := store.Ready(ctx); err == nil {
+		t.Fatal("ready without an answer")
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// proxy passes bytes between a client and the server until a budget is spent,
+// and then is silent.
+type proxy struct {
+	net.Listener
+	// answers and requests are the bytes that may yet pass, by direction.
+	answers, requests atomic.Int64
+}
+
+func newProxy(t *testing.T, target string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{Listener: l}
+	p.answers.Store(1 << 40)
+	p.requests.Store(1 << 40)
+	t.Cleanup(func() { _ = l.Close() })
+	pass := func(to, from net.Conn, budget *atomic.Int64) {
+		buf := make([]byte, 1024)
+		for {
+			n, err := from.Read(buf)
+			if err != nil {
+				_, _ = to.Close(), from.Close()
+				return
+			}
+			if budget.Add(-int64(n)) < 0 {
+				return
+			}
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", target)
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			t.Cleanup(func() { _, _ = client.Close(), server.Close() })
+			go pass(server, client, &p.requests)
+			go pass(client, server, &p.answers)
+		}
+	}()
+	return p
+}
+
+// A server that falls silent within an answer, or stops reading within an
+// insert, holds nobody longer than the context: not at its deadline, and not
+// when it is cancelled.
+func TestStallInMidQuery(t *testing.T) {
+	direct, server, database := migrated(t)
+	const n = 20_000
+	var rows event.Rows
+	var ids []event.ID
+	for i := range n {
+		position, version := created(int64(i))
+		text := strings.Repeat("x", 200) + strconv.Itoa(i)
+		id := event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), text)
+		ids = append(ids, id)
+		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: text, Created: position, Version: version})
+	}
+	insert(t, direct, rows)
+	tests := []struct {
+		name              string
+		answers, requests int64
+		operation         func(ctx context.Context, store *clickhouse.Store) error
+	}{
+		{"a lookup within its answer", 200_000, 1 << 40, func(ctx context.Context, store *clickhouse.Store) error {
+			_, err := store.Cores(ctx, ids)
+			return err
+		}},
+		{"a lookup before its answer", 100, 1 << 40, func(ctx context.Context, store *clickhouse.Store) error {
+			_, err := store.Cores(ctx, ids)
+			return err
+		}},
+		{"an insert within its block", 1 << 40, 500_000, func(ctx context.Context, store *clickhouse.Store) error {
+			return store.Insert(ctx, &rows)
+		}},
+	}
+	for _, test := range tests {
+		for _, how := range []string{"deadline", "cancel"} {
+			t.Run(test.name+"/"+how, func(t *testing.T) {
+				p := newProxy(t, server.Addr)
+				cfg := config(server, database)
+				cfg.Addr = p.Addr().String()
+				store := open(t, cfg)
+				if err := store.Ready(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				p.answers.Store(test.answers)
+				p.requests.Store(test.requests)
+				ctx, cancel := context.WithCancel(t.Context())
+				want := context.Canceled
+				if how == "deadline" {
+					ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
+					want = context.DeadlineExceeded
+				} else {
+					time.AfterFunc(300*time.Millisecond, cancel)
+				}
+				defer cancel()
+				start := time.Now()
+				if err := test.operation(ctx, store); !errors.Is(err, want) {
+					t.Errorf("got %v, want %v", err, want)
+				}
+				if took := time.Since(start); took > 10*time.Second {
+					t.Errorf("it took %s", took)
+				}
+			})
+		}
+	}
+}
