@@ -1,0 +1,85 @@
+package consumer
+
+import (
+	"time"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// recordBytes is what a record costs in a batch beside its key, value and vectors.
+const recordBytes = 700
+
+// batch is the records between two flushes.
+type batch struct {
+	items []item
+	// poison are the records that are no valid write.
+	poison []event.DeadLetter
+	// next is the offset to go on from once the batch is applied, by partition.
+	next   map[int32]int64
+	bytes  int
+	oldest time.Time
+}
+
+func newBatch() *batch { return &batch{next: make(map[int32]int64)} }
+
+func (b *batch) empty() bool { return len(b.next) == 0 }
+
+func (b *batch) len() int { return len(b.items) + len(b.poison) }
+
+// reset empties the batch and keeps its memory, but not what it points to.
+func (b *batch) reset() {
+	clear(b.items)
+	clear(b.poison)
+	clear(b.next)
+	b.items, b.poison = b.items[:0], b.poison[:0]
+	b.bytes = 0
+}
+
+// add decodes the record into the batch.
+func (b *batch) add(rec *event.Record, now time.Time) {
+	if b.empty() {
+		b.oldest = now
+	}
+	b.next[rec.Partition] = rec.Offset + 1
+	w, err := event.ReadRecord(rec)
+	b.bytes += recordCost(rec, &w)
+	if err != nil {
+		b.poison = append(b.poison, deadLetter(rec, err))
+		return
+	}
+	b.items = append(b.items, item{record: *rec, write: w})
+}
+
+// recordCost is what a record and its write cost. Contents are in the value;
+// vectors are copies.
+func recordCost(rec *event.Record, w *event.Write) int {
+	return recordBytes + len(rec.Key) + len(rec.Value) + 4*(len(w.InputEmbeddings)+len(w.OutputEmbeddings))
+}
+
+// drop takes out all that the batch has of the partition.
+func (b *batch) drop(partition int32) {
+	if _, ok := b.next[partition]; !ok {
+		return
+	}
+	delete(b.next, partition)
+	kept := b.items[:0]
+	for _, it := range b.items {
+		if it.record.Partition != partition {
+			kept = append(kept, it)
+		} else {
+			b.bytes -= recordCost(&it.record, &it.write)
+		}
+	}
+	clear(b.items[len(kept):])
+	b.items = kept
+	letters := b.poison[:0]
+	for _, l := range b.poison {
+		if l.Record.Partition != partition {
+			letters = append(letters, l)
+		} else {
+			b.bytes -= recordCost(&l.Record, &event.Write{})
+		}
+	}
+	clear(b.poison[len(letters):])
+	b.poison = letters
+}

@@ -1,0 +1,426 @@
+// Package consumer decides what becomes of each record of the events topic:
+// it folds batches of writes into rows, has them inserted, then has their
+// offsets committed. It orders these steps and does no I/O of its own.
+//
+// What a batch leaves behind depends on the log alone, however the log is cut
+// into batches, however often any part of it is replayed, and by whom:
+//
+//   - The first create of an id wins whole. Every create leaves rows whose
+//     versions rank the earlier one higher, without looking anything up.
+//   - An update applies to an event whose winning create is earlier in the log,
+//     which its core row says; else it is refused, now and by any replay.
+//   - A delete is final: its tombstones outrank all else.
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// Source is the events topic, as one member of the consumer group sees it.
+type Source interface {
+	// Poll waits for at most recordsMax records. An error other than ctx's is
+	// final: records were lost, or the group is unusable.
+	Poll(ctx context.Context, recordsMax int) ([]event.Chunk, error)
+	// Commit records the next offset to read of each partition.
+	Commit(ctx context.Context, next map[int32]int64) error
+	// Pause stops fetching until Resume.
+	Pause()
+	Resume()
+}
+
+// Store is the database. Its errors are retried, but for those that wrap
+// [event.ErrRejected].
+type Store interface {
+	// Cores returns the newest core row of each of the events that has one.
+	Cores(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error)
+	// CoreStates is Cores with only ID, Alias, Created, Version and Deleted.
+	CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error)
+	// Aliases returns the newest row of each of the aliases that has one.
+	Aliases(ctx context.Context, aliases []string) (map[string]event.AliasRow, error)
+	// Occupancy tells which minutes have events, tombstones too.
+	Occupancy(ctx context.Context, sinceMicros int64) (event.Occupancy, error)
+	// Insert writes the rows: aliases, then contents and embeddings, then cores.
+	Insert(ctx context.Context, rows *event.Rows) error
+}
+
+// DeadLetters takes refused records.
+type DeadLetters interface {
+	// Send returns once the letters are durable.
+	Send(ctx context.Context, letters []event.DeadLetter) error
+}
+
+// Config bounds what a consumer does.
+type Config struct {
+	// BatchRecordsMax is the most records of one flush. Default 50,000.
+	BatchRecordsMax int
+	// BatchBytesMax is the most bytes of one flush, estimated. Default 64 MiB.
+	// One such batch is in flight while another accumulates.
+	BatchBytesMax int
+	// FlushDelayQuiet is how long the first record of a small batch waits for
+	// others. Default 60 ms.
+	FlushDelayQuiet time.Duration
+	// FlushDelayBusy is the same for a batch of BusyRecords or more, so that
+	// blocks are large when there is much to write. Default 400 ms.
+	FlushDelayBusy time.Duration
+	// BusyRecords is the size from which a batch counts as busy. Default 2,000.
+	BusyRecords int
+	// RecentBytesMax bounds the rows held in memory for updates. Default 96 MiB.
+	RecentBytesMax int
+	// RetryDelayMin and RetryDelayMax bound the pause between tries, which
+	// doubles with each. Defaults 100 ms and 10 s.
+	RetryDelayMin, RetryDelayMax time.Duration
+	// StopTimeout bounds the last flush when the consumer stops. Default 15 s.
+	StopTimeout time.Duration
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{
+		BatchRecordsMax: 50_000, BatchBytesMax: 64 << 20,
+		FlushDelayQuiet: 60 * time.Millisecond, FlushDelayBusy: 400 * time.Millisecond, BusyRecords: 2_000,
+		RecentBytesMax: 96 << 20,
+		RetryDelayMin:  100 * time.Millisecond, RetryDelayMax: 10 * time.Second,
+		StopTimeout: 15 * time.Second,
+	}
+}
+
+// Validate reports every field that is out of range.
+func (cfg Config) Validate() error {
+	var errs []error
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"BatchRecordsMax", int64(cfg.BatchRecordsMax)},
+		{"BatchBytesMax", int64(cfg.BatchBytesMax)},
+		{"FlushDelayQuiet", int64(cfg.FlushDelayQuiet)},
+		{"FlushDelayBusy", int64(cfg.FlushDelayBusy)},
+		{"BusyRecords", int64(cfg.BusyRecords)},
+		{"RecentBytesMax", int64(cfg.RecentBytesMax)},
+		{"RetryDelayMin", int64(cfg.RetryDelayMin)},
+		{"RetryDelayMax", int64(cfg.RetryDelayMax)},
+		{"StopTimeout", int64(cfg.StopTimeout)},
+	} {
+		if f.value <= 0 {
+			errs = append(errs, fmt.Errorf("%s: must be above 0", f.name))
+		}
+	}
+	if cfg.FlushDelayBusy < cfg.FlushDelayQuiet {
+		errs = append(errs, errors.New("FlushDelayBusy: must not be below FlushDelayQuiet"))
+	}
+	if cfg.RetryDelayMax < cfg.RetryDelayMin {
+		errs = append(errs, errors.New("RetryDelayMax: must not be below RetryDelayMin"))
+	}
+	return errors.Join(errs...)
+}
+
+// Consumer applies the events topic to the database. Create it with [New], hand
+// its [Consumer.Revoked] to the source, and call [Consumer.Run] once.
+type Consumer struct {
+	cfg     Config
+	source  Source
+	store   Store
+	letters DeadLetters
+	log     *slog.Logger
+	metrics *metrics
+
+	revocations chan revocation
+	stopped     chan struct{}
+
+	// Of Run's goroutine.
+	filling *batch
+	spare   *batch
+	// epochs are those of the latest chunk of each partition held.
+	epochs map[int32]int64
+	// ended are the epochs of the partitions given up.
+	ended map[int32]int64
+	// stale are partitions whose recent rows are to be forgotten before the
+	// next flush.
+	stale map[int32]struct{}
+
+	// Of the flush in flight, else of Run's goroutine.
+	fold    *fold
+	recent  *recent
+	aliases map[string]batchAlias
+	needs   map[event.ID]bool
+	// sent are the dead letters of the flush in flight, each of which is sent
+	// once, however often its batch is halved.
+	sent map[event.Receipt]struct{}
+}
+
+type revocation struct {
+	ctx        context.Context //nolint:containedctx // the caller's, for as long as it waits
+	partitions []int32
+	lost       bool
+	done       chan struct{}
+}
+
+// flight is the flush in flight.
+type flight struct {
+	batch  *batch
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// New returns a consumer. The error is of cfg.
+func New(cfg Config, source Source, store Store, letters DeadLetters, log *slog.Logger, reg prometheus.Registerer) (*Consumer, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("consumer config: %w", err)
+	}
+	return &Consumer{
+		cfg: cfg, source: source, store: store, letters: letters, log: log, metrics: newMetrics(reg),
+		revocations: make(chan revocation), stopped: make(chan struct{}),
+		filling: newBatch(), spare: newBatch(),
+		epochs: make(map[int32]int64), ended: make(map[int32]int64), stale: make(map[int32]struct{}),
+		fold: newFold(), recent: newRecent(cfg.RecentBytesMax),
+		aliases: make(map[string]batchAlias), needs: make(map[event.ID]bool),
+		sent: make(map[event.Receipt]struct{}),
+	}, nil
+}
+
+// Revoked says that partitions are being given up, or were lost to another
+// member. When they are not lost it returns once the flush in flight is
+// committed, or ctx is over, or the consumer's time to stop; records that wait
+// for the next flush are left to the next owner.
+func (c *Consumer) Revoked(ctx context.Context, partitions []int32, lost bool) {
+	r := revocation{ctx: ctx, partitions: partitions, lost: lost, done: make(chan struct{})}
+	select {
+	case c.revocations <- r:
+		<-r.done
+	case <-c.stopped:
+	}
+}
+
+// Run applies records until ctx ends, then flushes what it has and returns
+// nil. It returns an error only where going on would lose records. It must be
+// called once.
+func (c *Consumer) Run(ctx context.Context) error {
+	defer close(c.stopped)
+	fetched := make(chan []event.Chunk)
+	failed := make(chan error, 1)
+	fetchCtx, stopFetch := context.WithCancel(ctx)
+	defer stopFetch()
+	go c.fetch(fetchCtx, fetched, failed)
+
+	var (
+		current *flight
+		landed  <-chan error
+		fatal   error
+	)
+	due := time.NewTimer(0)
+	defer due.Stop()
+	for fatal == nil && ctx.Err() == nil {
+		if current == nil && !c.filling.empty() {
+			if wait := c.delay(time.Now()); wait > 0 {
+				due.Reset(wait)
+			} else {
+				current = c.takeOff(ctx)
+				landed = current.done
+			}
+		}
+		incoming := fetched
+		if c.full() {
+			incoming = nil
+		}
+		select {
+		case chunks := <-incoming:
+			c.add(chunks)
+		case <-due.C:
+		case err := <-landed:
+			if err != nil {
+				// To go on would have the next commit pass over the batch.
+				panic("BUG: a flight that nobody broke off did not come through: " + err.Error())
+			}
+			c.land(current)
+			current, landed = nil, nil
+		case r := <-c.revocations:
+			current = c.revoke(ctx, r, current)
+			landed = nil
+			if current != nil {
+				landed = current.done
+			}
+			close(r.done)
+		case fatal = <-failed:
+		case <-ctx.Done():
+		}
+	}
+	stopFetch()
+	c.finish(ctx, current)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fatal
+}
+
+// fetch polls, handing over one answer at a time: while the batch is full it
+// waits, and the source's own buffers bound what is fetched.
+func (c *Consumer) fetch(ctx context.Context, fetched chan<- []event.Chunk, failed chan<- error) {
+	for {
+		chunks, err := c.source.Poll(ctx, c.cfg.BatchRecordsMax/4+1)
+		if err != nil {
+			if ctx.Err() == nil {
+				failed <- fmt.Errorf("poll: %w", err)
+			}
+			return
+		}
+		if len(chunks) == 0 {
+			continue
+		}
+		select {
+		case fetched <- chunks:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *Consumer) full() bool {
+	return c.filling.len() >= c.cfg.BatchRecordsMax || c.filling.bytes >= c.cfg.BatchBytesMax
+}
+
+// delay is how long the filling batch may still wait.
+func (c *Consumer) delay(now time.Time) time.Duration {
+	if c.full() {
+		return 0
+	}
+	wait := c.cfg.FlushDelayQuiet
+	if c.filling.len() >= c.cfg.BusyRecords {
+		wait = c.cfg.FlushDelayBusy
+	}
+	return wait - now.Sub(c.filling.oldest)
+}
+
+// add takes chunks in, but for those of an assignment that has ended.
+func (c *Consumer) add(chunks []event.Chunk) {
+	now := time.Now()
+	for i := range chunks {
+		chunk := &chunks[i]
+		p := chunk.Partition
+		if chunk.Epoch <= c.ended[p] || chunk.Epoch < c.epochs[p] {
+			continue
+		}
+		if held := c.epochs[p]; held != 0 && held < chunk.Epoch {
+			c.filling.drop(p)
+			c.stale[p] = struct{}{}
+		}
+		c.epochs[p] = chunk.Epoch
+		for j := range chunk.Records {
+			c.filling.add(&chunk.Records[j], now)
+		}
+		c.metrics.records.Add(float64(len(chunk.Records)))
+	}
+}
+
+// takeOff starts the flush of the filling batch. It outlives ctx: what is in
+// flight when the consumer stops is finished, within StopTimeout.
+func (c *Consumer) takeOff(ctx context.Context) *flight {
+	for p := range c.stale {
+		c.recent.drop(p)
+	}
+	clear(c.stale)
+	b := c.filling
+	c.filling, c.spare = c.spare, nil
+	return c.launch(ctx, b)
+}
+
+func (c *Consumer) launch(ctx context.Context, b *batch) *flight {
+	flushCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	f := &flight{batch: b, cancel: cancel, done: make(chan error, 1)}
+	go func() {
+		defer cancel()
+		f.done <- c.flush(flushCtx, b)
+	}()
+	return f
+}
+
+// land makes the batch of a finished flight the spare one.
+func (c *Consumer) land(f *flight) {
+	f.batch.reset()
+	c.spare = f.batch
+}
+
+// revoke gives partitions up. A flight that has to be broken off starts again
+// with what is left of its batch.
+func (c *Consumer) revoke(ctx context.Context, r revocation, current *flight) *flight {
+	if current != nil {
+		var err error
+		if r.lost {
+			current.cancel()
+			err = <-current.done
+		} else {
+			select {
+			case err = <-current.done:
+			case <-r.ctx.Done():
+				current.cancel()
+				err = <-current.done
+			case <-ctx.Done():
+				// Stopping has a bound, which r.ctx may lack.
+				current.cancel()
+				err = <-current.done
+			}
+		}
+		if err == nil {
+			c.land(current)
+			current = nil
+		}
+	}
+	for _, p := range r.partitions {
+		c.ended[p] = max(c.ended[p], c.epochs[p])
+		delete(c.epochs, p)
+		c.filling.drop(p)
+		c.recent.drop(p)
+		if current != nil {
+			current.batch.drop(p)
+		}
+	}
+	switch {
+	case current == nil:
+		return nil
+	case current.batch.empty():
+		c.land(current)
+		return nil
+	}
+	return c.launch(ctx, current.batch)
+}
+
+// finish flushes what is left, in at most StopTimeout, while answering
+// revocations, which need no more than that.
+func (c *Consumer) finish(ctx context.Context, current *flight) {
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.StopTimeout)
+	defer cancel()
+	for {
+		if current == nil {
+			if c.filling.empty() {
+				return
+			}
+			current = c.takeOff(stopCtx)
+		}
+		select {
+		case err := <-current.done:
+			c.land(current)
+			current = nil
+			if err != nil {
+				return
+			}
+		case r := <-c.revocations:
+			current = c.revoke(stopCtx, r, current)
+			close(r.done)
+		case <-stopCtx.Done():
+			current.cancel()
+			left := c.filling.len()
+			if err := <-current.done; err != nil {
+				left += current.batch.len()
+			}
+			c.log.Warn("stopped before the last flush", "records", left)
+			return
+		}
+	}
+}

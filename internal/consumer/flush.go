@@ -1,0 +1,148 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// flush applies the batch: dead letters, then rows, then the offsets. Each step
+// is tried until it succeeds; the only error is that of ctx.
+func (c *Consumer) flush(ctx context.Context, b *batch) error {
+	start := time.Now()
+	clear(c.sent)
+	if err := c.refuse(ctx, b.poison); err != nil {
+		return err
+	}
+	if err := c.apply(ctx, b.items); err != nil {
+		return err
+	}
+	if err := c.try(ctx, "commit offsets", func() error { return c.source.Commit(ctx, b.next) }); err != nil {
+		return err
+	}
+	c.metrics.flushed(b, start, c.recent.bytes())
+	return nil
+}
+
+// apply writes the rows of the items. Those that the fold refuses go to the
+// dead letters before any row is written: a later delete among the rows would
+// have a replay take the update before it for one without effect. Where the
+// database refuses the data itself, apply halves the items until the one record
+// at fault is found.
+func (c *Consumer) apply(ctx context.Context, items []item) error {
+	if len(items) == 0 {
+		return nil
+	}
+	if err := c.try(ctx, "look up rows", func() error { return c.resolve(ctx, items) }); err != nil {
+		return err
+	}
+	if err := c.refuse(ctx, c.fold.refused); err != nil {
+		return err
+	}
+	rows := &c.fold.rows
+	if rows.Len() > 0 {
+		insertStart := time.Now()
+		var rejected error
+		err := c.try(ctx, "insert rows", func() error {
+			err := c.store.Insert(ctx, rows)
+			if errors.Is(err, event.ErrRejected) {
+				rejected, err = err, nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if rejected != nil {
+			return c.bisect(ctx, items, rejected)
+		}
+		c.metrics.inserted(rows, insertStart)
+	}
+	c.remember()
+	c.metrics.noEffect.Add(float64(c.fold.noEffect))
+	return nil
+}
+
+// bisect finds the record that the database refuses.
+func (c *Consumer) bisect(ctx context.Context, items []item, cause error) error {
+	if len(items) == 1 {
+		c.log.Error("record rejected by the database", "partition", items[0].record.Partition,
+			"offset", items[0].record.Offset, "error", cause)
+		return c.refuse(ctx, []event.DeadLetter{{
+			Record: items[0].record, Reason: event.CodeRejectedByStore,
+			Detail: "the database refused the row of this record",
+		}})
+	}
+	half := len(items) / 2
+	if err := c.apply(ctx, items[:half]); err != nil {
+		return err
+	}
+	return c.apply(ctx, items[half:])
+}
+
+// refuse sends those of the letters that this flush has not sent yet.
+func (c *Consumer) refuse(ctx context.Context, letters []event.DeadLetter) error {
+	letters = slices.DeleteFunc(letters, func(l event.DeadLetter) bool {
+		_, ok := c.sent[l.Record.Receipt()]
+		return ok
+	})
+	if len(letters) == 0 {
+		return nil
+	}
+	if err := c.try(ctx, "send dead letters", func() error { return c.letters.Send(ctx, letters) }); err != nil {
+		return err
+	}
+	for _, l := range letters {
+		c.sent[l.Record.Receipt()] = struct{}{}
+		c.metrics.deadLetters.WithLabelValues(string(l.Reason)).Inc()
+	}
+	return nil
+}
+
+// try calls step until it succeeds or ctx ends, with a growing pause between
+// the tries, and no fetching meanwhile. Its only error is that of ctx: any other
+// would leave a batch behind that the next one's commit passes over.
+func (c *Consumer) try(ctx context.Context, what string, step func() error) error {
+	for delay, tries := c.cfg.RetryDelayMin, 1; ; tries++ {
+		err := step()
+		if err == nil {
+			if tries > 1 {
+				c.source.Resume()
+				c.log.Info("step succeeded after retries", "step", what, "tries", tries)
+			}
+			return nil
+		}
+		if ctx.Err() != nil {
+			if tries > 1 {
+				c.source.Resume()
+			}
+			return ctx.Err()
+		}
+		c.metrics.retries.WithLabelValues(what).Inc()
+		c.log.Warn("step did not succeed, trying again", "step", what, "tries", tries, "delay", delay, "error", err)
+		if tries == 1 {
+			c.source.Pause()
+		}
+		// Full jitter on the upper half, so that consumers do not return in step.
+		pause := time.NewTimer(delay/2 + rand.N(delay/2+1)) //nolint:gosec // jitter needs no secrecy
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+		}
+		delay = min(2*delay, c.cfg.RetryDelayMax)
+	}
+}
+
+func deadLetter(rec *event.Record, err error) event.DeadLetter {
+	l := event.DeadLetter{Record: *rec, Reason: event.CodeBadRecord, Detail: err.Error()}
+	var e *event.Error
+	if errors.As(err, &e) {
+		l.Reason = e.Code
+	}
+	return l
+}

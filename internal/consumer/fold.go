@@ -1,0 +1,232 @@
+package consumer
+
+import (
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// none marks an index that points nowhere.
+const none = -1
+
+// state is what a batch knows of one event while it is folded.
+type state struct {
+	id        event.ID
+	partition int32
+	// known: base is what the log says of the event before this batch. Without
+	// it the event may have a row that was not looked up.
+	known bool
+	// partial: base has only alias, created, version and deleted.
+	partial bool
+	// settled: a write of this batch makes the base irrelevant to later ones.
+	settled bool
+	// base indexes fold.bases, core fold.rows.Cores; core is the newer.
+	base, core int32
+	// contents and embeddings index the rows of this batch, input first.
+	contents, embeddings [2]int32
+	// dead: this batch deletes the event.
+	dead bool
+}
+
+// fold turns writes, in log order for each event, into the rows that they
+// leave. Its rules are those of the package comment; it does no I/O.
+type fold struct {
+	rows    event.Rows
+	refused []event.DeadLetter
+
+	states []state
+	index  map[event.ID]int32
+	bases  []event.Core
+
+	// noEffect counts writes that met a tombstone, and creates that lost.
+	noEffect int
+}
+
+func newFold() *fold {
+	return &fold{index: make(map[event.ID]int32)}
+}
+
+// reset empties the fold and keeps its memory, but not what it points to: rows
+// alias the values of their records.
+func (f *fold) reset() {
+	clear(f.rows.Cores)
+	clear(f.rows.Contents)
+	clear(f.rows.Embeddings)
+	clear(f.rows.Aliases)
+	f.rows.Reset()
+	clear(f.refused)
+	f.refused = f.refused[:0]
+	clear(f.bases)
+	f.states, f.bases = f.states[:0], f.bases[:0]
+	clear(f.index)
+	f.noEffect = 0
+}
+
+// at returns the state of the event, a new one where the batch has none.
+func (f *fold) at(id event.ID, partition int32) *state {
+	i, ok := f.index[id]
+	if !ok {
+		i = int32(len(f.states))
+		f.index[id] = i
+		f.states = append(f.states, state{
+			id: id, partition: partition, base: none, core: none,
+			contents: [2]int32{none, none}, embeddings: [2]int32{none, none},
+		})
+	}
+	return &f.states[i]
+}
+
+// learn says what the log holds of the event before this batch; nil for nothing.
+func (f *fold) learn(s *state, base *event.Core) {
+	s.known = true
+	if base != nil {
+		s.base = int32(len(f.bases))
+		f.bases = append(f.bases, *base)
+	}
+}
+
+// current is the event's core row as of now, nil where the fold knows of none.
+func (f *fold) current(s *state) *event.Core {
+	switch {
+	case s.core != none:
+		return &f.rows.Cores[s.core]
+	case s.base != none:
+		return &f.bases[s.base]
+	}
+	return nil
+}
+
+// apply folds one write of the event into its state.
+func (f *fold) apply(s *state, w *event.Write, rec *event.Record) {
+	switch w.Op {
+	case event.OpCreate:
+		f.create(s, w, rec.Position())
+	case event.OpUpdate:
+		f.update(s, w, rec)
+	case event.OpDelete:
+		f.delete(s, w, rec.Position())
+	}
+}
+
+// create makes the event, unless something of it came before: a tombstone kills
+// it, an earlier create makes it lose whole, and a row with its own position
+// says that this is a replay of what the table already has.
+func (f *fold) create(s *state, w *event.Write, at event.Position) {
+	if s.dead || f.current(s) != nil {
+		f.noEffect++
+		return
+	}
+	if w.Fresh {
+		// Nobody could name the id before this create.
+		s.known = true
+	}
+	version := event.MakeVersion(event.ClassCreate, at)
+	core := event.Core{
+		ID: s.id, ConversationID: w.ConversationID, Alias: w.Alias, Created: at,
+	}
+	setCore(&core, w)
+	core.Version = version
+	s.core = int32(len(f.rows.Cores))
+	f.rows.Cores = append(f.rows.Cores, core)
+	f.setWide(s, w, version)
+}
+
+// update changes the fields that it brings, of an event created before it.
+func (f *fold) update(s *state, w *event.Write, rec *event.Record) {
+	at := rec.Position()
+	cur := f.current(s)
+	switch {
+	case s.dead || cur != nil && cur.Deleted:
+		f.noEffect++
+		return
+	case cur == nil:
+		f.refuse(rec, event.CodeUnknownEvent, "no event with this id was created before this update")
+		return
+	case cur.Created > at:
+		f.refuse(rec, event.CodeUnknownEvent, "the event was created after this update")
+		return
+	}
+	version := event.MakeVersion(event.ClassUpdate, at)
+	// A row of this version or a higher one has the update in it already.
+	if w.Set&event.CoreFields != 0 && cur.Version < version {
+		if s.core == none {
+			s.core = int32(len(f.rows.Cores))
+			f.rows.Cores = append(f.rows.Cores, *cur)
+			cur = &f.rows.Cores[s.core]
+		}
+		setCore(cur, w)
+		cur.Version = version
+	}
+	f.setWide(s, w, version)
+}
+
+// delete leaves tombstones over every row that the event may have.
+func (f *fold) delete(s *state, w *event.Write, at event.Position) {
+	version := event.MakeVersion(event.ClassDelete, at)
+	tombstone := event.Core{ID: s.id, Alias: w.Alias, Version: version, Deleted: true}
+	if s.core == none {
+		s.core = int32(len(f.rows.Cores))
+		f.rows.Cores = append(f.rows.Cores, tombstone)
+	} else {
+		f.rows.Cores[s.core] = tombstone
+	}
+	for i := range s.contents {
+		f.putContent(s, i, event.ContentRow{
+			ID: s.id, Field: event.FieldInput + event.Field(i), Version: version, Deleted: true,
+		})
+		f.putEmbedding(s, i, event.EmbeddingRow{
+			ID: s.id, Field: event.FieldInputEmbeddings + event.Field(i), Version: version, Deleted: true,
+		})
+	}
+	s.dead = true
+}
+
+func (f *fold) refuse(rec *event.Record, code event.Code, detail string) {
+	f.refused = append(f.refused, event.DeadLetter{Record: *rec, Reason: code, Detail: detail})
+}
+
+// setCore copies the core fields that the write brings.
+func setCore(core *event.Core, w *event.Write) {
+	if w.Set.Has(event.FieldEventName) {
+		core.EventName = w.EventName
+	}
+	if w.Set.Has(event.FieldMetadata) {
+		core.Metadata = string(w.Metadata)
+	}
+	if w.Set.Has(event.FieldError) {
+		core.Error = w.Error
+	}
+	if w.Set.Has(event.FieldLatency) {
+		core.Latency, core.HasLatency = w.Latency, !w.Null.Has(event.FieldLatency)
+	}
+}
+
+// setWide leaves a row for each content and embedding that the write brings.
+func (f *fold) setWide(s *state, w *event.Write, version event.Version) {
+	for i, content := range [...]event.Content{w.Input, w.Output} {
+		if field := event.FieldInput + event.Field(i); w.Set.Has(field) {
+			f.putContent(s, i, event.ContentRow{ID: s.id, Field: field, Content: content, Version: version})
+		}
+	}
+	for i, vector := range [...][]float32{w.InputEmbeddings, w.OutputEmbeddings} {
+		if field := event.FieldInputEmbeddings + event.Field(i); w.Set.Has(field) {
+			f.putEmbedding(s, i, event.EmbeddingRow{ID: s.id, Field: field, Vector: vector, Version: version})
+		}
+	}
+}
+
+func (f *fold) putContent(s *state, i int, row event.ContentRow) {
+	if s.contents[i] == none {
+		s.contents[i] = int32(len(f.rows.Contents))
+		f.rows.Contents = append(f.rows.Contents, row)
+		return
+	}
+	f.rows.Contents[s.contents[i]] = row
+}
+
+func (f *fold) putEmbedding(s *state, i int, row event.EmbeddingRow) {
+	if s.embeddings[i] == none {
+		s.embeddings[i] = int32(len(f.rows.Embeddings))
+		f.rows.Embeddings = append(f.rows.Embeddings, row)
+		return
+	}
+	f.rows.Embeddings[s.embeddings[i]] = row
+}

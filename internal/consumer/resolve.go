@@ -1,0 +1,212 @@
+package consumer
+
+import (
+	"context"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// item is one record of a batch with the write in it.
+type item struct {
+	record event.Record
+	write  event.Write
+	// id is the event's, as resolved last; zero where the write has no event
+	// to apply to.
+	id event.ID
+}
+
+// resolve folds the items, in log order, into c.fold. It looks up what the
+// writes need and neither they nor the recent rows have: an alias's id, and
+// the core row of an event that is updated.
+func (c *Consumer) resolve(ctx context.Context, items []item) error {
+	f := c.fold
+	f.reset()
+	if err := c.takeOver(ctx, items); err != nil {
+		return err
+	}
+	if err := c.resolveAliases(ctx, items); err != nil {
+		return err
+	}
+	if err := c.resolveBases(ctx, items); err != nil {
+		return err
+	}
+	for i := range items {
+		if it := &items[i]; !it.id.IsZero() {
+			f.apply(f.at(it.id, it.record.Partition), &it.write, &it.record)
+		}
+	}
+	return nil
+}
+
+// resolveAliases gives every write the id of its event.
+func (c *Consumer) resolveAliases(ctx context.Context, items []item) error {
+	clear(c.aliases)
+	var misses []string
+	for i := range items {
+		it := &items[i]
+		alias := it.write.Alias
+		if alias == "" {
+			it.id = it.write.ID
+			continue
+		}
+		if _, ok := c.aliases[alias]; ok {
+			continue
+		}
+		row, ok := c.recent.alias(it.record.Partition, alias)
+		if !ok {
+			misses = append(misses, alias)
+		}
+		c.aliases[alias] = batchAlias{row: row, partition: it.record.Partition}
+	}
+	if len(misses) > 0 {
+		rows, err := c.store.Aliases(ctx, misses)
+		if err != nil {
+			return err
+		}
+		c.metrics.lookups.WithLabelValues("alias").Add(float64(len(misses)))
+		for alias, row := range rows {
+			a := c.aliases[alias]
+			a.row = row
+			c.aliases[alias] = a
+		}
+	}
+	for i := range items {
+		if items[i].write.Alias != "" {
+			c.resolveAlias(&items[i])
+		}
+	}
+	return nil
+}
+
+// batchAlias is what the batch knows of an alias; a row without a version is none.
+type batchAlias struct {
+	row       event.AliasRow
+	partition int32
+}
+
+func (c *Consumer) resolveAlias(it *item) {
+	w, f, at := &it.write, c.fold, it.record.Position()
+	a := c.aliases[w.Alias]
+	exists := a.row.Version != 0
+	it.id = event.ID{}
+	switch {
+	case exists && a.row.Deleted, !exists && w.Op == event.OpDelete:
+		if w.Op == event.OpDelete {
+			c.putAlias(a, event.AliasRow{
+				Alias: w.Alias, Version: event.MakeVersion(event.ClassDelete, at), Deleted: true,
+			})
+			return
+		}
+		f.noEffect++
+	case !exists && w.Op == event.OpCreate:
+		it.id = w.ID
+		c.putAlias(a, event.AliasRow{
+			Alias: w.Alias, ID: w.ID, Version: event.MakeVersion(event.ClassCreate, at),
+		})
+		// The alias row is written before the core row, so there is none of the id.
+		f.learn(f.at(w.ID, it.record.Partition), nil)
+	case !exists:
+		f.refuse(&it.record, event.CodeUnknownEvent, "no event with this id was created before this update")
+	case w.Op == event.OpCreate && a.row.ID != w.ID:
+		f.noEffect++ // another create of the alias came first
+	default:
+		it.id = a.row.ID
+	}
+}
+
+func (c *Consumer) putAlias(a batchAlias, row event.AliasRow) {
+	c.fold.rows.Aliases = append(c.fold.rows.Aliases, row)
+	a.row = row
+	c.aliases[row.Alias] = a
+}
+
+// resolveBases looks up the core rows of the events that are updated and
+// neither created afresh in the batch, nor deleted by it, nor held, nor known
+// to have none.
+func (c *Consumer) resolveBases(ctx context.Context, items []item) error {
+	f := c.fold
+	clear(c.needs)
+	for i := range items {
+		w, id := &items[i].write, items[i].id
+		if id.IsZero() {
+			continue
+		}
+		_, seen := f.index[id]
+		s := f.at(id, items[i].record.Partition)
+		if !seen && !w.Fresh {
+			if core, ok := c.recent.core(s.partition, id); ok {
+				f.learn(s, &core)
+			} else if c.recent.partition(s.partition).firsts.free(id) {
+				f.learn(s, nil)
+			}
+		}
+		switch {
+		case s.known || s.settled:
+		case w.Op == event.OpUpdate:
+			c.needs[id] = c.needs[id] || w.Set&event.CoreFields != 0
+		default:
+			// A delete is final whatever was before it, and nothing comes
+			// before a fresh create.
+			s.settled = w.Fresh || w.Op == event.OpDelete
+		}
+	}
+	if len(c.needs) == 0 {
+		return nil
+	}
+	var whole, states []event.ID
+	for id, core := range c.needs {
+		if core {
+			whole = append(whole, id)
+		} else {
+			states = append(states, id)
+		}
+	}
+	if err := c.learn(ctx, whole, c.store.Cores, false); err != nil {
+		return err
+	}
+	return c.learn(ctx, states, c.store.CoreStates, true)
+}
+
+func (c *Consumer) learn(
+	ctx context.Context, ids []event.ID,
+	lookup func(context.Context, []event.ID) (map[event.ID]event.Core, error), partial bool,
+) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	cores, err := lookup(ctx, ids)
+	if err != nil {
+		return err
+	}
+	c.metrics.lookups.WithLabelValues("core").Add(float64(len(ids)))
+	for _, id := range ids {
+		s := &c.fold.states[c.fold.index[id]]
+		s.partial = partial
+		if core, ok := cores[id]; ok {
+			c.fold.learn(s, &core)
+		} else {
+			c.fold.learn(s, nil)
+		}
+	}
+	return nil
+}
+
+// remember keeps what the fold knows for certain, once its rows are written.
+func (c *Consumer) remember() {
+	f := c.fold
+	for i := range f.states {
+		s := &f.states[i]
+		switch {
+		case s.core != none && (s.known || s.dead):
+			c.recent.putCore(s.partition, f.rows.Cores[s.core])
+		case s.base != none && !s.partial:
+			c.recent.putCore(s.partition, f.bases[s.base])
+		}
+	}
+	for alias, a := range c.aliases {
+		if a.row.Version != 0 {
+			a.row.Alias = alias
+			c.recent.putAlias(a.partition, a.row)
+		}
+	}
+}
