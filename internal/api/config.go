@@ -1,0 +1,208 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// Defaults of [Config].
+const (
+	DefaultAddr               = "127.0.0.1:8080"
+	DefaultBodyBytesMax       = 1 << 20
+	DefaultBatchBytesMax      = 16 << 20
+	DefaultBatchItemsMax      = 50_000
+	DefaultInFlightBytesMax   = 256 << 20
+	DefaultConnectionsMax     = 4096
+	DefaultHeaderBytesMax     = 16 << 10
+	DefaultPageEventsMax      = 1000
+	DefaultRowsMax            = 10_000
+	DefaultBucketsMax         = 10_000
+	DefaultQuantilesMax       = 16
+	DefaultMetadataFiltersMax = 16
+	DefaultReceiptsMax        = 100
+	DefaultWaitMax            = 30 * time.Second
+	DefaultAfterWait          = 5 * time.Second
+	DefaultRetryAfter         = time.Second
+	DefaultQueryTimeout       = 30 * time.Second
+	DefaultReadyTimeout       = 2 * time.Second
+	DefaultHeaderTimeout      = 5 * time.Second
+	DefaultReadTimeout        = 30 * time.Second
+	DefaultBatchReadTimeout   = 60 * time.Second
+	DefaultWriteTimeout       = 90 * time.Second
+	DefaultIdleTimeout        = 2 * time.Minute
+	DefaultShutdownTimeout    = 15 * time.Second
+)
+
+// Config says where a [Server] listens and what it accepts. The zero value of
+// a field stands for its default, the constant of the same name.
+type Config struct {
+	// Addr is the TCP address to listen on, host:port; port 0 chooses a free
+	// one. Default: [DefaultAddr]. [CheckBind] must allow it.
+	Addr string
+	// Keys are the API keys. Where it is set, keys are demanded on every
+	// address, also on loopback and also while the file holds none. Default:
+	// none.
+	Keys *KeyStore
+	// Insecure allows an address other than loopback without keys.
+	Insecure bool
+	// EventNames are the event names that writes may use. Default:
+	// event.DefaultEventNames.
+	EventNames []string
+
+	// BodyBytesMax bounds the body of a single write and each item of a batch,
+	// after inflation.
+	BodyBytesMax int
+	// BatchBytesMax bounds the body of a batch, after inflation and before.
+	BatchBytesMax int
+	// BatchItemsMax bounds the items of a batch.
+	BatchItemsMax int
+	// InFlightBytesMax bounds the memory of all bodies being read or waiting
+	// for the log's acknowledgement; a request beyond it is answered 503. It
+	// bounds the server's memory while the log is slow or away.
+	InFlightBytesMax int64
+	// ConnectionsMax bounds open connections; further ones wait in the kernel.
+	ConnectionsMax int
+	// HeaderBytesMax bounds the request line and headers.
+	HeaderBytesMax int
+
+	// PageEventsMax bounds the events of one page of a conversation.
+	PageEventsMax int
+	// RowsMax bounds the rows that an analytics query may ask for.
+	RowsMax int
+	// BucketsMax bounds the buckets that a time series may span.
+	BucketsMax int
+	// QuantilesMax bounds the quantiles of one query.
+	QuantilesMax int
+	// MetadataFiltersMax bounds the metadata filters of one query.
+	MetadataFiltersMax int
+	// ReceiptsMax bounds the receipts that one read waits for.
+	ReceiptsMax int
+
+	// WaitMax bounds "Prefer: wait".
+	WaitMax time.Duration
+	// AfterWait is how long a read with "after" waits when it states no wait.
+	AfterWait time.Duration
+	// RetryAfter is the Retry-After of a 503, rounded up to seconds.
+	RetryAfter time.Duration
+	// QueryTimeout bounds one read of the database.
+	QueryTimeout time.Duration
+	// ReadyTimeout bounds the checks of /readyz.
+	ReadyTimeout time.Duration
+	// HeaderTimeout bounds the reading of a request's headers.
+	HeaderTimeout time.Duration
+	// ReadTimeout bounds the reading of a request, body included.
+	ReadTimeout time.Duration
+	// BatchReadTimeout is ReadTimeout for POST /events.
+	BatchReadTimeout time.Duration
+	// WriteTimeout bounds a request from the end of its headers to the end of
+	// its answer. It must leave room for ReadTimeout and WaitMax, or the
+	// answers of slow requests are cut off. A batch gets BatchReadTimeout more.
+	WriteTimeout time.Duration
+	// IdleTimeout closes connections without requests.
+	IdleTimeout time.Duration
+	// ShutdownTimeout bounds how long a stop waits for requests under way.
+	ShutdownTimeout time.Duration
+
+	// Now is the clock. Default: [time.Now].
+	Now func() time.Time
+}
+
+// Validate reports everything that is wrong with the configuration, one error
+// per field, joined. Zero values are valid: they stand for the defaults.
+func (c Config) Validate() error {
+	var errs []error
+	d := c.withDefaults()
+	if err := CheckBind(d.Addr, c.Keys != nil, c.Insecure); err != nil {
+		errs = append(errs, fmt.Errorf("Addr: %w", err))
+	}
+	if err := (&event.Rules{EventNames: d.EventNames}).Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"BodyBytesMax", int64(d.BodyBytesMax)},
+		{"BatchBytesMax", int64(d.BatchBytesMax)},
+		{"BatchItemsMax", int64(d.BatchItemsMax)},
+		{"InFlightBytesMax", d.InFlightBytesMax},
+		{"ConnectionsMax", int64(d.ConnectionsMax)},
+		{"HeaderBytesMax", int64(d.HeaderBytesMax)},
+		{"PageEventsMax", int64(d.PageEventsMax)},
+		{"RowsMax", int64(d.RowsMax)},
+		{"BucketsMax", int64(d.BucketsMax)},
+		{"QuantilesMax", int64(d.QuantilesMax)},
+		{"MetadataFiltersMax", int64(d.MetadataFiltersMax)},
+		{"ReceiptsMax", int64(d.ReceiptsMax)},
+		{"WaitMax", int64(d.WaitMax)},
+		{"AfterWait", int64(d.AfterWait)},
+		{"RetryAfter", int64(d.RetryAfter)},
+		{"QueryTimeout", int64(d.QueryTimeout)},
+		{"ReadyTimeout", int64(d.ReadyTimeout)},
+		{"HeaderTimeout", int64(d.HeaderTimeout)},
+		{"ReadTimeout", int64(d.ReadTimeout)},
+		{"BatchReadTimeout", int64(d.BatchReadTimeout)},
+		{"WriteTimeout", int64(d.WriteTimeout)},
+		{"IdleTimeout", int64(d.IdleTimeout)},
+		{"ShutdownTimeout", int64(d.ShutdownTimeout)},
+	} {
+		if f.value < 0 {
+			errs = append(errs, fmt.Errorf("%s: must not be negative", f.name))
+		}
+	}
+	if d.BodyBytesMax > d.BatchBytesMax {
+		errs = append(errs, errors.New("BodyBytesMax: must not be above BatchBytesMax"))
+	}
+	// Below this a single batch could never get the memory that it needs.
+	if least := 4*int64(d.BatchBytesMax) + int64(d.BatchItemsMax)*itemBytes; d.InFlightBytesMax < least {
+		errs = append(errs, fmt.Errorf("InFlightBytesMax: must be at least %d for batches of this size", least))
+	}
+	if d.WriteTimeout < d.ReadTimeout+d.WaitMax {
+		errs = append(errs, errors.New("WriteTimeout: must be at least ReadTimeout and WaitMax together"))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.Addr, DefaultAddr)
+	setDefault(&c.BodyBytesMax, DefaultBodyBytesMax)
+	setDefault(&c.BatchBytesMax, DefaultBatchBytesMax)
+	setDefault(&c.BatchItemsMax, DefaultBatchItemsMax)
+	setDefault(&c.InFlightBytesMax, DefaultInFlightBytesMax)
+	setDefault(&c.ConnectionsMax, DefaultConnectionsMax)
+	setDefault(&c.HeaderBytesMax, DefaultHeaderBytesMax)
+	setDefault(&c.PageEventsMax, DefaultPageEventsMax)
+	setDefault(&c.RowsMax, DefaultRowsMax)
+	setDefault(&c.BucketsMax, DefaultBucketsMax)
+	setDefault(&c.QuantilesMax, DefaultQuantilesMax)
+	setDefault(&c.MetadataFiltersMax, DefaultMetadataFiltersMax)
+	setDefault(&c.ReceiptsMax, DefaultReceiptsMax)
+	setDefault(&c.WaitMax, DefaultWaitMax)
+	setDefault(&c.AfterWait, DefaultAfterWait)
+	setDefault(&c.RetryAfter, DefaultRetryAfter)
+	setDefault(&c.QueryTimeout, DefaultQueryTimeout)
+	setDefault(&c.ReadyTimeout, DefaultReadyTimeout)
+	setDefault(&c.HeaderTimeout, DefaultHeaderTimeout)
+	setDefault(&c.ReadTimeout, DefaultReadTimeout)
+	setDefault(&c.BatchReadTimeout, DefaultBatchReadTimeout)
+	setDefault(&c.WriteTimeout, DefaultWriteTimeout)
+	setDefault(&c.IdleTimeout, DefaultIdleTimeout)
+	setDefault(&c.ShutdownTimeout, DefaultShutdownTimeout)
+	if c.EventNames == nil {
+		c.EventNames = event.DefaultEventNames()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

@@ -1,0 +1,190 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// outBytesKept is the largest answer whose memory is kept for the next one.
+const outBytesKept = 64 << 10
+
+// Header values that every answer of a kind shares; net/http only reads them.
+//
+//nolint:gochecknoglobals // never written
+var (
+	headerJSON    = []string{typeJSON}
+	headerProblem = []string{typeProblem}
+	headerNoStore = []string{"no-store"}
+	headerNosniff = []string{"nosniff"}
+	headerClose   = []string{"close"}
+)
+
+// exchange is one request and its answer. It is pooled: nothing of it may be
+// used after the handler returned.
+type exchange struct {
+	w      http.ResponseWriter
+	r      *http.Request
+	status int
+	out    []byte
+	// body is the memory of the request's body, reserved what it holds of the
+	// budget beside it.
+	body     *buffer
+	reserved int64
+	write    [1]event.Write
+	receipt  [1]event.Receipt
+}
+
+// hold makes x the owner of the body's memory; nil stays nil.
+func (x *exchange) hold(buf *buffer) *buffer {
+	x.body = buf
+	return buf
+}
+
+// regrow makes room for n bytes; nil when the budget is used up.
+func (x *exchange) regrow(p *buffers, n int) *buffer {
+	larger := p.grow(x.body, n)
+	if larger != nil {
+		x.body = larger
+	}
+	return larger
+}
+
+// reserve takes n bytes of the budget until the end of the request.
+func (x *exchange) reserve(b *budget, n int64) bool {
+	if !b.take(n) {
+		return false
+	}
+	x.reserved += n
+	return true
+}
+
+// reply sends x.out as the body of the answer.
+func (x *exchange) reply(status int, contentType []string) {
+	h := x.w.Header()
+	h["Content-Type"] = contentType
+	h["Cache-Control"] = headerNoStore
+	h["X-Content-Type-Options"] = headerNosniff
+	// net/http sets the length of small answers by itself.
+	if len(x.out) >= 2<<10 {
+		h["Content-Length"] = []string{strconv.Itoa(len(x.out))}
+	}
+	x.status = status
+	x.w.WriteHeader(status)
+	_, _ = x.w.Write(x.out) // the client is gone; there is nobody to tell
+}
+
+// endpoint serves one route.
+type endpoint struct {
+	s       *Server
+	route   *route
+	metrics *routeMetrics
+}
+
+func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	s := e.s
+	x := s.exchanges.Get().(*exchange)
+	x.w, x.r = w, r
+	ctx := r.Context()
+	defer e.finish(ctx, x, start)
+	defer e.recover(ctx, x)
+	if err := e.serve(x); err != nil {
+		e.fail(ctx, x, err)
+	}
+}
+
+func (e *endpoint) serve(x *exchange) error {
+	if e.s.local {
+		if err := e.s.checkLocal(x.r); err != nil {
+			return err
+		}
+	}
+	if err := e.s.authorize(x, e.route.scopes); err != nil {
+		return err
+	}
+	return e.route.handle(e.s, x)
+}
+
+// fail answers with a problem.
+func (e *endpoint) fail(ctx context.Context, x *exchange, err error) {
+	p := asProblem(err)
+	h := x.w.Header()
+	if p.status == http.StatusServiceUnavailable {
+		h["Retry-After"] = e.s.retryAfter
+	}
+	if p.closes {
+		h["Connection"] = headerClose
+	}
+	x.out = appendProblem(x.out[:0], p)
+	x.reply(p.status, headerProblem)
+	if e.route.writes {
+		e.s.metrics.refuse(p.code)
+	}
+	// A cause is there for faults of the server's side only. A caller who went
+	// away brings about errors of his own.
+	if p.cause != nil && ctx.Err() == nil {
+		e.s.log.LogAttrs(ctx, slog.LevelError, "request failed",
+			slog.String("route", e.route.name()), slog.String("code", string(p.code)), slog.Any("error", p.cause))
+	}
+}
+
+// recover answers a panic of the handler; it must be deferred. What was
+// panicked with is logged only where it cannot hold a payload.
+func (e *endpoint) recover(ctx context.Context, x *exchange) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v == http.ErrAbortHandler { //nolint:errorlint // compared as net/http does
+		panic(v)
+	}
+	reason := "value not shown"
+	switch v := v.(type) {
+	case runtime.Error:
+		reason = v.Error()
+	case string:
+		if strings.HasPrefix(v, "BUG: ") {
+			reason = v
+		}
+	}
+	e.s.log.LogAttrs(ctx, slog.LevelError, "handler panicked",
+		slog.String("route", e.route.name()), slog.String("reason", reason), slog.String("stack", string(debug.Stack())))
+	if x.status == 0 {
+		x.out = appendProblem(x.out[:0], asProblem(errPanic))
+		x.reply(http.StatusInternalServerError, headerProblem)
+	}
+}
+
+// errPanic is what a panic is answered with.
+var errPanic = &problem{
+	status: http.StatusInternalServerError, code: CodeInternal, detail: "the server failed; its log says more",
+}
+
+// finish counts the request and gives back what x holds.
+func (e *endpoint) finish(ctx context.Context, x *exchange, start time.Time) {
+	s := e.s
+	elapsed := time.Since(start)
+	if x.status != 0 {
+		e.metrics.observe(x.status, elapsed.Seconds())
+	}
+	if s.debug {
+		s.log.LogAttrs(ctx, slog.LevelDebug, "request served",
+			slog.String("route", e.route.name()), slog.Int("status", x.status), slog.Duration("elapsed", elapsed))
+	}
+	s.buffers.put(x.body)
+	s.buffers.budget.give(x.reserved)
+	out := x.out[:0]
+	if cap(out) > outBytesKept {
+		out = nil
+	}
+	*x = exchange{out: out}
+	s.exchanges.Put(x)
+}

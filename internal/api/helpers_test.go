@@ -1,0 +1,309 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+	validatorconfig "github.com/pb33f/libopenapi-validator/config"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicehq/sluice/internal/api"
+	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/sdk/spec"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// now is what the servers under test take for the time.
+var now = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+
+// fakePorts stand for Kafka and ClickHouse: they record what the API asks of
+// them, and answer what the test says.
+type fakePorts struct {
+	mu     sync.Mutex
+	writes []event.Write // of all calls, in order
+	calls  int
+	asked  []any // the queries, in order
+
+	ack      func(w *event.Write) event.Ack // nil acknowledges
+	produce  func(ctx context.Context)      // called first, if set
+	wait     func(ctx context.Context, receipts []event.Receipt) ([]*event.Error, error)
+	logReady func(ctx context.Context) error
+	dbReady  func(ctx context.Context) error
+
+	event         *event.Event
+	page          event.Page
+	count         event.ErrorCount
+	latency       []event.LatencyRow
+	conversations []event.ConversationRow
+	series        []event.TimeSeriesRow
+	queryErr      error
+}
+
+func (f *fakePorts) Produce(ctx context.Context, writes []event.Write) []event.Ack {
+	if f.produce != nil {
+		f.produce(ctx)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls++
+	acks := make([]event.Ack, len(writes))
+	for i := range writes {
+		if f.ack != nil {
+			if acks[i] = f.ack(&writes[i]); acks[i].Err != nil {
+				continue
+			}
+		} else {
+			acks[i].Receipt = event.Receipt{Generation: 1, Partition: 3, Offset: int64(len(f.writes))}
+		}
+		// Through the codec, because a write aliases the body.
+		var w event.Write
+		if err := event.DecodeWrite(&w, event.AppendWrite(nil, &writes[i])); err != nil {
+			panic(err)
+		}
+		f.writes = append(f.writes, w)
+	}
+	return acks
+}
+
+func (f *fakePorts) Wait(ctx context.Context, receipts []event.Receipt) ([]*event.Error, error) {
+	f.ask(append([]event.Receipt(nil), receipts...))
+	if f.wait != nil {
+		return f.wait(ctx, receipts)
+	}
+	return make([]*event.Error, len(receipts)), nil
+}
+
+func (f *fakePorts) ask(q any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, q)
+}
+
+// last is the last query asked.
+func (f *fakePorts) last(tb testing.TB) any {
+	tb.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.asked) == 0 {
+		tb.Fatal("nothing was asked")
+	}
+	return f.asked[len(f.asked)-1]
+}
+
+func (f *fakePorts) Event(_ context.Context, ref event.Ref) (*event.Event, error) {
+	f.ask(ref)
+	return f.event, f.queryErr
+}
+
+func (f *fakePorts) Conversation(_ context.Context, q event.PageQuery) (event.Page, error) {
+	f.ask(q)
+	return f.page, f.queryErr
+}
+
+func (f *fakePorts) Errors(_ context.Context, q event.Filter) (event.ErrorCount, error) {
+	f.ask(q)
+	return f.count, f.queryErr
+}
+
+func (f *fakePorts) Latency(_ context.Context, q event.LatencyQuery) ([]event.LatencyRow, error) {
+	f.ask(q)
+	return f.latency, f.queryErr
+}
+
+func (f *fakePorts) Conversations(_ context.Context, q event.ConversationsQuery) ([]event.ConversationRow, error) {
+	f.ask(q)
+	return f.conversations, f.queryErr
+}
+
+func (f *fakePorts) TimeSeries(_ context.Context, q event.TimeSeriesQuery) ([]event.TimeSeriesRow, error) {
+	f.ask(q)
+	return f.series, f.queryErr
+}
+
+// fakeLog and fakeDB tell the two Ready methods apart.
+type (
+	fakeLog struct{ *fakePorts }
+	fakeDB  struct{ *fakePorts }
+)
+
+func (f fakeLog) Ready(ctx context.Context) error {
+	if f.logReady == nil {
+		return nil
+	}
+	return f.logReady(ctx)
+}
+
+func (f fakeDB) Ready(ctx context.Context) error {
+	if f.dbReady == nil {
+		return nil
+	}
+	return f.dbReady(ctx)
+}
+
+// harness is a server over fakes, called without a network.
+type harness struct {
+	*fakePorts
+	server *api.Server
+	reg    *prometheus.Registry
+	log    *bytes.Buffer
+}
+
+func newHarness(tb testing.TB, configure ...func(*api.Config)) *harness {
+	tb.Helper()
+	cfg := api.Config{Now: func() time.Time { return now }}
+	for _, f := range configure {
+		f(&cfg)
+	}
+	h := &harness{fakePorts: &fakePorts{}, reg: prometheus.NewRegistry(), log: new(bytes.Buffer)}
+	server, err := api.New(cfg, api.Ports{
+		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, Metrics: h.reg,
+	}, slog.New(slog.NewJSONHandler(h.log, nil)), h.reg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	h.server = server
+	return h
+}
+
+// answer is an answer, read whole.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// request makes a request; headers alternate name and value.
+func request(method, target, body string, headers ...string) *http.Request {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	if body == "" {
+		r.Body = http.NoBody
+	}
+	r.Host = "127.0.0.1:8080"
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
+	}
+	return r
+}
+
+// serve sends a request as it is.
+func serve(h *harness, r *http.Request) answer {
+	recorder := httptest.NewRecorder()
+	h.server.Handler().ServeHTTP(recorder, r)
+	return answer{status: recorder.Code, header: recorder.Result().Header, body: recorder.Body.String()}
+}
+
+// do sends a request and holds both sides to the OpenAPI document.
+func (h *harness) do(tb testing.TB, method, target, body string, headers ...string) answer {
+	tb.Helper()
+	a := serve(h, request(method, target, body, headers...))
+	checkContract(tb, request(method, target, body, headers...), a)
+	return a
+}
+
+// contract validates against the OpenAPI document.
+var contract = sync.OnceValues(func() (validator.Validator, error) {
+	doc, err := libopenapi.NewDocument([]byte(spec.OpenAPI()))
+	if err != nil {
+		return nil, err
+	}
+	v, errs := validator.NewValidator(doc, validatorconfig.WithFormatAssertions())
+	if len(errs) > 0 {
+		return nil, errs[0]
+	}
+	return v, nil
+})
+
+func checkContract(tb testing.TB, req *http.Request, a answer) {
+	tb.Helper()
+	v, err := contract()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	res := &http.Response{
+		StatusCode: a.status, Header: a.header, Request: req,
+		Body: io.NopCloser(strings.NewReader(a.body)), ContentLength: int64(len(a.body)),
+	}
+	if ok, errs := v.ValidateHttpResponse(req, res); !ok {
+		for _, e := range errs {
+			tb.Errorf("%s %s: answer %d breaks the contract: %s: %s %v", req.Method, req.URL, a.status, e.Message, e.Reason, e.SchemaValidationErrors)
+		}
+	}
+	if a.status >= http.StatusBadRequest || req.Header.Get("Content-Encoding") != "" {
+		return // what is refused need not conform, what is compressed cannot be read
+	}
+	if req.Header.Get("Content-Type") == "" {
+		if req.URL.Path == "/events" {
+			return // told apart by its first byte
+		}
+		req.Header.Set("Content-Type", "application/json") // what the resource takes it for
+	}
+	if ok, errs := v.ValidateHttpRequest(req); !ok {
+		for _, e := range errs {
+			tb.Errorf("%s %s: accepted a request that breaks the contract: %s: %s %v", req.Method, req.URL, e.Message, e.Reason, e.SchemaValidationErrors)
+		}
+	}
+}
+
+// golden compares with the file in testdata, or writes it with -update.
+func golden(tb testing.TB, name, got string) {
+	tb.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		tb.Errorf("%s differs (-want +got):\n%s", path, diff)
+	}
+}
+
+// expect compares status and, if it is not empty, body.
+func (a answer) expect(tb testing.TB, status int, body string) {
+	tb.Helper()
+	if a.status != status {
+		tb.Fatalf("status %d, want %d: %s", a.status, status, a.body)
+	}
+	if diff := cmp.Diff(body, strings.TrimSuffix(a.body, "\n")); body != "" && diff != "" {
+		tb.Errorf("body (-want +got):\n%s", diff)
+	}
+}
+
+// problem checks that the answer is the problem of the code and field.
+func (a answer) problem(tb testing.TB, status int, code event.Code, field string) {
+	tb.Helper()
+	var got struct {
+		Status int        `json:"status"`
+		Code   event.Code `json:"code"`
+		Field  string     `json:"field"`
+	}
+	decode(tb, a.body, &got)
+	if a.status != status || got.Status != status || got.Code != code || got.Field != field {
+		tb.Errorf("got %d, want %d %s at %q: %s", a.status, status, code, field, a.body)
+	}
+	if ct := a.header.Get("Content-Type"); ct != "application/problem+json" {
+		tb.Errorf("Content-Type %q", ct)
+	}
+	if (status == http.StatusServiceUnavailable) != (a.header.Get("Retry-After") != "") {
+		tb.Errorf("Retry-After %q with status %d", a.header.Get("Retry-After"), status)
+	}
+}

@@ -1,0 +1,337 @@
+package api
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+const (
+	// itemBytes is about what an item of a batch costs beside its body: the
+	// write, its acknowledgement and its place in the lists.
+	itemBytes = 512
+	// itemsKept is the largest batch whose lists are kept for the next one.
+	itemsKept = 8192
+)
+
+func (s *Server) createEvent(x *exchange) error {
+	if err := checkContentType(x.r, false); err != nil {
+		return err
+	}
+	if err := noParameters(x.r); err != nil {
+		return err
+	}
+	body, err := s.readBody(x, s.cfg.BodyBytesMax)
+	if err != nil {
+		return err
+	}
+	if x.write[0], err = s.rules.ParseCreate(body, s.cfg.Now()); err != nil {
+		return err
+	}
+	return s.writeOne(x)
+}
+
+func (s *Server) updateEvent(x *exchange) error {
+	if err := checkContentType(x.r, false); err != nil {
+		return err
+	}
+	if err := noParameters(x.r); err != nil {
+		return err
+	}
+	now := s.cfg.Now()
+	ref, err := event.ParseRef(x.r.PathValue("id"), now)
+	if err != nil {
+		return err
+	}
+	body, err := s.readBody(x, s.cfg.BodyBytesMax)
+	if err != nil {
+		return err
+	}
+	if x.write[0], err = s.rules.ParseUpdate(ref, body, now); err != nil {
+		return err
+	}
+	return s.writeOne(x)
+}
+
+func (s *Server) deleteEvent(x *exchange) error {
+	if err := noParameters(x.r); err != nil {
+		return err
+	}
+	ref, err := event.ParseRef(x.r.PathValue("id"), s.cfg.Now())
+	if err != nil {
+		return err
+	}
+	x.write[0] = event.NewDelete(ref)
+	return s.writeOne(x)
+}
+
+// writeOne produces the exchange's write and answers.
+func (s *Server) writeOne(x *exchange) error {
+	w := &x.write[0]
+	ack := s.ports.Log.Produce(x.r.Context(), x.write[:])[0]
+	if ack.Err != nil {
+		return ack.Err
+	}
+	s.metrics.accepted[w.Op].Inc()
+	status := http.StatusAccepted
+	if wait, ok := s.preferredWait(x.r.Header); ok {
+		x.receipt[0] = ack.Receipt
+		refusals, applied := s.waitForWrites(x, wait, x.receipt[:])
+		if applied {
+			for _, refusal := range refusals {
+				if refusal != nil {
+					return refusal
+				}
+			}
+			status = http.StatusOK
+			if w.Op == event.OpCreate {
+				status = http.StatusCreated
+			}
+		}
+	}
+	id := w.Ref().String()
+	if w.Op == event.OpCreate {
+		x.w.Header()["Location"] = []string{"/event/" + escapeID(id)}
+	}
+	x.out = append(appendWritten(x.out, id, ack.Receipt), '\n')
+	x.reply(status, headerJSON)
+	return nil
+}
+
+// batch holds the lists of one POST /events. It is pooled.
+type batch struct {
+	items [][]byte
+	// errs has an entry for each item, nil where it is accepted.
+	errs []error
+	// places has an entry for each item: its index in writes, if it is there.
+	places []int
+	writes []event.Write
+	// receipts are those of the accepted items, whose indices are in accepted.
+	receipts []event.Receipt
+	accepted []int
+}
+
+func (b *batch) reset() {
+	if cap(b.items) > itemsKept {
+		*b = batch{}
+		return
+	}
+	// The lists point into the body, which others will use.
+	clear(b.items)
+	clear(b.errs)
+	clear(b.writes)
+	b.items, b.errs, b.places = b.items[:0], b.errs[:0], b.places[:0]
+	b.writes, b.receipts, b.accepted = b.writes[:0], b.receipts[:0], b.accepted[:0]
+}
+
+func (s *Server) writeBatch(x *exchange) error {
+	if err := checkContentType(x.r, true); err != nil {
+		return err
+	}
+	if err := noParameters(x.r); err != nil {
+		return err
+	}
+	s.extendDeadlines(x)
+	body, err := s.readBody(x, s.cfg.BatchBytesMax)
+	if err != nil {
+		return err
+	}
+	b := s.batches.Get().(*batch)
+	defer func() {
+		b.reset()
+		s.batches.Put(b)
+	}()
+	if err := s.parseBatch(x, b, body); err != nil {
+		return err
+	}
+	var acks []event.Ack
+	if len(b.writes) > 0 {
+		acks = s.ports.Log.Produce(x.r.Context(), b.writes)
+	}
+	return s.answerBatch(x, b, acks)
+}
+
+// parseBatch splits the body into items and parses each.
+func (s *Server) parseBatch(x *exchange, b *batch, body []byte) error {
+	var array bool
+	var err error
+	if b.items, array, err = splitItems(b.items, body, s.cfg.BatchItemsMax); err != nil {
+		return err
+	}
+	if len(b.items) == 0 {
+		return event.Errorf(event.CodeRequired, "", "the batch has no items")
+	}
+	if !x.reserve(&s.buffers.budget, int64(len(b.items))*itemBytes) {
+		return overloaded()
+	}
+	now := s.cfg.Now()
+	for i, item := range b.items {
+		b.places = append(b.places, len(b.writes))
+		if len(item) > s.cfg.BodyBytesMax {
+			b.errs = append(b.errs, event.Errorf(event.CodeTooLarge, "", "the item is longer than %d bytes", s.cfg.BodyBytesMax))
+			continue
+		}
+		w, err := s.rules.ParseItem(item, now)
+		b.errs = append(b.errs, err)
+		if err == nil {
+			b.writes = append(b.writes, w)
+			continue
+		}
+		// An array with a broken element is no JSON, so that nothing of it can
+		// be trusted. The parser may have stopped before the place that is broken.
+		if array && !jsontext.Value(item).IsValid(jsontext.AllowDuplicateNames(true)) {
+			return event.Errorf(event.CodeInvalidJSON, "", "the body is not one valid JSON array: element %d is broken", i)
+		}
+	}
+	return nil
+}
+
+// answerBatch answers with one result for each item.
+func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack) error {
+	unavailable := 0
+	for i, err := range b.errs {
+		if err != nil {
+			continue
+		}
+		ack := &acks[b.places[i]]
+		if ack.Err != nil {
+			b.errs[i] = ack.Err
+			if errors.Is(ack.Err, event.ErrUnavailable) {
+				unavailable++
+			}
+			continue
+		}
+		s.metrics.accepted[b.writes[b.places[i]].Op].Inc()
+		b.receipts = append(b.receipts, ack.Receipt)
+		b.accepted = append(b.accepted, i)
+	}
+	if len(b.receipts) == 0 && unavailable > 0 {
+		s.metrics.refused.WithLabelValues(string(CodeUnavailable)).Add(float64(unavailable - 1)) // fail counts one
+		return event.ErrUnavailable
+	}
+	status := http.StatusAccepted
+	if wait, ok := s.preferredWait(x.r.Header); ok && len(b.receipts) > 0 {
+		if refusals, applied := s.waitForWrites(x, wait, b.receipts); applied {
+			status = http.StatusOK
+			for j, refusal := range refusals {
+				if refusal != nil {
+					b.errs[b.accepted[j]] = refusal
+				}
+			}
+		}
+	}
+	x.out = append(x.out, `{"results":[`...)
+	for i, err := range b.errs {
+		if i > 0 {
+			x.out = append(x.out, ',')
+		}
+		if err != nil {
+			p := asProblem(err)
+			s.metrics.refuse(p.code)
+			x.out = appendItemError(x.out, p)
+			status = http.StatusMultiStatus
+			continue
+		}
+		place := b.places[i]
+		x.out = appendWritten(x.out, b.writes[place].Ref().String(), acks[place].Receipt)
+	}
+	x.out = append(x.out, "]}\n"...)
+	x.reply(status, headerJSON)
+	return nil
+}
+
+// preferredWait is the time that the request prefers to wait, bounded by
+// Config.WaitMax. It is not ok where the request states none, or none that can
+// be read, which RFC 7240 says to pass over.
+func (s *Server) preferredWait(h http.Header) (wait time.Duration, ok bool) {
+	for _, line := range h["Prefer"] {
+		for preference := range strings.SplitSeq(line, ",") {
+			preference, _, _ = strings.Cut(preference, ";")
+			name, value, _ := strings.Cut(preference, "=")
+			if !strings.EqualFold(strings.TrimSpace(name), "wait") {
+				continue
+			}
+			seconds, err := strconv.ParseUint(strings.Trim(value, " \t\""), 10, 32)
+			if err != nil {
+				return 0, false
+			}
+			return min(time.Duration(seconds)*time.Second, s.cfg.WaitMax), true
+		}
+	}
+	return 0, false
+}
+
+func preferenceApplied(wait time.Duration) []string {
+	return []string{"wait=" + strconv.Itoa(int(wait/time.Second))}
+}
+
+// waitForWrites waits until the writes are applied or refused. When the time
+// runs out or the log cannot be asked, applied is false; the writes are
+// accepted all the same.
+func (s *Server) waitForWrites(x *exchange, wait time.Duration, receipts []event.Receipt) (refusals []*event.Error, applied bool) {
+	ctx, cancel := s.waitContext(x.r.Context(), wait)
+	defer cancel()
+	refusals, err := s.ports.Applied.Wait(ctx, receipts)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.log.LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes are applied", slog.Any("error", err))
+		}
+		return nil, false
+	}
+	x.w.Header()["Preference-Applied"] = preferenceApplied(wait)
+	return refusals, true
+}
+
+// extendDeadlines gives a batch the time that its size needs. Servers that
+// know no deadlines, as in tests, have none to extend.
+func (s *Server) extendDeadlines(x *exchange) {
+	c := http.NewResponseController(x.w)
+	now := time.Now()
+	_ = c.SetReadDeadline(now.Add(s.cfg.BatchReadTimeout))
+	_ = c.SetWriteDeadline(now.Add(s.cfg.BatchReadTimeout + s.cfg.WriteTimeout))
+}
+
+// appendWritten appends the result of an accepted write.
+func appendWritten(b []byte, id string, r event.Receipt) []byte {
+	b = append(b, `{"id":`...)
+	b = appendString(b, id)
+	b = append(b, `,"receipt":"`...)
+	b = strconv.AppendInt(b, int64(r.Generation), 10)
+	b = append(b, '.')
+	b = strconv.AppendInt(b, int64(r.Partition), 10)
+	b = append(b, '.')
+	b = strconv.AppendInt(b, r.Offset, 10)
+	return append(b, `"}`...)
+}
+
+// escapeID escapes an id for a path. The two ids that a path would take for
+// steps are escaped by hand.
+func escapeID(id string) string {
+	switch id {
+	case ".":
+		return "%2E"
+	case "..":
+		return "%2E%2E"
+	}
+	return url.PathEscape(id)
+}
+
+// noParameters refuses a query string where none is known.
+func noParameters(r *http.Request) error {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	p, err := newParams(r)
+	if err != nil {
+		return err
+	}
+	return p.finish()
+}

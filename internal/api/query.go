@@ -1,0 +1,410 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+const (
+	defaultPageEvents = 100
+	defaultRows       = 100
+	defaultInterval   = time.Hour
+	cursorCheckBytes  = 8
+	lookTimeout       = 250 * time.Millisecond
+)
+
+func (s *Server) getEvent(x *exchange) error {
+	p, err := newParams(x.r)
+	if err != nil {
+		return err
+	}
+	after := s.after(p)
+	if err := p.finish(); err != nil {
+		return err
+	}
+	ref, err := event.ParseRef(x.r.PathValue("id"), s.cfg.Now())
+	if err != nil {
+		return err
+	}
+	if err := s.waitForReceipts(x, after); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.QueryTimeout)
+	defer cancel()
+	e, err := s.ports.Events.Event(ctx, ref)
+	if err != nil {
+		return storageProblem(err)
+	}
+	if e == nil {
+		return event.Errorf(event.CodeUnknownEvent, "id", "names no event, or one that was deleted")
+	}
+	x.out = append(e.AppendJSON(x.out, true), '\n')
+	x.reply(http.StatusOK, headerJSON)
+	return nil
+}
+
+func (s *Server) listConversation(x *exchange) error {
+	p, err := newParams(x.r)
+	if err != nil {
+		return err
+	}
+	q := event.PageQuery{ConversationID: x.r.PathValue("id")}
+	switch {
+	case len(q.ConversationID) > event.ConversationIDBytesMax:
+		p.fail(event.CodeTooLarge, "conversation_id", "is longer than %d bytes", event.ConversationIDBytesMax)
+	case !utf8.ValidString(q.ConversationID):
+		p.fail(event.CodeInvalidValue, "conversation_id", "must be UTF-8")
+	}
+	q.LimitEvents = p.count("limit", defaultPageEvents, s.cfg.PageEventsMax)
+	q.WithEmbeddings = p.flag("embeddings")
+	if text, ok := p.one("cursor"); ok {
+		id, ok := parseCursor(text, q.ConversationID)
+		if !ok {
+			p.fail(event.CodeInvalidValue, "cursor", "is not a cursor of this conversation")
+		}
+		q.After = &id
+	}
+	after := s.after(p)
+	if err := p.finish(); err != nil {
+		return err
+	}
+	if err := s.waitForReceipts(x, after); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.QueryTimeout)
+	defer cancel()
+	page, err := s.ports.Events.Conversation(ctx, q)
+	if err != nil {
+		return storageProblem(err)
+	}
+	x.out = append(x.out, `{"events":[`...)
+	for i := range page.Events {
+		if i > 0 {
+			x.out = append(x.out, ',')
+		}
+		x.out = page.Events[i].AppendJSON(x.out, q.WithEmbeddings)
+	}
+	x.out = append(x.out, `],"next_cursor":`...)
+	if page.Next == nil {
+		x.out = append(x.out, "null}\n"...)
+	} else {
+		x.out = append(x.out, '"')
+		x.out = appendCursor(x.out, *page.Next, q.ConversationID)
+		x.out = append(x.out, "\"}\n"...)
+	}
+	x.reply(http.StatusOK, headerJSON)
+	return nil
+}
+
+// appendCursor appends the text of a place in a conversation: the id of the
+// last event seen, and a check that ties it to the conversation.
+func appendCursor(b []byte, id event.ID, conversationID string) []byte {
+	return base64.RawURLEncoding.AppendEncode(b, append(id[:], cursorCheck(id, conversationID)...))
+}
+
+func parseCursor(text, conversationID string) (id event.ID, ok bool) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(b) != len(id)+cursorCheckBytes {
+		return id, false
+	}
+	id = event.ID(b[:len(id)])
+	return id, bytes.Equal(b[len(id):], cursorCheck(id, conversationID))
+}
+
+func cursorCheck(id event.ID, conversationID string) []byte {
+	sum := sha256.Sum256(append(id[:], conversationID...))
+	return sum[:cursorCheckBytes]
+}
+
+// analysis reads what all analytics have in common.
+func (s *Server) analysis(x *exchange) (*params, event.Filter, []event.Receipt, error) {
+	p, err := newParams(x.r)
+	if err != nil {
+		return nil, event.Filter{}, nil, err
+	}
+	return p, p.filter(s.cfg.Now(), s.cfg.MetadataFiltersMax), s.after(p), nil
+}
+
+// ask runs a query once its parameters are in order and its receipts applied.
+func (s *Server) ask(x *exchange, p *params, after []event.Receipt, query func(context.Context) error) error {
+	if err := p.finish(); err != nil {
+		return err
+	}
+	if err := s.waitForReceipts(x, after); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.QueryTimeout)
+	defer cancel()
+	if err := query(ctx); err != nil {
+		return storageProblem(err)
+	}
+	x.reply(http.StatusOK, headerJSON)
+	return nil
+}
+
+func (s *Server) analyseErrors(x *exchange) error {
+	p, f, after, err := s.analysis(x)
+	if err != nil {
+		return err
+	}
+	return s.ask(x, p, after, func(ctx context.Context) error {
+		count, err := s.ports.Analytics.Errors(ctx, f)
+		if err != nil {
+			return err
+		}
+		x.out = appendMember(x.out, '{', "event_name")
+		if f.EventName == "" {
+			x.out = append(x.out, "null"...)
+		} else {
+			x.out = appendString(x.out, f.EventName)
+		}
+		x.out = appendCount(append(x.out, ','), count)
+		x.out = appendTime(appendMember(x.out, ',', "since"), f.SinceMicros)
+		x.out = appendTime(appendMember(x.out, ',', "until"), f.UntilMicros)
+		x.out = append(x.out, "}\n"...)
+		return nil
+	})
+}
+
+func (s *Server) analyseLatency(x *exchange) error {
+	p, f, after, err := s.analysis(x)
+	if err != nil {
+		return err
+	}
+	q := event.LatencyQuery{Filter: f}
+	var names []string
+	q.Quantiles, names = p.quantiles(s.cfg.QuantilesMax)
+	q.LimitRows = p.count("limit", defaultRows, s.cfg.RowsMax)
+	q.ByConversation, q.ByEventName = p.groups()
+	return s.ask(x, p, after, func(ctx context.Context) error {
+		rows, err := s.ports.Analytics.Latency(ctx, q)
+		if err != nil {
+			return err
+		}
+		x.out = append(x.out, `{"rows":[`...)
+		for i := range rows {
+			row := &rows[i]
+			x.out = appendMember(x.comma(i), '{', "conversation_id")
+			x.out = appendGroup(x.out, row.ConversationID, q.ByConversation)
+			x.out = appendMember(x.out, ',', "event_name")
+			x.out = appendGroup(x.out, row.EventName, q.ByEventName)
+			x.out = appendMember(x.out, ',', "events")
+			x.out = strconv.AppendUint(x.out, row.Events, 10)
+			x.out = appendQuantiles(append(x.out, ','), names, row.Quantiles)
+			x.out = append(x.out, '}')
+		}
+		x.out = append(x.out, "]}\n"...)
+		return nil
+	})
+}
+
+// groups takes group_by: conversation, event_name, or both, which is the default.
+func (p *params) groups() (byConversation, byEventName bool) {
+	value, ok := p.one("group_by")
+	if !ok {
+		return true, true
+	}
+	for word := range strings.SplitSeq(value, ",") {
+		switch {
+		case word == "conversation" && !byConversation:
+			byConversation = true
+		case word == "event_name" && !byEventName:
+			byEventName = true
+		default:
+			p.fail(event.CodeInvalidValue, "group_by", "must be conversation, event_name, or both with a comma")
+		}
+	}
+	return byConversation, byEventName
+}
+
+func (s *Server) analyseConversations(x *exchange) error {
+	p, f, after, err := s.analysis(x)
+	if err != nil {
+		return err
+	}
+	orders := [...]event.Order{event.OrderByErrorRate, event.OrderByErrors, event.OrderByEvents}
+	q := event.ConversationsQuery{
+		Filter:    f,
+		OrderBy:   orders[p.choice("order_by", "error_rate", "errors", "events")],
+		EventsMin: uint64(p.count("min_events", 1, math.MaxInt)),
+		LimitRows: p.count("limit", defaultRows, s.cfg.RowsMax),
+	}
+	return s.ask(x, p, after, func(ctx context.Context) error {
+		rows, err := s.ports.Analytics.Conversations(ctx, q)
+		if err != nil {
+			return err
+		}
+		x.out = append(x.out, `{"rows":[`...)
+		for i := range rows {
+			row := &rows[i]
+			x.out = appendMember(x.comma(i), '{', "conversation_id")
+			x.out = appendString(x.out, row.ConversationID)
+			x.out = appendCount(append(x.out, ','), row.ErrorCount)
+			x.out = appendTime(appendMember(x.out, ',', "first"), row.FirstMicros)
+			x.out = appendTime(appendMember(x.out, ',', "last"), row.LastMicros)
+			x.out = append(x.out, '}')
+		}
+		x.out = append(x.out, "]}\n"...)
+		return nil
+	})
+}
+
+func (s *Server) analyseTimeSeries(x *exchange) error {
+	p, f, after, err := s.analysis(x)
+	if err != nil {
+		return err
+	}
+	q := event.TimeSeriesQuery{Filter: f, IntervalMicros: p.span("interval", defaultInterval).Microseconds()}
+	var names []string
+	q.Quantiles, names = p.quantiles(s.cfg.QuantilesMax)
+	// The first bucket begins at a multiple of the interval, so before since.
+	if buckets := (f.UntilMicros-1)/q.IntervalMicros - f.SinceMicros/q.IntervalMicros + 1; buckets > int64(s.cfg.BucketsMax) {
+		p.fail(event.CodeInvalidValue, "interval", "makes more than %d buckets of the time asked for", s.cfg.BucketsMax)
+	}
+	return s.ask(x, p, after, func(ctx context.Context) error {
+		rows, err := s.ports.Analytics.TimeSeries(ctx, q)
+		if err != nil {
+			return err
+		}
+		x.out = append(x.out, `{"rows":[`...)
+		for i := range rows {
+			row := &rows[i]
+			x.out = appendTime(appendMember(x.comma(i), '{', "time"), row.Micros)
+			x.out = appendCount(append(x.out, ','), row.ErrorCount)
+			x.out = appendQuantiles(append(x.out, ','), names, row.Quantiles)
+			x.out = append(x.out, '}')
+		}
+		x.out = append(x.out, "]}\n"...)
+		return nil
+	})
+}
+
+// after takes the receipts that a read waits for.
+func (s *Server) after(p *params) []event.Receipt {
+	texts := p.many("after")
+	if len(texts) > s.cfg.ReceiptsMax {
+		p.fail(event.CodeTooLarge, "after", "is given more than %d times", s.cfg.ReceiptsMax)
+		return nil
+	}
+	var receipts []event.Receipt
+	for _, text := range texts {
+		r, err := event.ParseReceipt(text)
+		if err != nil {
+			p.fail(event.CodeInvalidValue, "after", "is not a receipt of this server")
+		}
+		receipts = append(receipts, r)
+	}
+	return receipts
+}
+
+// waitForReceipts waits until the writes of the receipts are applied. One that
+// was refused is nothing to wait for.
+func (s *Server) waitForReceipts(x *exchange, receipts []event.Receipt) error {
+	if len(receipts) == 0 {
+		return nil
+	}
+	wait, preferred := s.preferredWait(x.r.Header)
+	if !preferred {
+		wait = s.cfg.AfterWait
+	}
+	// Not to wait at all still means to look once.
+	ctx, cancel := s.waitContext(x.r.Context(), max(wait, lookTimeout))
+	defer cancel()
+	refusals, err := s.ports.Applied.Wait(ctx, receipts)
+	if err == nil {
+		for _, refusal := range refusals {
+			if refusal != nil && refusal.Field == "receipt" {
+				err = refusal
+			}
+		}
+	}
+	var impossible *event.Error
+	switch {
+	case err == nil:
+		if preferred {
+			x.w.Header()["Preference-Applied"] = preferenceApplied(wait)
+		}
+		return nil
+	case errors.As(err, &impossible):
+		return event.Errorf(impossible.Code, "after", "%s", impossible.Message)
+	case ctx.Err() == nil:
+		return &problem{
+			status: http.StatusServiceUnavailable, code: CodeUnavailable,
+			detail: "the log does not say whether the write is applied", cause: err,
+		}
+	}
+	s.log.LogAttrs(ctx, slog.LevelDebug, "write not yet applied", slog.Duration("waited", wait))
+	return &problem{
+		status: http.StatusServiceUnavailable, code: CodeNotYetApplied, field: "after",
+		detail: "the write is acknowledged but not applied yet; read again later",
+	}
+}
+
+// comma returns x.out, with a comma where row i is not the first.
+func (x *exchange) comma(i int) []byte {
+	if i > 0 {
+		return append(x.out, ',')
+	}
+	return x.out
+}
+
+func appendMember(b []byte, before byte, name string) []byte {
+	b = append(b, before, '"')
+	b = append(b, name...)
+	return append(b, `":`...)
+}
+
+func appendGroup(b []byte, value string, grouped bool) []byte {
+	if !grouped {
+		return append(b, "null"...)
+	}
+	return appendString(b, value)
+}
+
+func appendCount(b []byte, c event.ErrorCount) []byte {
+	b = append(b, `"events":`...)
+	b = strconv.AppendUint(b, c.Events, 10)
+	b = append(b, `,"errors":`...)
+	b = strconv.AppendUint(b, c.Errors, 10)
+	b = append(b, `,"error_rate":`...)
+	return jsontext.AppendFloat(b, c.Rate(), 64)
+}
+
+func appendQuantiles(b []byte, names []string, values []float64) []byte {
+	b = append(b, `"quantiles":`...)
+	for i, name := range names {
+		separator := byte(',')
+		if i == 0 {
+			separator = '{'
+		}
+		b = appendMember(b, separator, name)
+		// JSON has no NaN, which is the quantile of nothing.
+		if math.IsNaN(values[i]) || math.IsInf(values[i], 0) {
+			b = append(b, "null"...)
+		} else {
+			b = jsontext.AppendFloat(b, values[i], 64)
+		}
+	}
+	return append(b, '}')
+}
+
+// appendTime appends a time, given in Unix microseconds, as RFC 3339 in UTC.
+func appendTime(b []byte, micros int64) []byte {
+	b = append(b, '"')
+	b = time.UnixMicro(micros).UTC().AppendFormat(b, time.RFC3339Nano)
+	return append(b, '"')
+}

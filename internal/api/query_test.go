@@ -1,0 +1,386 @@
+package api_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"math"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+func stored() *event.Event {
+	latency := 12.5
+	return &event.Event{
+		ID: "a", ConversationID: "c1", EventName: "event_a", Micros: now.UnixMicro() + 1,
+		Metadata: `{"plan":"pro"}`, Error: "e", Latency: &latency,
+		Input: event.Content{Kind: event.KindString, Data: []byte("hi")}, Output: event.Content{Kind: event.KindJSON, Data: []byte(`[1]`)},
+		InputEmbeddings: []float32{0.5, -1},
+	}
+}
+
+func TestGetEvent(t *testing.T) {
+	h := newHarness(t)
+	h.do(t, "GET", "/event/a", "").problem(t, 404, "unknown_event", "id")
+	h.event = stored()
+	a := h.do(t, "GET", "/event/a", "")
+	a.expect(t, 200, `{"id":"a","conversation_id":"c1","conversation_metadata":{"plan":"pro"},"event_name":"event_a",`+
+		`"timestamp":"2026-06-01T12:00:00.000001Z","error":"e","latency":12.5,"input":"hi","output":[1],`+
+		`"input_embeddings":[0.5,-1],"output_embeddings":null}`)
+	if diff := cmp.Diff(event.Ref{Alias: "a"}, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+	id := event.NewID(now.UnixMicro(), "c1")
+	h.do(t, "GET", "/event/"+id.String(), "").expect(t, 200, "")
+	if diff := cmp.Diff(event.Ref{ID: id}, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+	h.do(t, "GET", "/event/"+id.AsInternal().String(), "").problem(t, 422, "invalid_value", "id")
+	h.do(t, "GET", "/event/a?embeddings=true", "").problem(t, 400, "unknown_field", "embeddings")
+	h.do(t, "GET", "/event/a?after=x", "").problem(t, 422, "invalid_value", "after")
+	h.do(t, "GET", "/event/a?"+strings.Repeat("after=1.1.1&", 101), "").problem(t, 413, "too_large", "after")
+	h.do(t, "GET", "/event/a?a;b", "").problem(t, 400, "invalid_request", "")
+	if a.header.Get("Cache-Control") != "no-store" || a.header.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("headers %v", a.header)
+	}
+}
+
+func TestListConversation(t *testing.T) {
+	h := newHarness(t)
+	a := h.do(t, "GET", "/conversations/c%2F1/events", "")
+	a.expect(t, 200, `{"events":[],"next_cursor":null}`)
+	if diff := cmp.Diff(event.PageQuery{ConversationID: "c/1", LimitEvents: 100}, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+	next := event.NewID(now.UnixMicro(), "c/1")
+	h.page = event.Page{Events: []event.Event{*stored(), *stored()}, Next: &next}
+	a = h.do(t, "GET", "/conversations/c%2F1/events?limit=2&embeddings=true", "")
+	a.expect(t, 200, "")
+	if n := strings.Count(a.body, `"input_embeddings":[0.5,-1]`); n != 2 {
+		t.Errorf("%d embeddings in %s", n, a.body)
+	}
+	var got struct {
+		NextCursor string `json:"next_cursor"`
+	}
+	decode(t, a.body, &got)
+	a = h.do(t, "GET", "/conversations/c%2F1/events?embeddings=false&cursor="+got.NextCursor, "")
+	a.expect(t, 200, "")
+	if strings.Contains(a.body, "embeddings") {
+		t.Errorf("embeddings in %s", a.body)
+	}
+	if diff := cmp.Diff(event.PageQuery{ConversationID: "c/1", LimitEvents: 100, After: &next}, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+	changed := base64.RawURLEncoding.EncodeToString(append(next[:], "12345678"...))
+	for _, tt := range []struct {
+		target string
+		status int
+		code   event.Code
+		field  string
+	}{
+		{"/conversations/other/events?cursor=" + got.NextCursor, 422, "invalid_value", "cursor"},
+		{"/conversations/c%2F1/events?cursor=" + changed, 422, "invalid_value", "cursor"},
+		{"/conversations/c%2F1/events?cursor=" + got.NextCursor + "AA", 422, "invalid_value", "cursor"},
+		{"/conversations/c%2F1/events?cursor=", 422, "invalid_value", "cursor"},
+		{"/conversations/c%2F1/events?cursor=***", 422, "invalid_value", "cursor"},
+		{"/conversations/c/events?limit=0", 422, "invalid_value", "limit"},
+		{"/conversations/c/events?limit=1001", 422, "invalid_value", "limit"},
+		{"/conversations/c/events?limit=-1", 422, "invalid_value", "limit"},
+		{"/conversations/c/events?limit=ten", 422, "invalid_value", "limit"},
+		{"/conversations/c/events?limit=1&limit=2", 422, "invalid_value", "limit"},
+		{"/conversations/c/events?embeddings=1", 422, "invalid_value", "embeddings"},
+		{"/conversations/c/events?offset=1", 400, "unknown_field", "offset"},
+		{"/conversations/" + strings.Repeat("x", 257) + "/events", 413, "too_large", "conversation_id"},
+		{"/conversations/%ff/events", 422, "invalid_value", "conversation_id"},
+	} {
+		t.Run(tt.target, func(t *testing.T) {
+			h.do(t, "GET", tt.target, "").problem(t, tt.status, tt.code, tt.field)
+		})
+	}
+}
+
+const week = 7 * 24 * time.Hour
+
+func micros(t time.Time) int64 { return t.UnixMicro() }
+
+func TestFilters(t *testing.T) {
+	for _, tt := range []struct {
+		query string
+		want  event.Filter
+	}{
+		{"", event.Filter{SinceMicros: micros(now.Add(-week)), UntilMicros: micros(now)}},
+		{"since=30m", event.Filter{SinceMicros: micros(now.Add(-30 * time.Minute)), UntilMicros: micros(now)}},
+		{"since=24h&until=90s", event.Filter{SinceMicros: micros(now.Add(-24 * time.Hour)), UntilMicros: micros(now.Add(-90 * time.Second))}},
+		{"since=2d", event.Filter{SinceMicros: micros(now.Add(-48 * time.Hour)), UntilMicros: micros(now)}},
+		{"since=100000d", event.Filter{SinceMicros: 0, UntilMicros: micros(now)}},
+		{"since=1700000000000&until=1700000000001", event.Filter{SinceMicros: 1700000000000000, UntilMicros: 1700000000001000}},
+		{"since=2026-05-01T00:00:00.000001Z", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 1000, time.UTC)), UntilMicros: micros(now)}},
+		{"since=2026-05-01T02:00:00%2B02:00", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)), UntilMicros: micros(now)}},
+		{"since=2026-05-01T02:00:00+02:00", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)), UntilMicros: micros(now)}},
+		{"until=2027-01-01T00:00:00Z", event.Filter{SinceMicros: micros(now.Add(-week)), UntilMicros: micros(time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC))}},
+		{
+			"conversation_id=c%201&event_name=event_x&metadata.b=2&metadata.a.b=&metadata.a=%27",
+			event.Filter{
+				SinceMicros: micros(now.Add(-week)), UntilMicros: micros(now), ConversationID: "c 1", EventName: "event_x",
+				Metadata: []event.MetadataFilter{{Key: "a", Value: "'"}, {Key: "a.b", Value: ""}, {Key: "b", Value: "2"}},
+			},
+		},
+	} {
+		t.Run(tt.query, func(t *testing.T) {
+			h := newHarness(t)
+			h.do(t, "GET", "/analytics/errors?"+tt.query, "").expect(t, 200, "")
+			if diff := cmp.Diff(tt.want, h.last(t)); diff != "" {
+				t.Error(diff)
+			}
+			h.do(t, "GET", "/analytics/latency?"+tt.query, "").expect(t, 200, "")
+			latency := event.LatencyQuery{Filter: tt.want, Quantiles: []float64{0.95}, ByConversation: true, ByEventName: true, LimitRows: 100}
+			if diff := cmp.Diff(latency, h.last(t)); diff != "" {
+				t.Error(diff)
+			}
+			h.do(t, "GET", "/analytics/conversations?"+tt.query, "").expect(t, 200, "")
+			if diff := cmp.Diff(event.ConversationsQuery{Filter: tt.want, EventsMin: 1, LimitRows: 100}, h.last(t)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestRefusedQueries(t *testing.T) {
+	many := func(format string, n int) string {
+		var parts []string
+		for i := range n {
+			parts = append(parts, strings.ReplaceAll(format, "%", string(rune('a'+i/26))+string(rune('a'+i%26))))
+		}
+		return strings.Join(parts, "&")
+	}
+	for _, tt := range []struct {
+		target string
+		status int
+		code   event.Code
+		field  string
+	}{
+		{"errors?since=yesterday", 422, "invalid_value", "since"},
+		{"errors?since=", 422, "invalid_value", "since"},
+		{"errors?since=d", 422, "invalid_value", "since"},
+		{"errors?since=-1d", 422, "invalid_value", "since"},
+		{"errors?since=1w", 422, "invalid_value", "since"},
+		{"errors?since=99999999999999999999d", 422, "invalid_value", "since"},
+		{"errors?since=999999999999999999", 422, "invalid_value", "since"},
+		{"errors?until=0000-01-01T00:00:00Z", 422, "invalid_value", "until"},
+		{"errors?since=1h&until=1h", 422, "invalid_value", "since"},
+		{"errors?since=1h&until=2h", 422, "invalid_value", "since"},
+		{"errors?since=1h&since=2h", 422, "invalid_value", "since"},
+		{"errors?event_name=", 422, "invalid_value", "event_name"},
+		{"errors?event_name=" + strings.Repeat("x", 129), 413, "too_large", "event_name"},
+		{"errors?conversation_id=" + strings.Repeat("x", 257), 413, "too_large", "conversation_id"},
+		{"errors?conversation_id=a&conversation_id=b", 422, "invalid_value", "conversation_id"},
+		{"errors?metadata.=x", 422, "invalid_value", "metadata."},
+		{"errors?metadata.a=x&metadata.a=y", 422, "invalid_value", "metadata.a"},
+		{"errors?" + many("metadata.%=x", 17), 413, "too_large", "metadata"},
+		{"errors?limit=1", 400, "unknown_field", "limit"},
+		{"errors?z=1&b=2&y=3", 400, "unknown_field", "b"},
+		{"latency?q=1", 422, "invalid_value", "q"},
+		{"latency?q=0", 422, "invalid_value", "q"},
+		{"latency?q=NaN", 422, "invalid_value", "q"},
+		{"latency?q=", 422, "invalid_value", "q"},
+		{"latency?q=0.5&q=0.50", 422, "invalid_value", "q"},
+		{"latency?" + strings.Repeat("q=0.5&", 17), 413, "too_large", "q"},
+		{"latency?limit=10001", 422, "invalid_value", "limit"},
+		{"latency?group_by=", 422, "invalid_value", "group_by"},
+		{"latency?group_by=user", 422, "invalid_value", "group_by"},
+		{"latency?group_by=conversation,conversation", 422, "invalid_value", "group_by"},
+		{"latency?group_by=conversation&group_by=event_name", 422, "invalid_value", "group_by"},
+		{"latency?interval=1h", 400, "unknown_field", "interval"},
+		{"conversations?order_by=latency", 422, "invalid_value", "order_by"},
+		{"conversations?min_events=0", 422, "invalid_value", "min_events"},
+		{"conversations?min_events=9223372036854775808", 422, "invalid_value", "min_events"},
+		{"conversations?q=0.5", 400, "unknown_field", "q"},
+		{"timeseries?interval=0s", 422, "invalid_value", "interval"},
+		{"timeseries?interval=1", 422, "invalid_value", "interval"},
+		{"timeseries?interval=1.5h", 422, "invalid_value", "interval"},
+		{"timeseries?interval=1s&since=3h", 422, "invalid_value", "interval"},
+		{"timeseries?limit=1", 400, "unknown_field", "limit"},
+	} {
+		t.Run(tt.target, func(t *testing.T) {
+			h := newHarness(t)
+			h.do(t, "GET", "/analytics/"+tt.target, "").problem(t, tt.status, tt.code, tt.field)
+			if len(h.asked) > 0 {
+				t.Error("asked for something")
+			}
+		})
+	}
+}
+
+func TestAnalyticsAnswers(t *testing.T) {
+	h := newHarness(t)
+	h.count = event.ErrorCount{Events: 8, Errors: 1}
+	h.do(t, "GET", "/analytics/errors?event_name=event_a&since=1h", "").expect(t, 200,
+		`{"event_name":"event_a","events":8,"errors":1,"error_rate":0.125,"since":"2026-06-01T11:00:00Z","until":"2026-06-01T12:00:00Z"}`)
+	h.count = event.ErrorCount{}
+	h.do(t, "GET", "/analytics/errors?since=1h", "").expect(t, 200,
+		`{"event_name":null,"events":0,"errors":0,"error_rate":0,"since":"2026-06-01T11:00:00Z","until":"2026-06-01T12:00:00Z"}`)
+
+	h.do(t, "GET", "/analytics/latency", "").expect(t, 200, `{"rows":[]}`)
+	h.latency = []event.LatencyRow{
+		{ConversationID: "c\"1", EventName: "event_a", Events: 2, Quantiles: []float64{1500.25, 1e21}},
+		{ConversationID: "c2", EventName: "event_b", Events: 1, Quantiles: []float64{0, math.NaN()}},
+	}
+	h.do(t, "GET", "/analytics/latency?q=0.990&q=1e-3&limit=7", "").expect(t, 200,
+		`{"rows":[{"conversation_id":"c\"1","event_name":"event_a","events":2,"quantiles":{"0.99":1500.25,"0.001":1e+21}},`+
+			`{"conversation_id":"c2","event_name":"event_b","events":1,"quantiles":{"0.99":0,"0.001":null}}]}`)
+	if q := h.last(t).(event.LatencyQuery); !cmp.Equal(q.Quantiles, []float64{0.99, 0.001}) || q.LimitRows != 7 {
+		t.Errorf("asked %+v", q)
+	}
+	h.latency = []event.LatencyRow{{ConversationID: "c1", Events: 2, Quantiles: []float64{1}}}
+	h.do(t, "GET", "/analytics/latency?group_by=conversation", "").expect(t, 200,
+		`{"rows":[{"conversation_id":"c1","event_name":null,"events":2,"quantiles":{"0.95":1}}]}`)
+	if q := h.last(t).(event.LatencyQuery); !q.ByConversation || q.ByEventName {
+		t.Errorf("asked %+v", q)
+	}
+	h.latency = []event.LatencyRow{{EventName: "event_a", Events: 2, Quantiles: []float64{1}}}
+	h.do(t, "GET", "/analytics/latency?group_by=event_name", "").expect(t, 200,
+		`{"rows":[{"conversation_id":null,"event_name":"event_a","events":2,"quantiles":{"0.95":1}}]}`)
+	h.do(t, "GET", "/analytics/latency?group_by=event_name,conversation", "").expect(t, 200, "")
+	if q := h.last(t).(event.LatencyQuery); !q.ByConversation || !q.ByEventName {
+		t.Errorf("asked %+v", q)
+	}
+
+	h.conversations = []event.ConversationRow{
+		{ConversationID: "c1", ErrorCount: event.ErrorCount{Events: 3, Errors: 1}, FirstMicros: 1, LastMicros: micros(now)},
+		{ConversationID: "c2", ErrorCount: event.ErrorCount{Events: 1}},
+	}
+	h.do(t, "GET", "/analytics/conversations?order_by=errors&min_events=2&limit=10000", "").expect(t, 200,
+		`{"rows":[{"conversation_id":"c1","events":3,"errors":1,"error_rate":0.3333333333333333,"first":"1970-01-01T00:00:00.000001Z","last":"2026-06-01T12:00:00Z"},`+
+			`{"conversation_id":"c2","events":1,"errors":0,"error_rate":0,"first":"1970-01-01T00:00:00Z","last":"1970-01-01T00:00:00Z"}]}`)
+	if q := h.last(t).(event.ConversationsQuery); q.OrderBy != event.OrderByErrors || q.EventsMin != 2 || q.LimitRows != 10000 {
+		t.Errorf("asked %+v", q)
+	}
+	h.do(t, "GET", "/analytics/conversations?order_by=events", "").expect(t, 200, "")
+	if q := h.last(t).(event.ConversationsQuery); q.OrderBy != event.OrderByEvents {
+		t.Errorf("asked %+v", q)
+	}
+
+	h.series = []event.TimeSeriesRow{{Micros: micros(now), ErrorCount: event.ErrorCount{Events: 2, Errors: 2}, Quantiles: []float64{math.NaN(), 4}}}
+	h.do(t, "GET", "/analytics/timeseries?interval=5m&q=0.5&q=0.9&since=1d&event_name=event_a", "").expect(t, 200,
+		`{"rows":[{"time":"2026-06-01T12:00:00Z","events":2,"errors":2,"error_rate":1,"quantiles":{"0.5":null,"0.9":4}}]}`)
+	want := event.TimeSeriesQuery{
+		Filter:         event.Filter{SinceMicros: micros(now.Add(-24 * time.Hour)), UntilMicros: micros(now), EventName: "event_a"},
+		IntervalMicros: 300_000_000, Quantiles: []float64{0.5, 0.9},
+	}
+	if diff := cmp.Diff(want, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+	// 10,000 buckets are allowed, one more is not.
+	h.do(t, "GET", "/analytics/timeseries?interval=1s&since=10000s", "").expect(t, 200, "")
+	h.do(t, "GET", "/analytics/timeseries?interval=1s&since=10001s", "").problem(t, 422, "invalid_value", "interval")
+}
+
+func TestStorageAway(t *testing.T) {
+	targets := []string{"/event/a", "/conversations/c/events", "/analytics/errors", "/analytics/latency", "/analytics/conversations", "/analytics/timeseries"}
+	for _, target := range targets {
+		t.Run(target, func(t *testing.T) {
+			h := newHarness(t)
+			h.queryErr = errors.New("dial: refused")
+			a := h.do(t, "GET", target, "")
+			a.problem(t, 503, "unavailable", "")
+			if strings.Contains(a.body, "dial") || !strings.Contains(h.log.String(), "dial: refused") {
+				t.Errorf("answer %s, log %s", a.body, h.log)
+			}
+			h.queryErr = context.DeadlineExceeded
+			h.do(t, "GET", target, "").problem(t, 503, "query_timeout", "")
+		})
+	}
+}
+
+func TestAfter(t *testing.T) {
+	receipts := []event.Receipt{{Generation: 1, Partition: 2, Offset: 3}, {Generation: 1, Partition: 0, Offset: 9}}
+	refusal := func(e *event.Error) func(context.Context, []event.Receipt) ([]*event.Error, error) {
+		return func(context.Context, []event.Receipt) ([]*event.Error, error) { return []*event.Error{nil, e}, nil }
+	}
+	untilEnd := func(ctx context.Context, _ []event.Receipt) ([]*event.Error, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	for _, tt := range []struct {
+		name, prefer string
+		wait         func(context.Context, []event.Receipt) ([]*event.Error, error)
+		status       int
+		code         event.Code
+		field        string
+		waited       time.Duration
+		applied      string
+	}{
+		{name: "applied", status: 200},
+		{name: "applied as preferred", prefer: "wait=3", status: 200, applied: "wait=3"},
+		{name: "refused is nothing to wait for", wait: refusal(event.Errorf(event.CodeUnknownEvent, "", "x")), status: 200},
+		{name: "not yet", wait: untilEnd, status: 503, code: "not_yet_applied", field: "after", waited: 5 * time.Second},
+		{name: "not yet, longer", prefer: "wait=20", wait: untilEnd, status: 503, code: "not_yet_applied", field: "after", waited: 20 * time.Second},
+		{name: "looks once at least", prefer: "wait=0", wait: untilEnd, status: 503, code: "not_yet_applied", field: "after", waited: 250 * time.Millisecond},
+		{name: "cannot be", wait: refusal(event.Errorf(event.CodeInvalidValue, "receipt", "x")), status: 422, code: "invalid_value", field: "after"},
+		{name: "cannot be, as error", wait: func(context.Context, []event.Receipt) ([]*event.Error, error) {
+			return nil, event.Errorf(event.CodeInvalidValue, "receipt", "x")
+		}, status: 422, code: "invalid_value", field: "after"},
+		{name: "nobody can tell", wait: func(context.Context, []event.Receipt) ([]*event.Error, error) {
+			return nil, errors.New("no broker")
+		}, status: 503, code: "unavailable"},
+	} {
+		for _, target := range []string{"/event/a", "/conversations/c/events", "/analytics/errors", "/analytics/timeseries"} {
+			t.Run(tt.name+target, func(t *testing.T) {
+				_, _ = contract() // outside of the bubble, because it starts goroutines
+				synctest.Test(t, func(t *testing.T) {
+					h := newHarness(t)
+					h.event, h.wait = stored(), tt.wait
+					var headers []string
+					if tt.prefer != "" {
+						headers = []string{"Prefer", tt.prefer}
+					}
+					start := time.Now()
+					a := h.do(t, "GET", target+"?after=1.2.3&after=1.0.9", "", headers...)
+					if waited := time.Since(start); waited != tt.waited {
+						t.Errorf("waited %v, want %v", waited, tt.waited)
+					}
+					if got := a.header.Get("Preference-Applied"); got != tt.applied {
+						t.Errorf("Preference-Applied %q", got)
+					}
+					if diff := cmp.Diff(receipts, h.asked[0]); diff != "" {
+						t.Error(diff)
+					}
+					if tt.code != "" {
+						a.problem(t, tt.status, tt.code, tt.field)
+						if len(h.asked) > 1 {
+							t.Error("read all the same")
+						}
+						return
+					}
+					a.expect(t, http.StatusOK, "")
+				})
+			})
+		}
+	}
+}
+
+func TestCursorsOfAllConversations(t *testing.T) {
+	for _, conversation := range []string{"c", "\u00e9", strings.Repeat("x", 256), "a/b?c#d%", " "} {
+		h := newHarness(t)
+		next := event.NewID(now.UnixMicro(), conversation).AsInternal()
+		h.page = event.Page{Next: &next}
+		path := "/conversations/" + url.PathEscape(conversation) + "/events"
+		a := h.do(t, "GET", path, "")
+		var got struct {
+			NextCursor string `json:"next_cursor"`
+		}
+		decode(t, a.body, &got)
+		h.do(t, "GET", path+"?cursor="+got.NextCursor, "").expect(t, 200, "")
+		if q := h.last(t).(event.PageQuery); q.After == nil || *q.After != next || q.ConversationID != conversation {
+			t.Errorf("%q: asked %+v", conversation, q)
+		}
+	}
+}

@@ -1,0 +1,133 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/sluicehq/sluice/sdk/spec"
+)
+
+// route is one operation of the API.
+type route struct {
+	method, path string
+	// scopes are those of which a key needs one; 0 demands no key.
+	scopes Scope
+	// writes says that a refusal is a refused write.
+	writes bool
+	handle func(*Server, *exchange) error
+}
+
+func (r *route) name() string {
+	if r.method == "" {
+		return "other"
+	}
+	return r.method + " " + r.path
+}
+
+// table returns every operation of the API.
+func table() []route {
+	return []route{
+		{"POST", "/event", ScopeWrite, true, (*Server).createEvent},
+		{"GET", "/event/{id}", ScopeRead, false, (*Server).getEvent},
+		{"PUT", "/event/{id}", ScopeWrite, true, (*Server).updateEvent},
+		{"DELETE", "/event/{id}", ScopeWrite, true, (*Server).deleteEvent},
+		{"POST", "/events", ScopeWrite, true, (*Server).writeBatch},
+		{"GET", "/conversations/{id}/events", ScopeRead, false, (*Server).listConversation},
+		{"GET", "/analytics/errors", ScopeRead, false, (*Server).analyseErrors},
+		{"GET", "/analytics/latency", ScopeRead, false, (*Server).analyseLatency},
+		{"GET", "/analytics/conversations", ScopeRead, false, (*Server).analyseConversations},
+		{"GET", "/analytics/timeseries", ScopeRead, false, (*Server).analyseTimeSeries},
+		{"GET", "/healthz", 0, false, (*Server).health},
+		{"GET", "/readyz", 0, false, (*Server).ready},
+		{"GET", "/metrics", ScopeRead | ScopeAdmin, false, (*Server).serveMetrics},
+		{"GET", "/openapi.yaml", ScopeRead, false, (*Server).openAPI},
+	}
+}
+
+// Routes are the patterns of all operations, such as "GET /event/{id}".
+func Routes() []string {
+	var names []string
+	for _, r := range table() {
+		names = append(names, r.name())
+	}
+	return names
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	other := s.metrics.route("other")
+	methods := map[string][]string{}
+	for _, r := range table() {
+		mux.Handle(r.name(), &endpoint{s: s, route: &r, metrics: s.metrics.route(r.name())})
+		methods[r.path] = append(methods[r.path], r.method)
+		if r.method == http.MethodGet {
+			methods[r.path] = append(methods[r.path], http.MethodHead)
+		}
+	}
+	for path, allowed := range methods {
+		slices.Sort(allowed)
+		refuse := refuseMethod(strings.Join(allowed, ", "))
+		mux.Handle(path, &endpoint{s: s, route: &route{handle: refuse}, metrics: other})
+	}
+	mux.Handle("/", &endpoint{s: s, route: &route{handle: (*Server).notFound}, metrics: other})
+	return mux
+}
+
+func refuseMethod(allow string) func(*Server, *exchange) error {
+	return func(_ *Server, x *exchange) error {
+		x.w.Header().Set("Allow", allow)
+		return &problem{
+			status: http.StatusMethodNotAllowed, code: CodeMethodNotAllowed, detail: "the resource takes " + allow,
+		}
+	}
+}
+
+func (s *Server) notFound(*exchange) error {
+	return &problem{status: http.StatusNotFound, code: CodeNotFound, detail: "there is nothing at this path"}
+}
+
+func (s *Server) health(x *exchange) error {
+	x.out = append(x.out, `{"status":"ok"}`+"\n"...)
+	x.reply(http.StatusOK, headerJSON)
+	return nil
+}
+
+// ready asks the log and the database at once. The answer is open to
+// everybody, so that it says which of them fails and not why.
+func (s *Server) ready(x *exchange) error {
+	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.ReadyTimeout)
+	defer cancel()
+	logErr := make(chan error, 1)
+	go func() { logErr <- s.ports.Log.Ready(ctx) }()
+	failed := [...]error{s.ports.Events.Ready(ctx), <-logErr}
+	status, summary := http.StatusOK, "ready"
+	words := [...]string{"ok", "ok"}
+	for i, name := range [...]string{"clickhouse", "kafka"} {
+		if failed[i] == nil {
+			continue
+		}
+		status, summary, words[i] = http.StatusServiceUnavailable, "not_ready", "unavailable"
+		s.log.LogAttrs(ctx, slog.LevelWarn, "not ready", slog.String("part", name), slog.Any("error", failed[i]))
+	}
+	if status != http.StatusOK {
+		x.w.Header()["Retry-After"] = s.retryAfter
+	}
+	x.out = append(x.out, `{"status":"`+summary+`","kafka":"`+words[1]+`","clickhouse":"`+words[0]+"\"}\n"...)
+	x.reply(status, headerJSON)
+	return nil
+}
+
+func (s *Server) serveMetrics(x *exchange) error {
+	x.status = http.StatusOK
+	s.scrape.ServeHTTP(x.w, x.r)
+	return nil
+}
+
+func (s *Server) openAPI(x *exchange) error {
+	x.out = append(x.out, spec.OpenAPI()...)
+	x.reply(http.StatusOK, []string{"application/yaml"})
+	return nil
+}

@@ -1,0 +1,214 @@
+// Package api turns HTTP requests into writes and queries, and their outcomes
+// into answers: the contract of sdk/spec/openapi.yaml. It demands API keys
+// where they are configured, and bounds all that a client can make it hold.
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// Log takes writes.
+type Log interface {
+	// Produce appends the writes in order and returns one answer for each,
+	// within a bounded time. It keeps nothing of the writes after it returned.
+	Produce(ctx context.Context, writes []event.Write) []event.Ack
+	// Ready reports why the log cannot take writes.
+	Ready(ctx context.Context) error
+}
+
+// Applied knows which writes readers can see.
+type Applied interface {
+	// Wait returns when all writes are applied or refused; element i is why
+	// the write of receipt i was refused, or nil. The error is ctx's when the
+	// time runs out, or an [*event.Error] for a receipt that cannot be.
+	Wait(ctx context.Context, receipts []event.Receipt) ([]*event.Error, error)
+}
+
+// Events reads events.
+type Events interface {
+	// Event returns the event, or nil where there is none.
+	Event(ctx context.Context, ref event.Ref) (*event.Event, error)
+	// Conversation returns a page of a conversation's events.
+	Conversation(ctx context.Context, q event.PageQuery) (event.Page, error)
+	// Ready reports why the database cannot be read.
+	Ready(ctx context.Context) error
+}
+
+// Analytics answers the questions about many events.
+type Analytics interface {
+	Errors(ctx context.Context, f event.Filter) (event.ErrorCount, error)
+	Latency(ctx context.Context, q event.LatencyQuery) ([]event.LatencyRow, error)
+	Conversations(ctx context.Context, q event.ConversationsQuery) ([]event.ConversationRow, error)
+	TimeSeries(ctx context.Context, q event.TimeSeriesQuery) ([]event.TimeSeriesRow, error)
+}
+
+// Ports are what the server works with. All are required, and must be safe for
+// concurrent use.
+type Ports struct {
+	Log       Log
+	Applied   Applied
+	Events    Events
+	Analytics Analytics
+	// Metrics is what /metrics serves.
+	Metrics prometheus.Gatherer
+}
+
+// Server is the HTTP API. Its methods may be called concurrently.
+type Server struct {
+	cfg         Config
+	log         *slog.Logger
+	ports       Ports
+	rules       event.Rules
+	metrics     *metrics
+	buffers     buffers
+	inflate     inflater
+	exchanges   sync.Pool
+	batches     sync.Pool
+	crossOrigin *http.CrossOriginProtection
+	scrape      http.Handler
+	handler     http.Handler
+	retryAfter  []string
+	// local says that the server trusts everybody on this machine.
+	local bool
+	debug bool
+	// draining is closed when a stop begins.
+	draining chan struct{}
+
+	mu       sync.Mutex
+	listener net.Listener
+}
+
+// New returns a server that does not listen yet. The error names every field
+// of the configuration that is wrong, or a metric that is registered already.
+func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("configure the API: %w", err)
+	}
+	cfg = cfg.withDefaults()
+	s := &Server{
+		cfg: cfg, log: log, ports: ports,
+		rules:       event.Rules{EventNames: cfg.EventNames},
+		crossOrigin: http.NewCrossOriginProtection(),
+		retryAfter:  []string{strconv.Itoa(int(math.Ceil(cfg.RetryAfter.Seconds())))},
+		debug:       log.Enabled(context.Background(), slog.LevelDebug),
+		draining:    make(chan struct{}),
+	}
+	host, _, _ := net.SplitHostPort(cfg.Addr) // checked by Validate
+	s.local = cfg.Keys == nil && isLoopbackHost(host)
+	s.buffers.budget.max = cfg.InFlightBytesMax
+	s.exchanges.New = func() any { return new(exchange) }
+	s.batches.New = func() any { return new(batch) }
+	var err error
+	if s.metrics, err = newMetrics(reg, func() float64 { return float64(s.buffers.budget.used.Load()) }); err != nil {
+		return nil, fmt.Errorf("register the API's metrics: %w", err)
+	}
+	s.scrape = promhttp.HandlerFor(ports.Metrics, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
+	})
+	s.handler = s.routes()
+	return s, nil
+}
+
+// Handler serves the API without a listener of its own, for tests and for
+// programs that bring their own server.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Listen takes the address, so that [Server.Addr] is known before
+// [Server.Run], which otherwise does it. Run closes the listener.
+func (s *Server) Listen(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener != nil {
+		return nil
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.Addr)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", s.cfg.Addr, err)
+	}
+	// A hosts file can point localhost anywhere; what counts is what it became.
+	if err := CheckBind(ln.Addr().String(), s.cfg.Keys != nil, s.cfg.Insecure); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	s.listener = netutil.LimitListener(ln, s.cfg.ConnectionsMax)
+	return nil
+}
+
+// Addr is the address that the server listens on, nil before [Server.Listen].
+func (s *Server) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listener == nil {
+		return nil
+	}
+	return s.listener.Addr()
+}
+
+// Run serves until ctx ends, then finishes the requests under way within
+// Config.ShutdownTimeout and returns nil. It can be called once. The error says
+// why the server could not listen or had to cut requests off.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.Listen(ctx); err != nil {
+		return err
+	}
+	// Requests outlive ctx, so that a stop does not break off writes.
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	server := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: s.cfg.HeaderTimeout,
+		ReadTimeout:       s.cfg.ReadTimeout,
+		WriteTimeout:      s.cfg.WriteTimeout,
+		IdleTimeout:       s.cfg.IdleTimeout,
+		MaxHeaderBytes:    s.cfg.HeaderBytesMax,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(s.listener) }()
+	s.log.LogAttrs(ctx, slog.LevelInfo, "API listens", slog.String("addr", s.Addr().String()))
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve HTTP: %w", err)
+	case <-ctx.Done():
+	}
+	close(s.draining)
+	grace, stop := context.WithTimeout(base, s.cfg.ShutdownTimeout)
+	defer stop()
+	err := server.Shutdown(grace)
+	if err != nil {
+		err = fmt.Errorf("finish the HTTP requests under way: %w", errors.Join(err, server.Close()))
+	}
+	if closed := <-served; !errors.Is(closed, http.ErrServerClosed) {
+		err = errors.Join(err, closed)
+	}
+	return err
+}
+
+// waitContext returns a context that ends after d, with the request, or when
+// the server stops, whichever is first.
+func (s *Server) waitContext(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	go func() {
+		select {
+		case <-s.draining:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
