@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/api"
+	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/consumer"
+	"github.com/sluicehq/sluice/internal/kafka"
+)
+
+// httpFlags are those of a process that serves the API.
+type httpFlags struct {
+	Listen      string        `help:"Address of the API, host:port. An address other than loopback needs --api-keys." default:"127.0.0.1:8080" group:"http"`
+	APIKeys     string        `name:"api-keys" help:"File of API keys, a line each, as \"sluice key new\" prints it. Changes take effect within 5 s." placeholder:"FILE" type:"path" group:"http"`
+	Insecure    bool          `help:"Allow any address without API keys." group:"http"`
+	EventNames  []string      `help:"Event names that are accepted." default:"event_a,event_b,event_c" group:"http"`
+	BatchItems  int           `help:"Most items of one batch." default:"50000" group:"http"`
+	Connections int           `help:"Most open connections." default:"4096" group:"http"`
+	AckTimeout  time.Duration `help:"Longest wait for the broker's acknowledgement, before 503." default:"5s" group:"http"`
+}
+
+func (f *httpFlags) config() (api.Config, error) {
+	cfg := api.Config{
+		Addr: f.Listen, Insecure: f.Insecure, EventNames: f.EventNames,
+		BatchItemsMax: f.BatchItems, ConnectionsMax: f.Connections,
+	}
+	return cfg, api.CheckBind(f.Listen, f.APIKeys != "", f.Insecure)
+}
+
+// kafkaFlags say where Kafka is and what Sluice keeps there.
+type kafkaFlags struct {
+	KafkaBrokers      []string      `help:"Seed brokers, host:port each." placeholder:"HOST:PORT,..." group:"kafka"`
+	KafkaTopic        string        `help:"Begin of the topics' names: NAME.g1 for events, NAME.dlq for dead letters." default:"sluice.events" group:"kafka"`
+	KafkaGeneration   int           `help:"Generation of the events topic. A new one starts a new topic, once the old one is drained." default:"1" group:"kafka"`
+	KafkaPartitions   int           `help:"Partitions of the events topic. Fixed once the topic exists: the order of an event's writes hangs on it." default:"12" group:"kafka"`
+	KafkaReplicas     int           `help:"Replicas of new topics. 0: 3 where there are three brokers, else 1." default:"0" group:"kafka"`
+	KafkaRetention    time.Duration `help:"How long the events topic keeps records; deleted contents are in it for as long." default:"168h" group:"kafka"`
+	KafkaGroup        string        `help:"Consumer group." default:"sluice" group:"kafka"`
+	KafkaCompression  string        `help:"Compression of records: lz4, zstd or none." enum:"lz4,zstd,none" default:"lz4" group:"kafka"`
+	KafkaTLS          bool          `name:"kafka-tls" help:"Speak TLS with the brokers." group:"kafka"`
+	KafkaTLSCA        string        `name:"kafka-tls-ca" help:"PEM certificates to trust instead of the system's." placeholder:"FILE" type:"path" group:"kafka"`
+	KafkaTLSCert      string        `name:"kafka-tls-cert" help:"PEM certificate of this client." placeholder:"FILE" type:"path" group:"kafka"`
+	KafkaTLSKey       string        `name:"kafka-tls-key" help:"PEM key of this client." placeholder:"FILE" type:"path" group:"kafka"`
+	KafkaTLSName      string        `name:"kafka-tls-server-name" help:"Name that the brokers' certificates must have." placeholder:"NAME" group:"kafka"`
+	KafkaSASL         string        `name:"kafka-sasl" help:"SASL mechanism: SCRAM-SHA-256, SCRAM-SHA-512 or PLAIN." placeholder:"MECHANISM" group:"kafka"`
+	KafkaUser         string        `help:"SASL user." placeholder:"NAME" group:"kafka"`
+	KafkaPassword     string        `help:"SASL password. Better given as a variable or a file." placeholder:"PASSWORD" group:"kafka"`
+	KafkaPasswordFile string        `help:"File that holds the SASL password." placeholder:"FILE" type:"path" group:"kafka"`
+}
+
+func (f *kafkaFlags) config() (kafka.Config, error) {
+	cfg := kafka.Config{
+		Brokers:  f.KafkaBrokers,
+		ClientID: "sluice",
+		TLS: kafka.TLSConfig{
+			Enabled: f.KafkaTLS, CAFile: f.KafkaTLSCA, CertFile: f.KafkaTLSCert, KeyFile: f.KafkaTLSKey,
+			ServerName: f.KafkaTLSName,
+		},
+		SASL:        kafka.SASLConfig{Mechanism: strings.ToUpper(f.KafkaSASL), User: f.KafkaUser, Password: f.KafkaPassword},
+		TopicPrefix: f.KafkaTopic, Generation: f.KafkaGeneration, Partitions: f.KafkaPartitions,
+		ReplicationFactor: f.KafkaReplicas, Retention: f.KafkaRetention, Group: f.KafkaGroup,
+		Producer: kafka.ProducerConfig{Compression: f.KafkaCompression},
+	}
+	if f.KafkaPasswordFile != "" {
+		text, err := os.ReadFile(f.KafkaPasswordFile)
+		if err != nil {
+			return cfg, fmt.Errorf("--kafka-password-file: %w", err)
+		}
+		cfg.SASL.Password = strings.TrimRight(string(text), "\r\n")
+	}
+	return cfg, nil
+}
+
+// clickhouseFlags say where ClickHouse is.
+type clickhouseFlags struct {
+	ClickhouseURL          string `help:"Database, as clickhouse://USER:PASSWORD@HOST:9000/NAME; secure=true in its query turns TLS on." placeholder:"URL" group:"clickhouse"`
+	ClickhousePasswordFile string `help:"File that holds the password, instead of the URL." placeholder:"FILE" type:"path" group:"clickhouse"`
+}
+
+func (f *clickhouseFlags) config() (clickhouse.Config, error) {
+	cfg, err := clickhouse.ParseURL(f.ClickhouseURL)
+	if err != nil {
+		return cfg, fmt.Errorf("--clickhouse-url: %w", err)
+	}
+	if f.ClickhousePasswordFile != "" {
+		text, err := os.ReadFile(f.ClickhousePasswordFile)
+		if err != nil {
+			return cfg, fmt.Errorf("--clickhouse-password-file: %w", err)
+		}
+		cfg.Password = strings.TrimRight(string(text), "\r\n")
+	}
+	return cfg, nil
+}
+
+// consumerFlags are those of a process that consumes.
+type consumerFlags struct {
+	FlushRecords int           `help:"Most records of one flush." default:"50000" group:"consumer"`
+	FlushBytes   int           `help:"Most bytes of one flush." default:"67108864" group:"consumer"`
+	FlushQuiet   time.Duration `help:"How long the first record of a small flush waits for others." default:"60ms" group:"consumer"`
+	FlushBusy    time.Duration `help:"The same for a flush of 2000 records or more." default:"400ms" group:"consumer"`
+	RecentBytes  int           `help:"Memory for recent rows, which updates then need not read." default:"100663296" group:"consumer"`
+}
+
+func (f *consumerFlags) config() consumer.Config {
+	cfg := consumer.DefaultConfig()
+	cfg.BatchRecordsMax, cfg.BatchBytesMax = f.FlushRecords, f.FlushBytes
+	cfg.FlushDelayQuiet, cfg.FlushDelayBusy = f.FlushQuiet, f.FlushBusy
+	cfg.RecentBytesMax = f.RecentBytes
+	return cfg
+}
+
+func (f *kafkaFlags) required() error {
+	if len(f.KafkaBrokers) == 0 {
+		return errors.New("--kafka-brokers is required")
+	}
+	return nil
+}
+
+func (f *clickhouseFlags) required() error {
+	if f.ClickhouseURL == "" {
+		return errors.New("--clickhouse-url is required")
+	}
+	return nil
+}

@@ -1,0 +1,403 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sluicehq/sluice/internal/api"
+	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/consumer"
+	"github.com/sluicehq/sluice/internal/kafka"
+)
+
+const (
+	// startTimeout bounds how long a start waits for Kafka and ClickHouse.
+	startTimeout = 2 * time.Minute
+	// closeTimeout bounds a producer's last flush, and leaving the group.
+	closeTimeout = 10 * time.Second
+	// lagInterval is how often the lag is measured.
+	lagInterval = 5 * time.Second
+	// readyLogged is what a supervisor, a script or a person looks for.
+	readyLogged = "ready"
+)
+
+type serveCmd struct {
+	httpFlags
+	kafkaFlags
+	clickhouseFlags
+	consumerFlags
+	embeddedFlags
+}
+
+// Run starts everything, and stops it in reverse: HTTP, producer, consumer,
+// broker, engine.
+func (c *serveCmd) Run(ctx context.Context, e *env) error {
+	cfg, err := c.httpFlags.config()
+	if err != nil {
+		return err
+	}
+	kafkaCfg, err := c.kafkaFlags.config()
+	if err != nil {
+		return err
+	}
+	p := newProcess(e)
+	return p.run(ctx, func(ctx context.Context) error {
+		clickhouseCfg, err := c.database(ctx, p, &c.clickhouseFlags)
+		if err != nil {
+			return err
+		}
+		if err := c.broker(ctx, p, &kafkaCfg); err != nil {
+			return err
+		}
+		store, err := p.openStore(ctx, clickhouseCfg)
+		if err != nil {
+			return err
+		}
+		if err := p.ensureTopics(ctx, kafkaCfg, store); err != nil {
+			return err
+		}
+		if err := p.startConsumer(ctx, kafkaCfg, c.consumerFlags.config(), store); err != nil {
+			return err
+		}
+		return p.startAPI(ctx, kafkaCfg, cfg, &c.httpFlags, store)
+	})
+}
+
+type apiCmd struct {
+	httpFlags
+	kafkaFlags
+	clickhouseFlags
+}
+
+// Run starts the API on a Kafka and a ClickHouse that are elsewhere.
+func (c *apiCmd) Run(ctx context.Context, e *env) error {
+	cfg, err := c.httpFlags.config()
+	kafkaCfg, clickhouseCfg, moreErr := remote(&c.kafkaFlags, &c.clickhouseFlags)
+	if err := errors.Join(err, moreErr); err != nil {
+		return err
+	}
+	p := newProcess(e)
+	return p.run(ctx, func(ctx context.Context) error {
+		store, err := p.openStore(ctx, clickhouseCfg)
+		if err != nil {
+			return err
+		}
+		if err := p.ensureTopics(ctx, kafkaCfg, store); err != nil {
+			return err
+		}
+		return p.startAPI(ctx, kafkaCfg, cfg, &c.httpFlags, store)
+	})
+}
+
+type consumeCmd struct {
+	kafkaFlags
+	clickhouseFlags
+	consumerFlags
+	MetricsListen string `help:"Address of /metrics and /healthz, host:port; empty for none." default:"127.0.0.1:9101" group:"http"`
+}
+
+// Run starts the consumer on a Kafka and a ClickHouse that are elsewhere.
+func (c *consumeCmd) Run(ctx context.Context, e *env) error {
+	kafkaCfg, clickhouseCfg, err := remote(&c.kafkaFlags, &c.clickhouseFlags)
+	if err != nil {
+		return err
+	}
+	p := newProcess(e)
+	return p.run(ctx, func(ctx context.Context) error {
+		store, err := p.openStore(ctx, clickhouseCfg)
+		if err != nil {
+			return err
+		}
+		if err := p.ensureTopics(ctx, kafkaCfg, store); err != nil {
+			return err
+		}
+		if err := p.startConsumer(ctx, kafkaCfg, c.consumerFlags.config(), store); err != nil {
+			return err
+		}
+		return p.startMetrics(ctx, c.MetricsListen)
+	})
+}
+
+type migrateCmd struct{ clickhouseFlags }
+
+// Run brings the schema up to date.
+func (c *migrateCmd) Run(ctx context.Context, e *env) error {
+	cfg, err := c.config()
+	if err := errors.Join(c.required(), err); err != nil {
+		return err
+	}
+	store, err := clickhouse.New(cfg, e.log, prometheus.NewRegistry())
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return migrate(ctx, store, e.log)
+}
+
+// remote is the configuration of a process that embeds nothing.
+func remote(k *kafkaFlags, c *clickhouseFlags) (kafka.Config, clickhouse.Config, error) {
+	if err := errors.Join(k.required(), c.required()); err != nil {
+		return kafka.Config{}, clickhouse.Config{}, err
+	}
+	kafkaCfg, err := k.config()
+	if err != nil {
+		return kafkaCfg, clickhouse.Config{}, err
+	}
+	clickhouseCfg, err := c.config()
+	return kafkaCfg, clickhouseCfg, err
+}
+
+var errNotStarted = errors.New("not started")
+
+// process is one running sluice: its parts, its log, its metrics.
+type process struct {
+	*parts
+	log      *slog.Logger
+	registry *prometheus.Registry
+}
+
+func newProcess(e *env) *process {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return &process{parts: newParts(), log: e.log, registry: registry}
+}
+
+// run starts the parts, waits for ctx or for one of them to end, and stops
+// them. Being told to stop is no error, also not while starting.
+func (p *process) run(ctx context.Context, start func(context.Context) error) error {
+	begun := time.Now()
+	err := p.starting(ctx, start)
+	if err == nil {
+		p.log.Info(readyLogged, "duration", time.Since(begun).Round(time.Millisecond))
+		p.wait(ctx)
+		p.log.Info("stopping")
+	}
+	if ctx.Err() != nil {
+		err = nil
+	}
+	err = errors.Join(err, p.stop())
+	if err == nil {
+		p.log.Info("stopped")
+	}
+	return err
+}
+
+// starting runs start until it returns, ctx is over, or a part has ended.
+func (p *process) starting(ctx context.Context, start func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	started := make(chan error, 1)
+	go func() { started <- start(ctx) }()
+	select {
+	case err := <-started:
+		return err
+	case ended := <-p.ended:
+		p.ended <- ended
+		cancel()
+		return errors.Join(errNotStarted, <-started) // the part's own error says why
+	}
+}
+
+// openStore connects to the database and migrates it.
+func (p *process) openStore(ctx context.Context, cfg clickhouse.Config) (*clickhouse.Store, error) {
+	store, err := clickhouse.New(cfg, p.log, p.registry)
+	if err != nil {
+		return nil, err
+	}
+	p.onStop("clickhouse client", func() error { store.Close(); return nil })
+	return store, p.retry(ctx, "migrate", clickhouse.IsRetryable, func(ctx context.Context) error {
+		return migrate(ctx, store, p.log)
+	})
+}
+
+func migrate(ctx context.Context, store *clickhouse.Store, log *slog.Logger) error {
+	done, err := store.Migrate(ctx)
+	if err != nil {
+		return err
+	}
+	log.Info("schema is up to date", "applied", len(done.Applied))
+	if len(done.Unknown) > 0 {
+		log.Warn("schema is of a newer sluice", "unknown", len(done.Unknown))
+	}
+	return nil
+}
+
+// ensureTopics makes the topics, and checks that the events topic is the one
+// that the database knows.
+func (p *process) ensureTopics(ctx context.Context, cfg kafka.Config, store *clickhouse.Store) error {
+	var info kafka.TopicInfo
+	err := p.retry(ctx, "reach Kafka", func(err error) bool { return !errors.Is(err, kafka.ErrTopicMismatch) },
+		func(ctx context.Context) (err error) {
+			info, err = kafka.EnsureTopics(ctx, cfg, p.log)
+			return err
+		})
+	if err != nil {
+		return err
+	}
+	return store.RecordTopic(ctx, info.Generation, info.Topic, info.ID, info.Partitions)
+}
+
+// retry takes a step of the start until it succeeds, within startTimeout: the
+// servers may be starting too.
+func (p *process) retry(ctx context.Context, what string, retryable func(error) bool, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 5*time.Second) {
+		err := step(ctx)
+		if err == nil {
+			return nil
+		}
+		if !retryable(err) {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		p.log.Warn("step did not succeed, trying again", "step", what, "delay", delay, "error", err)
+		pause := time.NewTimer(delay)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+}
+
+// startConsumer starts to apply the log.
+func (p *process) startConsumer(ctx context.Context, kafkaCfg kafka.Config, cfg consumer.Config, store *clickhouse.Store) error {
+	letters, err := kafka.NewDeadLetters(kafkaCfg, p.log)
+	if err != nil {
+		return err
+	}
+	p.onStop("dead letters", func() error { letters.Close(); return nil })
+	// The source joins the group at once; before there is a consumer, nothing
+	// was read that would have to be finished.
+	var reader atomic.Pointer[consumer.Consumer]
+	source, err := kafka.NewConsumer(kafkaCfg, func(ctx context.Context, partitions []int32, lost bool) {
+		if c := reader.Load(); c != nil {
+			c.Revoked(ctx, partitions, lost)
+		}
+	}, p.log)
+	if err != nil {
+		return err
+	}
+	p.onStop("consumer group", func() error { return closing(ctx, source.Close) })
+	c, err := consumer.New(cfg, source, store, letters, p.log, p.registry)
+	if err != nil {
+		return err
+	}
+	reader.Store(c)
+	p.start(ctx, "consumer", c.Run)
+	p.start(ctx, "lag", func(ctx context.Context) error { return p.watchLag(ctx, source) })
+	return nil
+}
+
+// watchLag keeps the lag of each partition in a gauge.
+func (p *process) watchLag(ctx context.Context, source *kafka.Consumer) error {
+	lag := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "sluice_consumer", Name: "lag_records",
+		Help: "Records of the events topic that are not applied yet, by partition.",
+	}, []string{"partition"})
+	p.registry.MustRegister(lag)
+	tick := time.NewTicker(lagInterval)
+	defer tick.Stop()
+	for {
+		bounded, cancel := context.WithTimeout(ctx, lagInterval)
+		records, err := source.Lag(bounded)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			p.log.Debug("lag is unknown", "error", err)
+		}
+		for partition, n := range records {
+			lag.WithLabelValues(strconv.Itoa(int(partition))).Set(float64(n))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// startAPI starts to serve.
+func (p *process) startAPI(
+	ctx context.Context, kafkaCfg kafka.Config, cfg api.Config, flags *httpFlags, store *clickhouse.Store,
+) error {
+	watcher, err := kafka.NewWatcher(kafkaCfg, p.log)
+	if err != nil {
+		return err
+	}
+	p.start(ctx, "watcher", watcher.Run)
+	kafkaCfg.Producer.AckTimeout = flags.AckTimeout
+	producer, err := kafka.NewProducer(kafkaCfg, p.log, p.registry)
+	if err != nil {
+		return err
+	}
+	p.onStop("producer", func() error { return closing(ctx, producer.Close) })
+	if flags.APIKeys != "" {
+		keys, err := api.OpenKeyStore(flags.APIKeys, p.log)
+		if err != nil {
+			return fmt.Errorf("--api-keys: %w", err)
+		}
+		cfg.Keys = keys
+		p.start(ctx, "api keys", keys.Run)
+	}
+	server, err := api.New(cfg, api.Ports{ //nolint:contextcheck // it starts nothing; Run gets the context
+		Log: producer, Applied: watcher, Events: store, Analytics: store, Metrics: p.registry,
+	}, p.log, p.registry)
+	if err != nil {
+		return err
+	}
+	if err := server.Listen(ctx); err != nil {
+		return err
+	}
+	p.start(ctx, "api", server.Run)
+	return nil
+}
+
+// startMetrics serves the metrics of a process that has no API.
+func (p *process) startMetrics(ctx context.Context, addr string) error {
+	if addr == "" {
+		return nil
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("--metrics-listen: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	server := &http.Server{
+		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+	p.log.Info("listening for metrics", "addr", listener.Addr().String())
+	p.start(ctx, "metrics", func(ctx context.Context) error {
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(listener) }()
+		select {
+		case err := <-served:
+			return err
+		case <-ctx.Done():
+			return closing(ctx, server.Shutdown)
+		}
+	})
+	return nil
+}
+
+// closing calls a step of the stop, which ctx's end has brought about, with its bound.
+func closing(ctx context.Context, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	return step(ctx)
+}
