@@ -1,0 +1,74 @@
+package e2e_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/engine"
+	"github.com/sluicehq/sluice/internal/engine/enginetest"
+)
+
+// sluiceBinary is the program that all tests run. TestMain builds it.
+var sluiceBinary string
+
+func TestMain(m *testing.M) {
+	engine.ChildMain()
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "sluice-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	sluiceBinary = filepath.Join(dir, "sluice")
+	if err := build(sluiceBinary); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	return enginetest.Main(m)
+}
+
+// build makes the binary as make build does. It also looks at every directory
+// of its source: go test then knows that a cached result depends on them.
+func build(target string) error {
+	for _, dir := range []string{"cmd", "internal", "sdk", "web"} {
+		err := filepath.WalkDir(filepath.Join("..", dir), func(string, fs.DirEntry, error) error { return nil })
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("walk %s: %w", dir, err)
+		}
+	}
+	cmd := exec.Command("go", "build", "-o", target, "../cmd/sluice")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build sluice: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// eventually asks until it gets no error. The test fails with the last error
+// when that takes longer than the bound.
+func eventually(t *testing.T, bound time.Duration, what string, ask func() error) {
+	t.Helper()
+	deadline := time.Now().Add(bound)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ask()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s: %v", what, bound, err)
+		}
+		<-tick.C
+	}
+}
