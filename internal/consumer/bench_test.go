@@ -1,6 +1,8 @@
 package consumer
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -11,57 +13,106 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-const benchRecords = 50_000
+const (
+	benchEvents  = 200_000
+	benchRecords = 50_000
+)
 
-// benchCreate is a create of about 500 bytes.
-func benchCreate(n uint64) event.Write {
-	return create(fresh, id(n), metadata(`{"plan":"pro","region":"eu"}`), latency(12.5),
-		input(strings.Repeat("i", 180)), output(strings.Repeat("o", 220)))
+// benchStore is an empty table that takes anything.
+type benchStore struct{ Store }
+
+func (benchStore) Occupancy(context.Context, int64) (event.Occupancy, error) {
+	return event.Occupancy{Empty: true}, nil
 }
 
-// BenchmarkFold folds a batch that needs no look-up, with the look-up's own
-// bookkeeping.
-func BenchmarkFold(b *testing.B) {
-	creates := make([]event.Write, benchRecords)
-	for n := range creates {
-		creates[n] = benchCreate(uint64(n))
+// benchID is the id of the n-th event, ten of which are in a conversation.
+func benchID(n int) event.ID {
+	return event.MakeID(micros+int64(n)*100, event.ConversationHash(benchConversation(n)), uint64(n)*0x9e3779b97f4a7c15)
+}
+
+func benchConversation(n int) string { return fmt.Sprintf("conversation-%012d", n/10) }
+
+// benchCreate is a create of about 500 bytes.
+func benchCreate(n int) event.Write {
+	return create(func(w *event.Write) { w.ID, w.ConversationID = benchID(n), benchConversation(n) },
+		metadata(fmt.Sprintf(`{"services":["RentalCars_2","Homes_1"],"plan":"free","corpus":"sgd","app":"sluice-bench","user":"user-%d"}`, n/10)),
+		latency(12.5), input(strings.Repeat("i", 120)), output(strings.Repeat("o", 160)))
+}
+
+// benchUpdate is one of three in turn: of the core row, of the output, of both.
+func benchUpdate(n int) event.Write {
+	w := update(func(w *event.Write) { w.ID = benchID(n) })
+	if n%3 != 1 {
+		latency(float64(n))(&w)
 	}
-	half := make([]event.Write, 0, benchRecords)
-	for n := range uint64(benchRecords / 2) {
-		half = append(half, benchCreate(n))
+	if n%3 != 0 {
+		output(strings.Repeat("p", 160))(&w)
 	}
-	for n := range uint64(benchRecords / 2) {
-		half = append(half, update(id(n), failure("timeout"), output("retried")))
+	return w
+}
+
+func benchDelete(n int) event.Write {
+	return remove(func(w *event.Write) { w.ID = benchID(n) })
+}
+
+// benchLog is a record of each event, all events in an order of their own.
+func benchLog(start, step int, write func(n int) event.Write) []event.Record {
+	log := make([]event.Record, benchEvents)
+	for i := range log {
+		w := write(i * step % benchEvents)
+		log[i] = record(w, int32(w.ID[15]%12), int64(start+i))
 	}
+	return log
+}
+
+// benchApply does all but what the ports do.
+func benchApply(b *testing.B, c *Consumer, log []event.Record) {
+	for len(log) > 0 {
+		now := time.UnixMicro(micros)
+		for i := range log[:benchRecords] {
+			c.filling.add(&log[i], now)
+		}
+		log = log[benchRecords:]
+		if err := c.resolve(b.Context(), c.filling.items); err != nil {
+			b.Fatal(err)
+		}
+		if n := len(c.filling.poison) + len(c.fold.refused); n > 0 {
+			b.Fatalf("%d records refused", n)
+		}
+		c.remember()
+		c.filling.reset()
+	}
+}
+
+// BenchmarkApply takes records from decoding to rows, and to the recent rows.
+func BenchmarkApply(b *testing.B) {
+	creates := benchLog(0, 1, benchCreate)
 	for _, bb := range []struct {
-		name   string
-		writes []event.Write
-	}{{"creates", creates}, {"half updates", half}} {
+		name        string
+		before, log []event.Record
+	}{
+		{"creates", nil, creates},
+		{"updates", creates, benchLog(benchEvents, 77_777, benchUpdate)},
+		{"deletes", creates, benchLog(benchEvents, 77_777, benchDelete)},
+	} {
 		b.Run(bb.name, func(b *testing.B) {
-			c, err := New(DefaultConfig(), nil, nil, nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-			if err != nil {
-				b.Fatal(err)
-			}
-			batch, bytes := newBatch(), 0
-			for n, w := range bb.writes {
-				rec := record(w, int32(n%12), int64(n))
-				// An event's writes share a partition.
-				rec.Partition = int32(w.ID[15] % 12)
-				bytes += len(rec.Value)
-				batch.add(&rec, time.UnixMicro(micros))
-			}
-			if len(batch.items) != len(bb.writes) {
-				b.Fatalf("%d items of %d writes", len(batch.items), len(bb.writes))
+			bytes := 0
+			for i := range bb.log {
+				bytes += len(bb.log[i].Value)
 			}
 			b.SetBytes(int64(bytes))
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := c.resolve(b.Context(), batch.items); err != nil {
+				b.StopTimer()
+				c, err := New(DefaultConfig(), nil, benchStore{}, nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+				if err != nil {
 					b.Fatal(err)
 				}
-				c.remember()
+				benchApply(b, c, bb.before)
+				b.StartTimer()
+				benchApply(b, c, bb.log)
 			}
-			b.ReportMetric(float64(len(bb.writes)*b.N)/b.Elapsed().Seconds(), "records/s")
+			b.ReportMetric(float64(benchEvents*b.N)/b.Elapsed().Seconds(), "records/s")
 		})
 	}
 }

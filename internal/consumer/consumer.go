@@ -72,7 +72,9 @@ type Config struct {
 	FlushDelayBusy time.Duration
 	// BusyRecords is the size from which a batch counts as busy. Default 2,000.
 	BusyRecords int
-	// RecentBytesMax bounds the rows held in memory for updates. Default 96 MiB.
+	// RecentBytesMax bounds the memory of the rows held for updates, about 150
+	// bytes each where events share their conversation's metadata. A row with
+	// more than a sixteenth of it is not held. Default 96 MiB.
 	RecentBytesMax int
 	// RetryDelayMin and RetryDelayMax bound the pause between tries, which
 	// doubles with each. Defaults 100 ms and 10 s.

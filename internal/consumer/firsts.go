@@ -56,11 +56,9 @@ func (f *firsts) free(id event.ID) bool {
 	return f.empty || minute < f.first || minute > f.last || minute >= f.since
 }
 
-// forget counts the minutes of entries that are held no more as occupied.
-func (f *firsts) forget(g *generation) {
-	for id := range g.cores {
-		f.occupied[id.Micros()/minuteMicros] = struct{}{}
-	}
+// forget counts the minute of an event whose row is held no more as occupied.
+func (f *firsts) forget(id event.ID) {
+	f.occupied[id.Micros()/minuteMicros] = struct{}{}
 	if len(f.occupied) > firstsMinutesMax {
 		for minute := range maps.Keys(f.occupied) {
 			f.floor = max(f.floor, minute)

@@ -3,8 +3,11 @@ package consumer
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/internal/event"
 )
@@ -19,23 +22,38 @@ func held(r *recent, partition int32) int {
 	if p == nil {
 		return 0
 	}
-	return len(p.young.cores) + len(p.old.cores) + len(p.young.aliases) + len(p.old.aliases)
+	return len(p.cores) + len(p.aliases)
 }
 
-// counted is what the entries cost, counted afresh.
-func counted(r *recent) int {
-	n := 0
-	for _, p := range r.partitions {
-		for _, g := range []generation{p.young, p.old} {
-			for _, core := range g.cores {
-				n += coreBytes + len(core.ConversationID) + len(core.Metadata) + len(core.Error) + len(core.Alias)
-			}
-			for alias := range g.aliases {
-				n += aliasBytes + len(alias)
+// check holds what must be true of every cache at any time.
+func check(t *testing.T, r *recent) {
+	t.Helper()
+	keys := 0
+	for number, p := range r.partitions {
+		for id, at := range p.cores {
+			c, i := r.at(at)
+			if e := c.entry(i); e.id != id || e.partition != number || e.flags&flagAlias != 0 {
+				t.Fatalf("the entry of core row %s is %+v", id, e)
 			}
 		}
+		for hash, at := range p.aliases {
+			c, i := r.at(at)
+			e := c.entry(i)
+			if text, _ := c.text(e.alias); r.texts.hash(string(text)) != hash || e.partition != number || e.flags&flagAlias == 0 {
+				t.Fatalf("the entry of an alias is %+v", e)
+			}
+		}
+		if n := len(p.cores) + len(p.aliases); n > p.keysMax {
+			t.Fatalf("partition %d has %d keys and counts %d", number, n, p.keysMax)
+		}
+		keys += p.keysMax
 	}
-	return n
+	if keys != r.keys {
+		t.Fatalf("%d keys, counted %d", r.keys, keys)
+	}
+	if n := r.bytes(); n > r.bytesMax {
+		t.Fatalf("%d bytes, the bound is %d", n, r.bytesMax)
+	}
 }
 
 func TestRecentFindsWhatWasPut(t *testing.T) {
@@ -77,20 +95,81 @@ func TestRecentDrop(t *testing.T) {
 	if n := held(r, 1); n != 2 {
 		t.Errorf("%d entries of the partition that stays, want 2", n)
 	}
-	if r.bytes() != counted(r) {
-		t.Errorf("%d bytes, counted %d", r.bytes(), counted(r))
+	check(t, r)
+}
+
+// Every field comes back, also from a row that was put over another.
+func TestRecentCores(t *testing.T) {
+	whole := event.Core{
+		ID: testID(1), ConversationID: conversation, EventName: "event_a", Metadata: `{"n":1}`, Error: "timeout",
+		Latency: 12.5, HasLatency: true, Alias: "a", Created: position(3), Version: updated(4),
+	}
+	with := func(change func(c *event.Core)) event.Core {
+		c := whole
+		change(&c)
+		return c
+	}
+	tests := []struct {
+		name string
+		core event.Core
+	}{
+		{"whole", whole},
+		{"again", whole},
+		{"another latency", with(func(c *event.Core) { c.Latency, c.Version = 0, updated(5) })},
+		{"no latency", with(func(c *event.Core) { c.Latency, c.HasLatency = 0, false })},
+		{"no error", with(func(c *event.Core) { c.Error = "" })},
+		{"another error", with(func(c *event.Core) { c.Error = "refused" })},
+		{"another name", with(func(c *event.Core) { c.EventName = "event_b" })},
+		{"no metadata", with(func(c *event.Core) { c.Metadata = "" })},
+		{"other metadata", with(func(c *event.Core) { c.Metadata = `{"n":2}` })},
+		{"metadata that begins the same", with(func(c *event.Core) { c.Metadata = `{"n":2}}` })},
+		{"no alias", with(func(c *event.Core) { c.Alias = "" })},
+		{"texts that are the same", with(func(c *event.Core) {
+			c.EventName, c.Metadata, c.Error, c.Alias = conversation, conversation, conversation, conversation
+		})},
+		{"long texts", with(func(c *event.Core) { c.Metadata, c.Error = strings.Repeat("m", 16<<10), strings.Repeat("e", 16<<10) })},
+		{"a tombstone", event.Core{ID: testID(1), Alias: "a", Version: deleted(9), Deleted: true}},
+		{"a tombstone without an alias", event.Core{ID: testID(1), Version: deleted(9), Deleted: true}},
+	}
+	for _, before := range tests {
+		r := newRecent(4 << 20)
+		r.putCore(0, recentCore(2, `{"n":1}`))
+		for _, tt := range tests {
+			r.putCore(0, before.core)
+			r.putCore(0, tt.core)
+			r.putCore(0, recentCore(3, `{"n":1}`))
+			got, ok := r.core(0, tt.core.ID)
+			if diff := cmp.Diff(tt.core, got); !ok || diff != "" {
+				t.Errorf("%s after %s: %t (-want +got):\n%s", tt.name, before.name, ok, diff)
+			}
+		}
+		check(t, r)
 	}
 }
 
-// Entries that are used survive, the others are forgotten within two generations.
-func TestRecentGenerations(t *testing.T) {
-	const entry = coreBytes + len(conversation)
-	r := newRecent(20 * entry) // ten to a generation
+// An update that brings no new text takes no memory.
+func TestRecentOverwrites(t *testing.T) {
+	r := newRecent(4 << 20)
+	core := recentCore(1, `{"n":1}`)
+	r.putCore(0, core)
+	room := r.chunks[0].room()
+	core.Latency, core.HasLatency = 7, true
+	r.putCore(0, core)
+	r.putCore(0, event.Core{ID: core.ID, Version: deleted(9), Deleted: true})
+	if n := room - r.chunks[0].room(); n != 0 {
+		t.Errorf("an update and a delete took %d bytes", n)
+	}
+}
+
+// Entries that are used survive, the others are forgotten in turn.
+func TestRecentForgetsTheUnused(t *testing.T) {
+	r := newRecent(4000) // two or three entries to a chunk
 	r.putCore(0, recentCore(0, ""))
 	r.putCore(0, recentCore(1, ""))
 	r.putAlias(0, event.AliasRow{Alias: "used", Version: created(1)})
 	r.putAlias(0, event.AliasRow{Alias: "unused", Version: created(1)})
-	for n := range uint64(100) {
+	const others = 1000 // enough to have chunks numbered from 0 again
+	for n := range uint64(others) {
 		r.putCore(0, recentCore(1000+n, ""))
 		if _, ok := r.core(0, testID(1)); !ok {
 			t.Fatalf("a core row that is used was forgotten after %d others", n+1)
@@ -101,6 +180,7 @@ func TestRecentGenerations(t *testing.T) {
 		if _, ok := r.core(0, testID(1000+n)); !ok {
 			t.Fatalf("core row %d was forgotten at once", n)
 		}
+		check(t, r)
 	}
 	if _, ok := r.core(0, testID(0)); ok {
 		t.Error("a core row that nobody used is still there")
@@ -108,34 +188,86 @@ func TestRecentGenerations(t *testing.T) {
 	if _, ok := r.alias(0, "unused"); ok {
 		t.Error("an alias that nobody used is still there")
 	}
-	for n := uint64(96); n < 100; n++ {
+	for n := uint64(others - 10); n < others; n++ {
 		if _, ok := r.core(0, testID(1000+n)); !ok {
 			t.Errorf("core row %d, one of the latest, is gone", n)
 		}
 	}
 }
 
-// The newer row of an event must win over the one in the old generation.
-func TestRecentNewestFirst(t *testing.T) {
-	const entry = coreBytes + len(conversation)
-	r := newRecent(20 * entry)
-	r.putCore(0, recentCore(1, "1"))
-	for n := range uint64(10) { // pushes event 1 into the old generation
-		r.putCore(0, recentCore(100+n, ""))
+// What an earlier assignment of a partition left in the chunks is neither found
+// nor, when its chunk is forgotten, taken for what the present one holds.
+func TestRecentAssignmentsAreApart(t *testing.T) {
+	r := newRecent(4000)
+	r.putCore(0, recentCore(1, "of old"))
+	r.drop(0)
+	if _, ok := r.core(0, testID(1)); ok {
+		t.Fatal("the core row of an earlier assignment is held")
 	}
-	if _, ok := r.partitions[0].old.cores[testID(1)]; !ok {
-		t.Fatal("the test's premise is wrong: event 1 is not in the old generation")
+	p := r.partition(0)
+	p.firsts = newFirsts(event.Occupancy{Empty: true})
+	for n := uint64(0); r.first == 0; n++ {
+		r.putCore(1, recentCore(1000+n, ""))
+		r.putCore(0, recentCore(1, "new"))
 	}
-	r.putCore(0, recentCore(1, "2"))
-	if core, _ := r.core(0, testID(1)); core.Metadata != "2" {
-		t.Errorf("got the older row: %+v", core)
+	if !p.firsts.free(testID(1)) {
+		t.Error("a core row that is held counts as forgotten")
+	}
+	if core, ok := r.core(0, testID(1)); !ok || core.Metadata != "new" {
+		t.Errorf("core: %+v, %t", core, ok)
+	}
+}
+
+// Every row that is put is held, or its minute counts as occupied.
+func TestRecentForgetsInFirsts(t *testing.T) {
+	const bytesMax = 20_000
+	r := newRecent(bytesMax)
+	rng := rand.New(rand.NewPCG(3, 4))
+	at := func(n uint64) event.ID {
+		return event.MakeID(micros+int64(n)*minuteMicros, event.ConversationHash(conversation), n)
+	}
+	const partitions, events = 3, 600
+	put := [partitions]map[uint64]bool{}
+	for i := range 30_000 {
+		number := rng.IntN(partitions)
+		if rng.IntN(5000) == 0 {
+			r.drop(int32(number))
+			put[number] = nil
+		}
+		if put[number] == nil {
+			put[number] = make(map[uint64]bool)
+			r.partition(int32(number)).firsts = newFirsts(event.Occupancy{Empty: true})
+		}
+		n := rng.Uint64N(events)
+		core := event.Core{ID: at(n), ConversationID: conversation, Metadata: strings.Repeat("x", rng.IntN(300))}
+		switch rng.IntN(20) {
+		case 0: // fits no chunk
+			core.Error = strings.Repeat("e", bytesMax/recentChunks)
+		case 1:
+			core = event.Core{ID: core.ID, Deleted: true}
+		case 2:
+			r.putAlias(int32(number), event.AliasRow{Alias: fmt.Sprint("alias ", n)})
+		}
+		r.putCore(int32(number), core)
+		put[number][n] = true
+		if i%100 != 0 {
+			continue
+		}
+		check(t, r)
+		for number := range put {
+			for n := range put[number] {
+				p := r.partition(int32(number))
+				if _, ok := p.cores[at(n)]; !ok && p.firsts.free(at(n)) {
+					t.Fatalf("step %d: event %d was forgotten and its minute counts as free", i, n)
+				}
+			}
+		}
 	}
 }
 
 // The bound holds whatever is put, and as partitions come and go.
 func TestRecentBound(t *testing.T) {
 	const bytesMax = 100_000
-	const entryMax = coreBytes + len(conversation) + 4000
 	tests := []struct {
 		name string
 		put  func(r *recent, rng *rand.Rand, i int)
@@ -174,18 +306,54 @@ func TestRecentBound(t *testing.T) {
 			most := 0
 			for i := range 12_000 {
 				tt.put(r, rng, i)
-				n := r.bytes()
-				if limit := bytesMax + entryMax*len(r.partitions); n > limit {
-					t.Fatalf("%d bytes after %d steps, the bound is %d", n, i, limit)
+				if i%10 == 0 {
+					check(t, r)
 				}
-				if i%100 == 0 && n != counted(r) {
-					t.Fatalf("%d bytes after %d steps, counted %d", n, i, counted(r))
-				}
-				most = max(most, n)
+				most = max(most, r.bytes())
 			}
 			if most < bytesMax/3 {
 				t.Errorf("never more than %d bytes of %d", most, bytesMax)
 			}
 		})
 	}
+}
+
+// The bound is of the memory that is really used, and typical events, five of
+// which have the same conversation and metadata, take little of it.
+func TestRecentMemory(t *testing.T) {
+	const bytesMax = 24 << 20
+	const entryBytesMax = 160
+	heap := func() int {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	put := func(r *recent, n int) {
+		group := n / 5
+		conversation := fmt.Sprintf("sgd-train-%010d-run1-0", group)
+		r.putCore(int32(n*7%12), event.Core{
+			ID:             event.MakeID(micros+int64(n), event.ConversationHash(conversation), uint64(n)),
+			ConversationID: conversation, EventName: "event_a",
+			Metadata: fmt.Sprintf(`{"services":["RentalCars_2","Homes_1"],"plan":"free","corpus":"sgd","split":"train","app":"sluice-bench","user":"user-%d"}`, group),
+			Latency:  float64(n), HasLatency: true, Created: position(int64(n)), Version: created(int64(n)),
+		})
+	}
+	start := heap()
+	r := newRecent(bytesMax)
+	for n := range 120_000 {
+		put(r, n)
+	}
+	if n := r.bytes() / 120_000; n > entryBytesMax || r.first != 0 {
+		t.Errorf("%d bytes to an event, want at most %d, with the first ones held", n, entryBytesMax)
+	}
+	for n := 120_000; n < 700_000; n++ {
+		put(r, n)
+	}
+	used, said := heap()-start, r.bytes()
+	t.Logf("%d MiB used, %d MiB said, %d MiB allowed, %d rows", used>>20, said>>20, bytesMax>>20, r.keys)
+	if used > said*11/10 || said > bytesMax || said < bytesMax*8/10 {
+		t.Errorf("%d bytes are used, %d said, %d allowed", used, said, bytesMax)
+	}
+	runtime.KeepAlive(r)
 }

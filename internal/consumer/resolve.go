@@ -133,7 +133,8 @@ func (c *Consumer) resolveBases(ctx context.Context, items []item) error {
 		}
 		_, seen := f.index[id]
 		s := f.at(id, items[i].record.Partition)
-		if !seen && !w.Fresh {
+		// What was before matters neither to a delete nor to what follows it.
+		if !seen && !w.Fresh && w.Op != event.OpDelete {
 			if core, ok := c.recent.core(s.partition, id); ok {
 				f.learn(s, &core)
 			} else if c.recent.partition(s.partition).firsts.free(id) {
