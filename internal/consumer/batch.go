@@ -35,19 +35,23 @@ func (b *batch) reset() {
 	b.bytes = 0
 }
 
-// add decodes the record into the batch.
+// add decodes the record into the batch, which keeps it.
 func (b *batch) add(rec *event.Record, now time.Time) {
 	if b.empty() {
 		b.oldest = now
 	}
 	b.next[rec.Partition] = rec.Offset + 1
-	w, err := event.ReadRecord(rec)
-	b.bytes += recordCost(rec, &w)
+	// The write is large: it is decoded in its place.
+	b.items = append(b.items, item{record: rec})
+	it := &b.items[len(b.items)-1]
+	var err error
+	it.write, err = event.ReadRecord(rec)
+	b.bytes += recordCost(rec, &it.write)
 	if err != nil {
+		*it = item{}
+		b.items = b.items[:len(b.items)-1]
 		b.poison = append(b.poison, deadLetter(rec, err))
-		return
 	}
-	b.items = append(b.items, item{record: *rec, write: w})
 }
 
 // recordCost is what a record and its write cost. Contents are in the value;
@@ -67,7 +71,7 @@ func (b *batch) drop(partition int32) {
 		if it.record.Partition != partition {
 			kept = append(kept, it)
 		} else {
-			b.bytes -= recordCost(&it.record, &it.write)
+			b.bytes -= recordCost(it.record, &it.write)
 		}
 	}
 	clear(b.items[len(kept):])

@@ -73,7 +73,7 @@ func (c *Consumer) takeOver(ctx context.Context, items []item) error {
 	var fresh []*recentPartition
 	since := int64(0)
 	for i := range items {
-		rec := &items[i].record
+		rec := items[i].record
 		p := c.recent.partition(rec.Partition)
 		if p.firsts != nil || len(fresh) > 0 && fresh[len(fresh)-1] == p {
 			continue

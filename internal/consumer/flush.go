@@ -73,7 +73,7 @@ func (c *Consumer) bisect(ctx context.Context, items []item, cause error) error 
 		c.log.Error("record rejected by the database", "partition", items[0].record.Partition,
 			"offset", items[0].record.Offset, "error", cause)
 		return c.refuse(ctx, []event.DeadLetter{{
-			Record: items[0].record, Reason: event.CodeRejectedByStore,
+			Record: *items[0].record, Reason: event.CodeRejectedByStore,
 			Detail: "the database refused the row of this record",
 		}})
 	}

@@ -62,16 +62,23 @@ func (f *fold) reset() {
 
 // at returns the state of the event, a new one where the batch has none.
 func (f *fold) at(id event.ID, partition int32) *state {
-	i, ok := f.index[id]
-	if !ok {
-		i = int32(len(f.states))
-		f.index[id] = i
-		f.states = append(f.states, state{
-			id: id, partition: partition, base: none, core: none,
-			contents: [2]int32{none, none}, embeddings: [2]int32{none, none},
-		})
-	}
+	i, _ := f.find(id, partition)
 	return &f.states[i]
+}
+
+// find is at, but returns the index of the state, and whether it is new.
+func (f *fold) find(id event.ID, partition int32) (i int32, isNew bool) {
+	i, ok := f.index[id]
+	if ok {
+		return i, false
+	}
+	i = int32(len(f.states))
+	f.index[id] = i
+	f.states = append(f.states, state{
+		id: id, partition: partition, base: none, core: none,
+		contents: [2]int32{none, none}, embeddings: [2]int32{none, none},
+	})
+	return i, true
 }
 
 // learn says what the log holds of the event before this batch; nil for nothing.

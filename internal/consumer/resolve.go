@@ -8,11 +8,13 @@ import (
 
 // item is one record of a batch with the write in it.
 type item struct {
-	record event.Record
+	record *event.Record
 	write  event.Write
 	// id is the event's, as resolved last; zero where the write has no event
 	// to apply to.
 	id event.ID
+	// state indexes fold.states, where there is an id.
+	state int32
 }
 
 // resolve folds the items, in log order, into c.fold. It looks up what the
@@ -32,7 +34,7 @@ func (c *Consumer) resolve(ctx context.Context, items []item) error {
 	}
 	for i := range items {
 		if it := &items[i]; !it.id.IsZero() {
-			f.apply(f.at(it.id, it.record.Partition), &it.write, &it.record)
+			f.apply(&f.states[it.state], &it.write, it.record)
 		}
 	}
 	return nil
@@ -106,7 +108,7 @@ func (c *Consumer) resolveAlias(it *item) {
 		// The alias row is written before the core row, so there is none of the id.
 		f.learn(f.at(w.ID, it.record.Partition), nil)
 	case !exists:
-		f.refuse(&it.record, event.CodeUnknownEvent, "no event with this id was created before this update")
+		f.refuse(it.record, event.CodeUnknownEvent, "no event with this id was created before this update")
 	case w.Op == event.OpCreate && a.row.ID != w.ID:
 		f.noEffect++ // another create of the alias came first
 	default:
@@ -127,14 +129,16 @@ func (c *Consumer) resolveBases(ctx context.Context, items []item) error {
 	f := c.fold
 	clear(c.needs)
 	for i := range items {
-		w, id := &items[i].write, items[i].id
+		it := &items[i]
+		w, id := &it.write, it.id
 		if id.IsZero() {
 			continue
 		}
-		_, seen := f.index[id]
-		s := f.at(id, items[i].record.Partition)
+		var isNew bool
+		it.state, isNew = f.find(id, it.record.Partition)
+		s := &f.states[it.state]
 		// What was before matters neither to a delete nor to what follows it.
-		if !seen && !w.Fresh && w.Op != event.OpDelete {
+		if isNew && !w.Fresh && w.Op != event.OpDelete {
 			if core, ok := c.recent.core(s.partition, id); ok {
 				f.learn(s, &core)
 			} else if c.recent.partition(s.partition).firsts.free(id) {
