@@ -15,9 +15,10 @@ type batch struct {
 	// poison are the records that are no valid write.
 	poison []event.DeadLetter
 	// next is the offset to go on from once the batch is applied, by partition.
-	next   map[int32]int64
-	bytes  int
-	oldest time.Time
+	next  map[int32]int64
+	bytes int
+	// oldest and latest are when its first and its last record came.
+	oldest, latest time.Time
 }
 
 func newBatch() *batch { return &batch{next: make(map[int32]int64)} }
@@ -40,6 +41,7 @@ func (b *batch) add(rec *event.Record, now time.Time) {
 	if b.empty() {
 		b.oldest = now
 	}
+	b.latest = now
 	b.next[rec.Partition] = rec.Offset + 1
 	// The write is large: it is decoded in its place.
 	b.items = append(b.items, item{record: rec})

@@ -68,7 +68,8 @@ type Config struct {
 	// others. Default 60 ms.
 	FlushDelayQuiet time.Duration
 	// FlushDelayBusy is the same for a batch of BusyRecords or more, so that
-	// blocks are large when there is much to write. Default 400 ms.
+	// blocks are large when there is much to write; but it waits no longer than
+	// FlushDelayQuiet for a next record. Default 400 ms.
 	FlushDelayBusy time.Duration
 	// BusyRecords is the size from which a batch counts as busy. Default 2,000.
 	BusyRecords int
@@ -293,11 +294,11 @@ func (c *Consumer) delay(now time.Time) time.Duration {
 	if c.full() {
 		return 0
 	}
-	wait := c.cfg.FlushDelayQuiet
-	if c.filling.len() >= c.cfg.BusyRecords {
-		wait = c.cfg.FlushDelayBusy
+	if c.filling.len() < c.cfg.BusyRecords {
+		return c.cfg.FlushDelayQuiet - now.Sub(c.filling.oldest)
 	}
-	return wait - now.Sub(c.filling.oldest)
+	// No more may be coming.
+	return min(c.cfg.FlushDelayBusy-now.Sub(c.filling.oldest), c.cfg.FlushDelayQuiet-now.Sub(c.filling.latest))
 }
 
 // add takes chunks in, but for those of an assignment that has ended.

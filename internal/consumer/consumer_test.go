@@ -113,10 +113,24 @@ func TestFlushWhenQuiet(t *testing.T) {
 
 func TestFlushWhenBusy(t *testing.T) {
 	runWith(t, func(_ *world, cfg *Config) { cfg.BusyRecords = 10 }, func(w *world) {
+		for n := range uint64(10) {
+			w.feed(creates(5*n, 5)...)
+			w.advance(40 * time.Millisecond)
+			if n < 9 {
+				w.expect()
+			}
+		}
+		w.expect("insert 50", "commit map[0:50]")
+	})
+}
+
+// A busy batch does not wait for records that do not come.
+func TestFlushWhenBusyNoMore(t *testing.T) {
+	runWith(t, func(_ *world, cfg *Config) { cfg.BusyRecords = 10 }, func(w *world) {
 		w.feed(creates(0, 5)...)
 		w.advance(30 * time.Millisecond)
 		w.feed(creates(5, 5)...)
-		w.advance(369 * time.Millisecond)
+		w.advance(59 * time.Millisecond)
 		w.expect()
 		w.advance(time.Millisecond)
 		w.expect("insert 10", "commit map[0:10]")
