@@ -32,12 +32,14 @@ func main() {
 type cli struct {
 	LogLevel  slog.Level `help:"Lowest level that is logged: debug, info, warn or error." default:"info"`
 	LogFormat string     `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
+	Pprof     string     `help:"Serve Go's profiles on this loopback address, host:port, under /debug/pprof/." placeholder:"ADDR"`
 
 	Serve   serveCmd   `cmd:"" help:"Run the whole pipeline: API and consumer, with an embedded broker and database where no other is given."`
 	API     apiCmd     `cmd:"" name:"api" help:"Run the HTTP API alone."`
 	Consume consumeCmd `cmd:"" help:"Run the consumer alone."`
 	Migrate migrateCmd `cmd:"" help:"Bring the database's schema up to date."`
 	DLQ     dlqCmd     `cmd:"" name:"dlq" help:"Look into the dead-letter topic, and replay from it."`
+	Bench   benchCmd   `cmd:"" help:"Measure a Sluice, with real conversations."`
 	Key     keyCmd     `cmd:"" help:"Make API keys."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
@@ -46,6 +48,8 @@ type cli struct {
 type env struct {
 	stdout io.Writer
 	log    *slog.Logger
+	// pprof is where profiles are served, empty for nowhere.
+	pprof string
 }
 
 // exit is how kong's help and errors leave run.
@@ -94,7 +98,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 	if c.LogFormat == "json" {
 		handler = slog.NewJSONHandler(stderr, options)
 	}
-	e := &env{stdout: stdout, log: slog.New(handler)}
+	e := &env{stdout: stdout, log: slog.New(handler), pprof: c.Pprof}
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(e); err != nil {
 		fmt.Fprintf(stderr, "sluice %s: %v\n", command.Command(), err)

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
+	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -27,7 +29,9 @@ const (
 	// closeTimeout bounds a producer's last flush, and leaving the group.
 	closeTimeout = 10 * time.Second
 	// lagInterval is how often the lag is measured.
-	lagInterval = 5 * time.Second
+	lagInterval    = 5 * time.Second
+	metricsTimeout = 30 * time.Second
+	profileTimeout = 2 * time.Minute
 	// readyLogged is what a supervisor, a script or a person looks for.
 	readyLogged = "ready"
 )
@@ -165,13 +169,14 @@ type process struct {
 	*parts
 	log      *slog.Logger
 	registry *prometheus.Registry
+	pprof    string
 }
 
 func newProcess(e *env) *process {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return &process{parts: newParts(), log: e.log, registry: registry}
+	return &process{parts: newParts(), log: e.log, registry: registry, pprof: e.pprof}
 }
 
 // run starts the parts, waits for ctx or for one of them to end, and stops
@@ -198,6 +203,9 @@ func (p *process) run(ctx context.Context, start func(context.Context) error) er
 func (p *process) starting(ctx context.Context, start func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if err := p.startProfiles(ctx); err != nil {
+		return fmt.Errorf("--pprof: %w", err)
+	}
 	started := make(chan error, 1)
 	go func() { started <- start(ctx) }()
 	select {
@@ -370,19 +378,52 @@ func (p *process) startMetrics(ctx context.Context, addr string) error {
 	if addr == "" {
 		return nil
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return fmt.Errorf("--metrics-listen: %w", err)
-	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	at, err := p.startHTTP(ctx, "metrics", addr, mux, metricsTimeout)
+	if err != nil {
+		return fmt.Errorf("--metrics-listen: %w", err)
+	}
+	p.log.Info("listening for metrics", "addr", at.String())
+	return nil
+}
+
+// startProfiles serves Go's profiles, where asked to. They tell everything
+// about the process, so only this machine may ask for them.
+func (p *process) startProfiles(ctx context.Context) error {
+	if p.pprof == "" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(p.pprof)
+	if err != nil {
+		return err
+	}
+	if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
+		return fmt.Errorf("%q is not a loopback address", host)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	at, err := p.startHTTP(ctx, "profiles", p.pprof, mux, profileTimeout)
+	if err == nil {
+		p.log.Info("listening for profiles", "addr", at.String())
+	}
+	return err
+}
+
+// startHTTP serves what is for operators.
+func (p *process) startHTTP(ctx context.Context, name, addr string, handler http.Handler, timeout time.Duration) (net.Addr, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
 	server := &http.Server{
-		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		Handler: handler, ReadTimeout: 10 * time.Second, WriteTimeout: timeout, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
-	p.log.Info("listening for metrics", "addr", listener.Addr().String())
-	p.start(ctx, "metrics", func(ctx context.Context) error {
+	p.start(ctx, name, func(ctx context.Context) error {
 		served := make(chan error, 1)
 		go func() { served <- server.Serve(listener) }()
 		select {
@@ -392,7 +433,7 @@ func (p *process) startMetrics(ctx context.Context, addr string) error {
 			return closing(ctx, server.Shutdown)
 		}
 	})
-	return nil
+	return listener.Addr(), nil
 }
 
 // closing calls a step of the stop, which ctx's end has brought about, with its bound.

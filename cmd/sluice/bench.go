@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/sluicehq/sluice/internal/bench"
+	"github.com/sluicehq/sluice/internal/workload"
+)
+
+// benchCmd measures a Sluice.
+type benchCmd struct {
+	Scale benchScaleCmd `cmd:"" help:"Measure what writes and queries cost as the table grows."`
+	Run   benchRunCmd   `cmd:"" default:"withargs" help:"Create, update and delete events, and report the time until all of it is visible and verified."`
+}
+
+type benchRunCmd struct {
+	URL          string   `help:"API of a running Sluice. Default: one is started, on an empty directory, and removed in the end." placeholder:"URL"`
+	APIKey       string   `help:"API key with the scopes read and write." placeholder:"KEY"`
+	KafkaBrokers []string `help:"Kafka that the started Sluice uses instead of its embedded broker." placeholder:"HOST:PORT,..."`
+	Libchdb      string   `help:"ClickHouse's library, for the started Sluice." placeholder:"FILE" type:"path"`
+	Events       int      `help:"Events to create." default:"500000"`
+	Updates      int      `help:"Random events to update then." default:"200000"`
+	Deletes      int      `help:"Random events to delete then." default:"200000"`
+	Batch        int      `help:"Writes of a request; 1 for POST /event, PUT and DELETE." default:"1000"`
+	Connections  int      `help:"Requests under way at a time." default:"4"`
+	Embeddings   string   `help:"Embeddings of the events: none, base64 or json." enum:"none,base64,json" default:"none"`
+	Data         string   `help:"Gzipped file of events to repeat, one JSON object per line. Default: conversations that come with Sluice." placeholder:"FILE" type:"path"`
+	Seed         uint64   `help:"Seed of all that is random." default:"1"`
+	JSON         string   `help:"Write the figures to this file." placeholder:"FILE" type:"path"`
+}
+
+// Run runs the benchmark.
+func (c *benchRunCmd) Run(ctx context.Context, e *env) (err error) {
+	cfg := bench.LoadConfig{
+		Encoding: map[string]workload.Encoding{"none": workload.Text, "base64": workload.Base64, "json": workload.JSONArrays}[c.Embeddings],
+		Corpus:   c.Data, Seed: c.Seed, Events: c.Events, Updates: c.Updates, Deletes: c.Deletes,
+		Batch: c.Batch, Connections: c.Connections, Progress: e.stdout,
+	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	target := workload.Target{Key: c.APIKey}
+	if c.URL != "" {
+		if target.URL, err = url.Parse(strings.TrimSuffix(c.URL, "/")); err != nil {
+			return fmt.Errorf("--url: %w", err)
+		}
+	} else {
+		dir, err := os.MkdirTemp("", "sluice-bench-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		binary, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		system, err := bench.Start(ctx, bench.SystemConfig{Dir: dir, Binary: binary, Library: c.Libchdb, Brokers: c.KafkaBrokers}, e.log)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, system.Close()) }()
+		if target, err = system.Serve(ctx); err != nil {
+			return err
+		}
+		cfg.Observe = system
+	}
+	phases, err := bench.Load(ctx, target, cfg)
+	if err != nil {
+		return err
+	}
+	for i := range phases {
+		p := &phases[i]
+		fmt.Fprintf(e.stdout, "%-7s %8d  acked %7.2f s  visible %7.2f s  %9.0f/s  %6.1f MB/s  ack p50 %.1f p99 %.1f ms  fresh p50 %.0f p99 %.0f ms (%d)  parts %.0f merges %.0f\n",
+			p.Name, p.Writes, p.AckedSeconds, p.VisibleSeconds, p.WritesPerSecond(), float64(p.Bytes)/1e6/p.VisibleSeconds,
+			p.AckMillis.P50, p.AckMillis.P99, p.FreshMillis.P50, p.FreshMillis.P99, p.FreshMillis.N, p.Parts, p.Merges)
+		for _, u := range p.Processes {
+			fmt.Fprintf(e.stdout, "        %-15s %6.2f s CPU  %5d MiB\n", u.Name, u.CPUSeconds, u.PeakBytes>>20)
+		}
+	}
+	return writeJSON(c.JSON, phases)
+}
+
+// writeJSON writes figures to a file, if there is one.
+func writeJSON(path string, figures any) error {
+	if path == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(figures, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644) //nolint:gosec // figures are no secret
+}

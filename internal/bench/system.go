@@ -1,0 +1,308 @@
+// Package bench measures a whole Sluice: the time of a load until all of it is
+// visible and verified, what it costs, and how that compares with the limits
+// that the machine, Kafka and ClickHouse set. It wires the other packages as
+// cmd does.
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/engine"
+	"github.com/sluicehq/sluice/internal/workload"
+)
+
+const (
+	readyTimeout = 2 * time.Minute
+	stopTimeout  = time.Minute
+	queryTimeout = 30 * time.Minute // of the scale benchmark's fills
+)
+
+// SystemConfig says which Sluice is started to be measured.
+type SystemConfig struct {
+	// Dir holds everything, and is made. Required.
+	Dir string
+	// Binary is the sluice that is run. Required.
+	Binary string
+	// Library is libchdb. Default: see [engine.Find].
+	Library string
+	// Brokers are those of a Kafka to use instead of the embedded broker.
+	Brokers []string
+	// TopicPrefix begins the topics' names on that Kafka.
+	TopicPrefix string
+}
+
+// System is a running Sluice: ClickHouse's engine, and processes of sluice on
+// it. The engine is started here and not by "sluice serve", so that its tables
+// can be looked into; it is the same code with the same settings.
+type System struct {
+	cfg       SystemConfig
+	log       *slog.Logger
+	engine    *engine.Engine
+	engineErr chan error
+	stopped   context.CancelFunc
+	children  []*child
+	database  string
+	brokers   []string
+}
+
+// Start starts the engine. Serve, or Child, starts the rest. Close it.
+func Start(ctx context.Context, cfg SystemConfig, log *slog.Logger) (*System, error) {
+	library, err := engine.Find(cfg.Library)
+	if err != nil {
+		return nil, err
+	}
+	e, err := engine.New(engine.Config{Library: library, Dir: filepath.Join(cfg.Dir, "clickhouse")}, log, nil)
+	if err != nil {
+		return nil, err
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s := &System{
+		cfg: cfg, log: log, engine: e, engineErr: make(chan error, 1), stopped: stop,
+		database: engine.Database, brokers: cfg.Brokers,
+	}
+	go func() { s.engineErr <- e.Run(running) }()
+	if err := e.WaitReady(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Close stops the children, the last one first, then the engine. The data stays.
+func (s *System) Close() error {
+	var errs []error
+	for i := len(s.children) - 1; i >= 0; i-- {
+		errs = append(errs, s.children[i].stop())
+	}
+	s.stopped()
+	return errors.Join(append(errs, <-s.engineErr)...)
+}
+
+// ClickHouse is how to reach the engine.
+func (s *System) ClickHouse(database string) clickhouse.Config {
+	return clickhouse.Config{Addr: s.engine.Addr(), Database: database, User: engine.User, Password: s.engine.Password()}
+}
+
+// Query runs statements on the engine, in the given database, and returns the
+// answer as tab-separated lines.
+func (s *System) Query(ctx context.Context, database, sql string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	u := url.URL{Scheme: "http", Host: s.engine.HTTPAddr(), RawQuery: url.Values{"database": {database}}.Encode()}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(sql))
+	if err != nil {
+		return "", err
+	}
+	r.SetBasicAuth(engine.User, s.engine.Password())
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return "", err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("query: %s", bytes.TrimSpace(text))
+	}
+	return strings.TrimSuffix(string(text), "\n"), nil
+}
+
+// Number runs a query whose answer is one number.
+func (s *System) Number(ctx context.Context, sql string) (float64, error) {
+	text, err := s.Query(ctx, s.database, sql)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseFloat(text, 64)
+}
+
+// Brokers are those of the Kafka in use: the given one, or the embedded broker
+// once Serve has returned.
+func (s *System) Brokers() []string { return s.brokers }
+
+// Serve starts "sluice serve" with further flags, and waits until it is ready.
+func (s *System) Serve(ctx context.Context, flags ...string) (workload.Target, error) {
+	data := filepath.Join(s.cfg.Dir, "sluice")
+	if len(s.cfg.Brokers) == 0 {
+		port, err := freePort(ctx)
+		if err != nil {
+			return workload.Target{}, err
+		}
+		s.brokers = []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
+		flags = append(flags, "--broker-port", strconv.Itoa(port))
+	}
+	return s.api(ctx, "serve", append(flags, "--data-dir", data))
+}
+
+// API starts "sluice api" on a Kafka that is not the embedded one.
+func (s *System) API(ctx context.Context, flags ...string) (workload.Target, error) {
+	return s.api(ctx, "api", flags)
+}
+
+func (s *System) api(ctx context.Context, command string, flags []string) (workload.Target, error) {
+	port, err := freePort(ctx)
+	if err != nil {
+		return workload.Target{}, err
+	}
+	u := &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
+	if err := s.Child(command, append(flags, "--listen", u.Host)...); err != nil {
+		return workload.Target{}, err
+	}
+	return workload.Target{URL: u}, s.waitReady(ctx, u.String()+"/readyz")
+}
+
+// Child starts a process of sluice on the system's database and Kafka. It ends
+// with Close, or with StopChild.
+func (s *System) Child(command string, flags ...string) error {
+	args := []string{command, "--clickhouse-url", s.clickhouseURL()}
+	if len(s.cfg.Brokers) > 0 {
+		args = append(args, "--kafka-brokers", strings.Join(s.cfg.Brokers, ","))
+	}
+	if s.cfg.TopicPrefix != "" {
+		args = append(args, "--kafka-topic", s.cfg.TopicPrefix)
+	}
+	logFile, err := os.Create(filepath.Join(s.cfg.Dir, command+".log"))
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()                                        // the child has its own
+	cmd := exec.Command(s.cfg.Binary, append(args, flags...)...) //nolint:noctx // it is stopped in order
+	cmd.Stderr = logFile
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start sluice %s: %w", command, err)
+	}
+	s.children = append(s.children, watch(command, cmd))
+	return nil
+}
+
+// StopChild stops the children of a command.
+func (s *System) StopChild(command string) error {
+	var (
+		errs []error
+		rest []*child
+	)
+	for _, c := range s.children {
+		if c.name == command {
+			errs = append(errs, c.stop())
+		} else {
+			rest = append(rest, c)
+		}
+	}
+	s.children = rest
+	return errors.Join(errs...)
+}
+
+func (s *System) clickhouseURL() string {
+	u := url.URL{
+		Scheme: "clickhouse", User: url.UserPassword(engine.User, s.engine.Password()),
+		Host: s.engine.Addr(), Path: "/" + s.database,
+	}
+	return u.String()
+}
+
+func (s *System) waitReady(ctx context.Context, u string) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+		if err != nil {
+			return err
+		}
+		answer, err := http.DefaultClient.Do(r)
+		if err == nil {
+			_ = answer.Body.Close()
+			if answer.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = errors.New(answer.Status)
+		}
+		if child := s.children[len(s.children)-1]; child.ended() {
+			return fmt.Errorf("sluice %s ended: see %s", child.name, filepath.Join(s.cfg.Dir, child.name+".log"))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready: %w", u, err)
+		}
+	}
+}
+
+// Processes are those of the system that this package started, for [usage].
+func (s *System) processes() []processID {
+	ids := []processID{{"ClickHouse", s.engine.PID()}}
+	for _, c := range s.children {
+		ids = append(ids, processID{"sluice " + c.name, c.cmd.Process.Pid})
+	}
+	return ids
+}
+
+func freePort(ctx context.Context) (int, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// child is a process that was started.
+type child struct {
+	name string
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+}
+
+func watch(name string, cmd *exec.Cmd) *child {
+	c := &child{name: name, cmd: cmd, done: make(chan struct{})}
+	go func() {
+		c.err = cmd.Wait()
+		close(c.done)
+	}()
+	return c
+}
+
+func (c *child) ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop ends it as Ctrl-C does, and kills it when that takes too long.
+func (c *child) stop() error {
+	_ = c.cmd.Process.Signal(syscall.SIGTERM) // or it has ended
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+	case <-timer.C:
+		_ = c.cmd.Process.Kill()
+		<-c.done
+	}
+	if c.err != nil {
+		return fmt.Errorf("sluice %s: %w", c.name, c.err)
+	}
+	return nil
+}
