@@ -15,7 +15,7 @@ export SLUICE_TEST_KAFKA
 # Where make e2e finds the whole corpus; the repository has a slice of it.
 DATA ?=
 
-.PHONY: run build test e2e check fmt clean engine kafka help
+.PHONY: run build test e2e bench check fmt clean engine kafka help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: engine kafka ## every test, with the race detector, on real engines
 
 e2e: engine kafka ## the end-to-end tests alone, on the whole corpus with DATA=DIR
 	SLUICE_DATA=$(DATA) $(GO) test -timeout 30m -v $(TESTFLAGS) ./e2e
+
+bench: build engine ## 500,000 creates, 200,000 updates, 200,000 deletes: time until visible
+	./bin/sluice bench
 
 check: ## formatting, vet, linters, tidy modules
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
