@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"math"
 	"slices"
-	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
 
@@ -202,24 +201,6 @@ func (e *encoder) coreInput(rows []event.Core, order []uint64) proto.Input {
 	}
 	e.input = append(input, proto.InputColumn{Name: "event_name", Data: e.names})
 	return e.input
-}
-
-// month numbers the months since year 0, of times in Unix microseconds. Rows
-// of one batch are mostly of one day, so it remembers the last.
-type month struct {
-	day   int64
-	month uint32
-}
-
-const microsPerDay = 24 * 60 * 60 * 1_000_000
-
-func (m *month) of(micros int64) uint32 {
-	// A zero id, of an alias tombstone, never gets here; times are after 1970.
-	if day := micros / microsPerDay; day != m.day || m.month == 0 {
-		t := time.UnixMicro(micros).UTC()
-		m.day, m.month = day, uint32(t.Year())*12+uint32(t.Month())
-	}
-	return m.month
 }
 
 // releaseCores lets go of a block's rows, but for the names' strings, which

@@ -26,9 +26,9 @@ const (
 var insertSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 	setting("async_insert", "0"),
 	setting("max_insert_threads", "1"),
-	// Folds versions of one key within the block, so that FINAL can take the
-	// part as merged.
-	setting("optimize_on_insert", "1"),
+	// Would copy the block once more, to fold versions of one key: a batch has
+	// one row of each key already, and a merge folds what is left.
+	setting("optimize_on_insert", "0"),
 	// Rows are idempotent by version, so a block needs no other deduplication.
 	setting("deduplicate_insert", "disable"),
 	// One block of ours is one part, whatever its size: an insert that fails
@@ -53,22 +53,22 @@ type block struct {
 // one block of one partition. It returns when all is durable on the server.
 // After an error any part of the rows may be there; inserting them again is
 // harmless. The error wraps [event.ErrRejected] when a row was refused for
-// what is in it. The rows must not change until Insert returns.
+// what is in it. The rows must not change until Insert returns. Rows of one key
+// are best folded into one before: a block keeps them all until a merge.
 func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
-	aliases := cut(s, rows.Aliases,
-		func(*event.AliasRow, *month) uint32 { return 0 },
+	aliases := cut(s, rows.Aliases, nil,
 		func(r *event.AliasRow) int { return len(r.Alias) + 32 },
 		func(order []uint64) block {
 			return block{tableAliases, len(order), func(e *encoder) proto.Input { return bind(e, e.aliases, rows.Aliases, order) }, func(e *encoder) { release(e.aliases) }}
 		})
 	contents := cut(s, rows.Contents,
-		func(r *event.ContentRow, m *month) uint32 { return m.of(r.ID.Micros()) },
+		func(r *event.ContentRow) (*event.ID, event.Field) { return &r.ID, r.Field },
 		func(r *event.ContentRow) int { return len(r.Content.Data) + 48 },
 		func(order []uint64) block {
 			return block{tableContents, len(order), func(e *encoder) proto.Input { return bind(e, e.contents, rows.Contents, order) }, func(e *encoder) { release(e.contents) }}
 		})
 	embeddings := cut(s, rows.Embeddings,
-		func(r *event.EmbeddingRow, m *month) uint32 { return m.of(r.ID.Micros()) },
+		func(r *event.EmbeddingRow) (*event.ID, event.Field) { return &r.ID, r.Field },
 		func(r *event.EmbeddingRow) int { return 4*len(r.Vector) + 48 },
 		func(order []uint64) block {
 			return block{tableEmbeddings, len(order), func(e *encoder) proto.Input { return bind(e, e.embeddings, rows.Embeddings, order) }, func(e *encoder) { release(e.embeddings) }}
@@ -77,7 +77,7 @@ func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
 		return err
 	}
 	return s.insertBlocks(ctx, cut(s, rows.Cores,
-		func(r *event.Core, m *month) uint32 { return m.of(r.ID.Micros()) },
+		func(r *event.Core) (*event.ID, event.Field) { return &r.ID, 0 },
 		func(r *event.Core) int {
 			return len(r.ConversationID) + len(r.Error) + len(r.Metadata) + len(r.Alias) + 80
 		},
@@ -86,36 +86,59 @@ func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
 		}))
 }
 
-// cut splits rows by partition, and within one by the bounds of a block.
-func cut[R any](s *Store, rows []R, partition func(*R, *month) uint32, size func(*R) int, make1 func(order []uint64) block) []block {
+// cut splits rows by partition, and within one by the bounds of a block, and
+// sorts each block. Rows without a key are of one partition, and left in order.
+func cut[R any](s *Store, rows []R, key rowKey[R], size func(*R) int, make1 func(order []uint64) block) []block {
 	if len(rows) == 0 {
 		return nil
 	}
+	order := byPartition(rows, key)
+	var (
+		blocks       []block
+		start, bytes int
+		spare        = make([]uint64, min(len(rows), s.cfg.BlockRowsMax))
+	)
+	end := func(i int) {
+		if key != nil {
+			sortBlock(rows, order[start:i], spare[:i-start], key)
+		}
+		blocks = append(blocks, make1(order[start:i]))
+		start, bytes = i, 0
+	}
+	partition := order[0] >> 32
+	for i, o := range order {
+		n := size(&rows[uint32(o)])
+		if i > start && (o>>32 != partition || i-start >= s.cfg.BlockRowsMax || bytes+n > s.cfg.BlockBytesMax) {
+			end(i)
+		}
+		partition = o >> 32
+		bytes += n
+	}
+	end(len(order))
+	return blocks
+}
+
+// byPartition is the rows' indexes, in the low 32 bits, in the order of their
+// partitions, which are in the high ones.
+func byPartition[R any](rows []R, key rowKey[R]) []uint64 {
 	var (
 		m      month
 		order  = make([]uint64, len(rows))
 		sorted = true
 	)
 	for i := range rows {
-		order[i] = uint64(partition(&rows[i], &m))<<32 | uint64(i)
+		order[i] = uint64(i)
+		if key != nil {
+			id, _ := key(&rows[i])
+			partition, _ := m.of(id.Micros())
+			order[i] |= uint64(partition) << 32
+		}
 		sorted = sorted && (i == 0 || order[i] > order[i-1])
 	}
 	if !sorted {
 		slices.Sort(order)
 	}
-	var (
-		blocks       []block
-		start, bytes int
-	)
-	for i, o := range order {
-		n := size(&rows[uint32(o)])
-		if i > start && (o>>32 != order[start]>>32 || i-start >= s.cfg.BlockRowsMax || bytes+n > s.cfg.BlockBytesMax) {
-			blocks = append(blocks, make1(order[start:i]))
-			start, bytes = i, 0
-		}
-		bytes += n
-	}
-	return append(blocks, make1(order[start:]))
+	return order
 }
 
 func (s *Store) insertBlocks(ctx context.Context, blocks []block) error {
