@@ -74,16 +74,27 @@ func (c *benchRunCmd) Run(ctx context.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	for i := range phases {
-		p := &phases[i]
-		fmt.Fprintf(e.stdout, "%-7s %8d  acked %7.2f s  visible %7.2f s  %9.0f/s  %6.1f MB/s  ack p50 %.1f p99 %.1f ms  fresh p50 %.0f p99 %.0f ms (%d)  parts %.0f merges %.0f\n",
-			p.Name, p.Writes, p.AckedSeconds, p.VisibleSeconds, p.WritesPerSecond(), float64(p.Bytes)/1e6/p.VisibleSeconds,
-			p.AckMillis.P50, p.AckMillis.P99, p.FreshMillis.P50, p.FreshMillis.P99, p.FreshMillis.N, p.Parts, p.Merges)
-		for _, u := range p.Processes {
-			fmt.Fprintf(e.stdout, "        %-15s %6.2f s CPU  %5d MiB\n", u.Name, u.CPUSeconds, u.PeakBytes>>20)
-		}
+	report := bench.Report{
+		Machine: bench.ThisMachine(version),
+		Cases: []bench.Case{{
+			Name: cfg.Encoding.String(), Broker: c.broker(), Batch: c.Batch, Connections: c.Connections, Phases: phases,
+		}},
 	}
-	return writeJSON(c.JSON, phases)
+	if err := report.Text(e.stdout); err != nil {
+		return err
+	}
+	return writeJSON(c.JSON, report)
+}
+
+// broker says which one the load went through.
+func (c *benchRunCmd) broker() string {
+	switch {
+	case c.URL != "":
+		return c.URL
+	case len(c.KafkaBrokers) > 0:
+		return strings.Join(c.KafkaBrokers, ",")
+	}
+	return "embedded"
 }
 
 // writeJSON writes figures to a file, if there is one.

@@ -39,7 +39,7 @@ type LoadConfig struct {
 	Sample int
 	// Observe measures the system of the load; nil measures nothing of it.
 	Observe *System
-	// Progress gets a line per step. Default: discarded.
+	// Progress is shown of each phase. Default: none.
 	Progress io.Writer
 }
 
@@ -72,6 +72,8 @@ type load struct {
 	plan   *workload.Plan
 	verify *workload.Verifier
 	state  workload.State
+
+	progress *Progress
 }
 
 // Load runs a case: it creates the events, updates and deletes some of them,
@@ -94,7 +96,7 @@ func Load(ctx context.Context, to workload.Target, cfg LoadConfig) ([]Phase, err
 	}
 	start := time.Now().Add(-span).Truncate(time.Millisecond)
 	l := &load{
-		cfg: cfg, to: to,
+		cfg: cfg, to: to, progress: NewProgress(cfg.Progress),
 		plan: &workload.Plan{
 			Corpus: corpus, Encoding: cfg.Encoding, Seed: cfg.Seed, Events: cfg.Events, Start: start, Span: span,
 			Run: strconv.FormatInt(start.UnixMilli(), 36),
@@ -122,14 +124,11 @@ func Load(ctx context.Context, to workload.Target, cfg LoadConfig) ([]Phase, err
 		if step.n == 0 {
 			continue
 		}
-		fmt.Fprintf(cfg.Progress, "%s of %d events … ", step.name, step.n)
 		step.done()
-		phase, err := l.phase(ctx, step.n, step.send)
+		phase, err := l.phase(ctx, step.name, step.n, step.send)
 		if err != nil {
 			return phases, fmt.Errorf("%s: %w", step.name, err)
 		}
-		phase.Name = step.name
-		fmt.Fprintf(cfg.Progress, "acknowledged %.2f s, visible %.2f s\n", phase.AckedSeconds, phase.VisibleSeconds)
 		phases = append(phases, *phase)
 	}
 	return phases, nil
@@ -142,7 +141,8 @@ func mark(set []bool, events []int) {
 }
 
 // phase sends n writes, waits until they are visible, and verifies.
-func (l *load) phase(ctx context.Context, n int, build func(r *workload.Request, from, to int)) (*Phase, error) {
+func (l *load) phase(ctx context.Context, name string, n int, build func(r *workload.Request, from, to int)) (*Phase, error) {
+	l.progress.Start(name, n)
 	observed := observe(ctx, l.cfg.Observe)
 	probing, stop := context.WithCancel(ctx)
 	probed := make(chan []time.Duration, 1)
@@ -150,7 +150,9 @@ func (l *load) phase(ctx context.Context, n int, build func(r *workload.Request,
 
 	requests := (n + l.cfg.Batch - 1) / l.cfg.Batch
 	sent, err := workload.Send(ctx, l.to, l.cfg.Connections, requests, func(r *workload.Request, i int) {
-		build(r, i*l.cfg.Batch, min(n, (i+1)*l.cfg.Batch))
+		from, to := i*l.cfg.Batch, min(n, (i+1)*l.cfg.Batch)
+		build(r, from, to)
+		l.progress.Add(to - from)
 	})
 	var seen time.Time
 	if err == nil {
@@ -159,13 +161,15 @@ func (l *load) phase(ctx context.Context, n int, build func(r *workload.Request,
 	stop()
 	fresh := <-probed
 	if err != nil {
+		l.progress.Done("failed")
 		return nil, err
 	}
 	p := &Phase{
-		Writes: n, Bytes: sent.Bytes,
+		Name: name, Writes: n, Bytes: sent.Bytes,
 		AckedSeconds: sent.Acked.Sub(sent.Begun).Seconds(), VisibleSeconds: seen.Sub(sent.Begun).Seconds(),
 		AckMillis: quantiles(sent.Latencies), FreshMillis: quantiles(fresh),
 	}
+	l.progress.Done(fmt.Sprintf("acknowledged %.2f s, visible %.2f s", p.AckedSeconds, p.VisibleSeconds))
 	if err := observed.finish(ctx, p); err != nil {
 		return nil, err
 	}

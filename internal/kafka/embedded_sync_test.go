@@ -153,6 +153,7 @@ func TestPowerFailure(t *testing.T) {
 	disk := &volatileDisk{sizes: make(map[string]int64), entries: make(map[string][]string)}
 	dir := t.TempDir()
 	broker := startBrokerFsync(t, dir, disk.fsync)
+	t.Cleanup(func() { _ = broker.Close() })
 	b := &backend{addr: broker.Addr()}
 	cfg := b.topics(t)
 	// Many segments are begun and ended meanwhile.
@@ -196,9 +197,6 @@ func TestPowerFailure(t *testing.T) {
 	}
 	stop()
 	load.Wait()
-	if err := broker.Close(); err != nil {
-		t.Fatal(err)
-	}
 
 	for i, cut := range cuts {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
