@@ -37,7 +37,7 @@ type kafkaFlags struct {
 	KafkaBrokers      []string      `help:"Seed brokers, host:port each." placeholder:"HOST:PORT,..." group:"kafka"`
 	KafkaTopic        string        `help:"Begin of the topics' names: NAME.g1 for events, NAME.dlq for dead letters." default:"sluice.events" group:"kafka"`
 	KafkaGeneration   int           `help:"Generation of the events topic. A new one starts a new topic, once the old one is drained." default:"1" group:"kafka"`
-	KafkaPartitions   int           `help:"Partitions of the events topic. Fixed once the topic exists: the order of an event's writes hangs on it." default:"12" group:"kafka"`
+	KafkaPartitions   int           `help:"Partitions of the events topic. Fixed once the topic exists: the order of an event's writes hangs on it. 0: what it has; of a new one 12, or 1 on the embedded broker." default:"0" group:"kafka"`
 	KafkaReplicas     int           `help:"Replicas of new topics. 0: 3 where there are three brokers, else 1." default:"0" group:"kafka"`
 	KafkaRetention    time.Duration `help:"How long the events topic keeps records; deleted contents are in it for as long." default:"168h" group:"kafka"`
 	KafkaGroup        string        `help:"Consumer group." default:"sluice" group:"kafka"`

@@ -83,6 +83,11 @@ func (c *dlqReplayCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
+	topics, err := kafka.FindTopics(ctx, cfg, e.log)
+	if err != nil {
+		return err
+	}
+	cfg.Partitions = topics.Partitions
 	producer, err := kafka.NewProducer(cfg, e.log, prometheus.NewRegistry())
 	if err != nil {
 		return err

@@ -68,7 +68,7 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		if err := p.ensureTopics(ctx, kafkaCfg, store); err != nil {
+		if err := p.ensureTopics(ctx, &kafkaCfg, store); err != nil {
 			return err
 		}
 		if err := p.startConsumer(ctx, kafkaCfg, c.consumerFlags.config(), store); err != nil {
@@ -97,7 +97,7 @@ func (c *apiCmd) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		if err := p.ensureTopics(ctx, kafkaCfg, store); err != nil {
+		if err := p.ensureTopics(ctx, &kafkaCfg, store); err != nil {
 			return err
 		}
 		return p.startAPI(ctx, kafkaCfg, cfg, &c.httpFlags, store)
@@ -123,7 +123,7 @@ func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		if err := p.ensureTopics(ctx, kafkaCfg, store); err != nil {
+		if err := p.ensureTopics(ctx, &kafkaCfg, store); err != nil {
 			return err
 		}
 		if err := p.startConsumer(ctx, kafkaCfg, c.consumerFlags.config(), store); err != nil {
@@ -243,17 +243,18 @@ func migrate(ctx context.Context, store *clickhouse.Store, log *slog.Logger) err
 }
 
 // ensureTopics makes the topics, and checks that the events topic is the one
-// that the database knows.
-func (p *process) ensureTopics(ctx context.Context, cfg kafka.Config, store *clickhouse.Store) error {
+// that the database knows. It puts the number of its partitions into cfg.
+func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config, store *clickhouse.Store) error {
 	var info kafka.TopicInfo
 	err := p.retry(ctx, "reach Kafka", func(err error) bool { return !errors.Is(err, kafka.ErrTopicMismatch) },
 		func(ctx context.Context) (err error) {
-			info, err = kafka.EnsureTopics(ctx, cfg, p.log)
+			info, err = kafka.EnsureTopics(ctx, *cfg, p.log)
 			return err
 		})
 	if err != nil {
 		return err
 	}
+	cfg.Partitions = info.Partitions
 	return store.RecordTopic(ctx, info.Generation, info.Topic, info.ID, info.Partitions)
 }
 

@@ -37,6 +37,8 @@ const (
 	deadLetterBytesMax = topicBytesMax + envelopeBytes
 
 	deadLetterSuffix = ".dlq"
+
+	partitionsMax = 10_000
 )
 
 // Config says where Kafka is and what Sluice keeps there. A field left at its
@@ -55,8 +57,12 @@ type Config struct {
 	Generation int
 	// Partitions is the number of partitions of the events topic. It cannot be
 	// changed within a generation: the order of an event's writes hangs on it.
-	// Default 12.
+	// 0, the default, is what the topic has, which [EnsureTopics] and
+	// [FindTopics] tell; a producer and a watcher have to know it.
 	Partitions int
+	// PartitionsNew is the number of a topic that is made where Partitions is 0.
+	// Default 12.
+	PartitionsNew int
 	// ReplicationFactor of new topics. Default 3 where there are three brokers
 	// or more, else 1. Above 2, a write must reach all replicas but one.
 	ReplicationFactor int
@@ -152,7 +158,7 @@ func (c Config) WithDefaults() Config {
 	def(&c.ClientID, "sluice")
 	def(&c.TopicPrefix, "sluice.events")
 	def(&c.Generation, 1)
-	def(&c.Partitions, 12)
+	def(&c.PartitionsNew, 12)
 	def(&c.Retention, 7*24*time.Hour)
 	def(&c.DeadLetterRetention, 30*24*time.Hour)
 	def(&c.Group, "sluice")
@@ -205,7 +211,8 @@ func (c Config) Validate() error {
 	check(regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`).MatchString(c.TopicPrefix),
 		"TopicPrefix: must be 1 to 200 letters, digits, dots, dashes or underscores, and begin with a letter or digit")
 	check(c.Generation >= 1 && c.Generation <= event.GenerationMax, "Generation: must be from 1 to %d", event.GenerationMax)
-	check(c.Partitions >= 1 && c.Partitions <= 10_000, "Partitions: must be from 1 to 10000")
+	check(c.Partitions >= 0 && c.Partitions <= partitionsMax, "Partitions: must be from 1 to %d, or 0 for what the topic has", partitionsMax)
+	check(c.PartitionsNew >= 1 && c.PartitionsNew <= partitionsMax, "PartitionsNew: must be from 1 to %d", partitionsMax)
 	check(c.ReplicationFactor >= 0 && c.ReplicationFactor <= 100, "ReplicationFactor: must be from 1 to 100, or 0 for the default")
 	check(c.Retention >= time.Second, "Retention: must be at least 1 s")
 	check(c.DeadLetterRetention >= time.Second, "DeadLetterRetention: must be at least 1 s")

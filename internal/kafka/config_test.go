@@ -25,8 +25,8 @@ func TestConfigValidate(t *testing.T) {
 		{"a broker without port", func(c *kafka.Config) { c.Brokers = []string{"localhost"} }, []string{"Brokers:"}},
 		{"a topic prefix with a slash", func(c *kafka.Config) { c.TopicPrefix = "a/b" }, []string{"TopicPrefix:"}},
 		{"negative numbers", func(c *kafka.Config) {
-			c.Generation, c.Partitions, c.ReplicationFactor, c.Retention, c.DeadLetterRetention, c.DialTimeout = -1, -1, -1, -1, -1, -1
-		}, []string{"Generation:", "Partitions:", "ReplicationFactor:", "Retention:", "DeadLetterRetention:", "DialTimeout:"}},
+			c.Generation, c.Partitions, c.PartitionsNew, c.ReplicationFactor, c.Retention, c.DeadLetterRetention, c.DialTimeout = -1, -1, -1, -1, -1, -1, -1
+		}, []string{"Generation:", "Partitions:", "PartitionsNew:", "ReplicationFactor:", "Retention:", "DeadLetterRetention:", "DialTimeout:"}},
 		{"a generation too high", func(c *kafka.Config) { c.Generation = 1 << 14 }, []string{"Generation:"}},
 		{"TLS that is not enabled", func(c *kafka.Config) { c.TLS.CAFile = "ca.pem" }, []string{"TLS:"}},
 		{"a certificate without key", func(c *kafka.Config) { c.TLS = kafka.TLSConfig{Enabled: true, CertFile: "c.pem"} }, []string{"TLS.CertFile, TLS.KeyFile:"}},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -27,6 +29,7 @@ var suite = []struct {
 }{
 	{"topics made by two at once", testEnsureConcurrently},
 	{"topics of another shape are refused", testEnsureMismatch},
+	{"the number of partitions is found", testEnsurePartitions},
 	{"records keep the order of their key", testOrder},
 	{"a large write", testLarge},
 	{"a full buffer refuses at once", testBufferFull},
@@ -116,6 +119,33 @@ func testEnsureConcurrently(t *testing.T, b *backend) {
 	}
 	if n := len(details[want.DeadLetterTopic].Partitions); n != 1 {
 		t.Errorf("dead-letter topic has %d partitions, want 1", n)
+	}
+}
+
+// Without a number of partitions, a new topic gets the default and one that is
+// there is taken as it is.
+func testEnsurePartitions(t *testing.T, b *backend) {
+	cfg := b.config()
+	cfg.Partitions, cfg.PartitionsNew = 0, 3
+	for _, find := range []func(context.Context, kafka.Config, *slog.Logger) (kafka.TopicInfo, error){kafka.EnsureTopics, kafka.FindTopics} {
+		info, err := find(t.Context(), cfg, logTo(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Partitions != 3 {
+			t.Errorf("%d partitions, want 3", info.Partitions)
+		}
+		cfg.PartitionsNew = 5
+	}
+	if _, err := kafka.NewProducer(cfg, logTo(t), prometheus.NewRegistry()); err == nil || !strings.HasPrefix(err.Error(), "Partitions:") {
+		t.Errorf("error %v of a producer that does not know the partitions", err)
+	}
+	if _, err := kafka.NewWatcher(cfg, logTo(t)); err == nil || !strings.HasPrefix(err.Error(), "Partitions:") {
+		t.Errorf("error %v of a watcher that does not know the partitions", err)
+	}
+	cfg.Partitions = 5
+	if _, err := kafka.FindTopics(t.Context(), cfg, logTo(t)); !errors.Is(err, kafka.ErrTopicMismatch) {
+		t.Errorf("error %v, want a mismatch", err)
 	}
 }
 

@@ -47,8 +47,12 @@ type producerMetrics struct {
 	latency                         prometheus.Histogram
 }
 
-// NewProducer returns a producer of the events topic. It does not connect.
+// NewProducer returns a producer of the events topic, whose partitions cfg must
+// name. It does not connect.
 func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Producer, error) {
+	if cfg.Partitions == 0 {
+		return nil, errPartitionsUnknown
+	}
 	p := &Producer{headers: []kgo.RecordHeader{versionHeader(event.RecordVersion)}}
 	p.blocks.New = func() any { return &block{buf: make([]byte, 0, blockBytes)} }
 	cfg = cfg.WithDefaults()

@@ -32,10 +32,18 @@ type TopicInfo struct {
 }
 
 type topicSpec struct {
-	name       string
-	partitions int
-	retention  time.Duration
-	bytesMax   int
+	name string
+	// partitions is 0 for any number, partitionsNew that of a new topic.
+	partitions, partitionsNew int
+	retention                 time.Duration
+	bytesMax                  int
+}
+
+// topicSpecs are those of the events and the dead letters.
+func (c *Config) topicSpecs() (events, letters topicSpec) {
+	events = topicSpec{c.EventsTopic(), c.Partitions, c.Partitions, c.Retention, topicBytesMax}
+	def(&events.partitionsNew, c.PartitionsNew)
+	return events, topicSpec{c.DeadLetterTopic(), 1, 1, c.DeadLetterRetention, deadLetterBytesMax}
 }
 
 // EnsureTopics makes the topics where they do not exist, and checks those that
@@ -49,14 +57,30 @@ func EnsureTopics(ctx context.Context, cfg Config, log *slog.Logger) (TopicInfo,
 	}
 	defer cl.Close()
 	adm := kadm.NewClient(cl)
-
-	events := topicSpec{cfg.EventsTopic(), cfg.Partitions, cfg.Retention, topicBytesMax}
-	letters := topicSpec{cfg.DeadLetterTopic(), 1, cfg.DeadLetterRetention, deadLetterBytesMax}
+	events, letters := cfg.topicSpecs()
 	for _, spec := range []topicSpec{events, letters} {
 		if err := createTopic(ctx, adm, spec, cfg.ReplicationFactor); err != nil {
 			return TopicInfo{}, fmt.Errorf("create topic %s: %w", spec.name, err)
 		}
 	}
+	return findTopics(ctx, &cfg, adm)
+}
+
+// errPartitionsUnknown is of a client that has to know the number of partitions.
+var errPartitionsUnknown = errors.New("Partitions: required; EnsureTopics and FindTopics tell it")
+
+// FindTopics is [EnsureTopics] without making them.
+func FindTopics(ctx context.Context, cfg Config, log *slog.Logger) (TopicInfo, error) {
+	cl, err := newClient(&cfg, log)
+	if err != nil {
+		return TopicInfo{}, err
+	}
+	defer cl.Close()
+	return findTopics(ctx, &cfg, kadm.NewClient(cl))
+}
+
+func findTopics(ctx context.Context, cfg *Config, adm *kadm.Client) (TopicInfo, error) {
+	events, letters := cfg.topicSpecs()
 	detail, err := checkTopic(ctx, adm, events)
 	if err == nil {
 		_, err = checkTopic(ctx, adm, letters)
@@ -101,7 +125,7 @@ func createTopic(ctx context.Context, adm *kadm.Client, spec topicSpec, replicas
 		"max.message.bytes":      kadm.StringPtr(strconv.Itoa(spec.bytesMax)),
 		"min.insync.replicas":    kadm.StringPtr(strconv.Itoa(insync)),
 	}
-	_, err = adm.CreateTopic(ctx, int32(spec.partitions), int16(replicas), configs, spec.name)
+	_, err = adm.CreateTopic(ctx, int32(spec.partitionsNew), int16(replicas), configs, spec.name)
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return err
 	}
@@ -114,7 +138,7 @@ func checkTopic(ctx context.Context, adm *kadm.Client, spec topicSpec) (kadm.Top
 	if err != nil {
 		return detail, fmt.Errorf("describe topic %s: %w", spec.name, err)
 	}
-	if n := len(detail.Partitions); n != spec.partitions {
+	if n := len(detail.Partitions); spec.partitions != 0 && n != spec.partitions {
 		return detail, fmt.Errorf("%w: %s has %d partitions, expected %d: the order of an event's writes hangs on their number",
 			ErrTopicMismatch, spec.name, n, spec.partitions)
 	}

@@ -41,8 +41,12 @@ type waiter struct {
 	done    chan struct{}
 }
 
-// NewWatcher returns a watcher. Its Wait answers while [Watcher.Run] runs.
+// NewWatcher returns a watcher of the events topic, whose partitions cfg must
+// name. Its Wait answers while [Watcher.Run] runs.
 func NewWatcher(cfg Config, log *slog.Logger) (*Watcher, error) {
+	if cfg.Partitions == 0 {
+		return nil, errPartitionsUnknown
+	}
 	cfg = cfg.WithDefaults()
 	cl, err := newClient(&cfg, log,
 		kgo.FetchMaxBytes(8<<20),
