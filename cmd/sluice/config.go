@@ -101,8 +101,8 @@ func (f *clickhouseFlags) config() (clickhouse.Config, error) {
 type consumerFlags struct {
 	FlushRecords int           `help:"Most records of one flush." default:"50000" group:"consumer"`
 	FlushBytes   int           `help:"Most bytes of one flush." default:"67108864" group:"consumer"`
-	FlushQuiet   time.Duration `help:"How long the first record of a small flush waits for others." default:"60ms" group:"consumer"`
-	FlushBusy    time.Duration `help:"The same for a flush of 2000 records or more." default:"400ms" group:"consumer"`
+	FlushQuiet   time.Duration `help:"How long the first record of a small flush waits for others; longer where flushes are slow, so that they take a quarter of the time." default:"60ms" group:"consumer"`
+	FlushBusy    time.Duration `help:"The same for a flush of 200 records or more." default:"400ms" group:"consumer"`
 	RecentBytes  int           `help:"Memory for recent rows, which updates then need not read." default:"100663296" group:"consumer"`
 }
 

@@ -65,13 +65,13 @@ type Config struct {
 	// One such batch is in flight while another accumulates.
 	BatchBytesMax int
 	// FlushDelayQuiet is how long the first record of a small batch waits for
-	// others. Default 60 ms.
+	// others, or longer where the database is slow: see flushShare. Default 60 ms.
 	FlushDelayQuiet time.Duration
 	// FlushDelayBusy is the same for a batch of BusyRecords or more, so that
 	// blocks are large when there is much to write; but it waits no longer than
 	// FlushDelayQuiet for a next record. Default 400 ms.
 	FlushDelayBusy time.Duration
-	// BusyRecords is the size from which a batch counts as busy. Default 2,000.
+	// BusyRecords is the size from which a batch counts as busy. Default 200.
 	BusyRecords int
 	// RecentBytesMax bounds the memory of the rows held for updates, about 150
 	// bytes each where events share their conversation's metadata. A row with
@@ -84,11 +84,17 @@ type Config struct {
 	StopTimeout time.Duration
 }
 
+// flushShare bounds the flushes of small batches to one in so many parts of the
+// time. A flush costs the database about the same for one record and for a
+// thousand, so a trickle of single records would else keep it busy: of 3,000
+// records a second, flushed every 60 ms, a slow machine of two cores was.
+const flushShare = 4
+
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
 	return Config{
 		BatchRecordsMax: 50_000, BatchBytesMax: 64 << 20,
-		FlushDelayQuiet: 60 * time.Millisecond, FlushDelayBusy: 400 * time.Millisecond, BusyRecords: 2_000,
+		FlushDelayQuiet: 60 * time.Millisecond, FlushDelayBusy: 400 * time.Millisecond, BusyRecords: 200,
 		RecentBytesMax: 96 << 20,
 		RetryDelayMin:  100 * time.Millisecond, RetryDelayMax: 10 * time.Second,
 		StopTimeout: 15 * time.Second,
@@ -141,6 +147,8 @@ type Consumer struct {
 	// Of Run's goroutine.
 	filling *batch
 	spare   *batch
+	// flushTook is the time of the last flush.
+	flushTook time.Duration
 	// epochs are those of the latest chunk of each partition held.
 	epochs map[int32]int64
 	// ended are the epochs of the partitions given up.
@@ -169,6 +177,7 @@ type revocation struct {
 // flight is the flush in flight.
 type flight struct {
 	batch  *batch
+	begun  time.Time
 	cancel context.CancelFunc
 	done   chan error
 }
@@ -295,7 +304,8 @@ func (c *Consumer) delay(now time.Time) time.Duration {
 		return 0
 	}
 	if c.filling.len() < c.cfg.BusyRecords {
-		return c.cfg.FlushDelayQuiet - now.Sub(c.filling.oldest)
+		quiet := min(max(c.cfg.FlushDelayQuiet, flushShare*c.flushTook), c.cfg.FlushDelayBusy)
+		return quiet - now.Sub(c.filling.oldest)
 	}
 	// No more may be coming.
 	return min(c.cfg.FlushDelayBusy-now.Sub(c.filling.oldest), c.cfg.FlushDelayQuiet-now.Sub(c.filling.latest))
@@ -336,7 +346,7 @@ func (c *Consumer) takeOff(ctx context.Context) *flight {
 
 func (c *Consumer) launch(ctx context.Context, b *batch) *flight {
 	flushCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f := &flight{batch: b, cancel: cancel, done: make(chan error, 1)}
+	f := &flight{batch: b, begun: time.Now(), cancel: cancel, done: make(chan error, 1)}
 	go func() {
 		defer cancel()
 		f.done <- c.flush(flushCtx, b)
@@ -346,6 +356,7 @@ func (c *Consumer) launch(ctx context.Context, b *batch) *flight {
 
 // land makes the batch of a finished flight the spare one.
 func (c *Consumer) land(f *flight) {
+	c.flushTook = time.Since(f.begun)
 	f.batch.reset()
 	c.spare = f.batch
 }

@@ -111,6 +111,35 @@ func TestFlushWhenQuiet(t *testing.T) {
 	})
 }
 
+// After a slow flush the next records wait four times as long as it took, and
+// no longer than those of a busy batch.
+func TestFlushWhenSlow(t *testing.T) {
+	for _, tt := range []struct{ took, wait time.Duration }{
+		{10 * time.Millisecond, 60 * time.Millisecond},
+		{50 * time.Millisecond, 200 * time.Millisecond},
+		{time.Second, 400 * time.Millisecond},
+	} {
+		t.Run(tt.took.String(), func(t *testing.T) {
+			var through chan<- struct{}
+			runWith(t, func(w *world, _ *Config) { through = stuck(w) }, func(w *world) {
+				w.feed(create(fresh))
+				w.advance(60 * time.Millisecond)
+				w.expect("inserting")
+				w.advance(tt.took)
+				through <- struct{}{}
+				w.expect("insert 1", "commit map[0:1]")
+				w.feed(create(fresh, id(2)))
+				w.advance(tt.wait - time.Millisecond)
+				w.expect()
+				w.advance(time.Millisecond)
+				w.expect("inserting")
+				through <- struct{}{}
+				w.expect("insert 1", "commit map[0:2]")
+			})
+		})
+	}
+}
+
 func TestFlushWhenBusy(t *testing.T) {
 	runWith(t, func(_ *world, cfg *Config) { cfg.BusyRecords = 10 }, func(w *world) {
 		for n := range uint64(10) {
