@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+	asmbase64 "github.com/segmentio/asm/base64"
 )
 
 // DefaultEventNames returns the event names that are allowed where none are
@@ -200,7 +201,7 @@ func (r *Rules) mutable(w *Write, m *members) error {
 		isNull := !given(raw)
 		if !isNull {
 			var err error
-			if isNull, err = r.value(w, f, raw, m.spaces[i]); err != nil {
+			if isNull, err = r.value(w, f, m); err != nil {
 				return err
 			}
 		}
@@ -220,12 +221,13 @@ func (r *Rules) mutable(w *Write, m *members) error {
 
 // value reads the value of one field, which is not null, into the write. It
 // reports whether the value means the same as null.
-func (r *Rules) value(w *Write, f Field, raw []byte, spaces int) (isNull bool, err error) {
+func (r *Rules) value(w *Write, f Field, m *members) (isNull bool, err error) {
+	raw, spaces := m.raw[memberOfField(f)], m.spaces[memberOfField(f)]
 	switch f {
 	case FieldEventName:
 		w.EventName, err = r.eventName(raw)
 	case FieldMetadata:
-		w.Metadata, err = parseMetadata(raw, spaces)
+		w.Metadata, err = parseMetadata(raw, spaces, m.finite)
 	case FieldError:
 		w.Error, err = stringOf(memberError, raw)
 		isNull = w.Error == ""
@@ -236,9 +238,9 @@ func (r *Rules) value(w *Write, f Field, raw []byte, spaces int) (isNull bool, e
 	case FieldOutput:
 		w.Output = parseContent(raw, spaces)
 	case FieldInputEmbeddings:
-		w.InputEmbeddings, err = parseVector(f, raw)
+		w.InputEmbeddings, err = parseVector(f, raw, m.vectors[0])
 	case FieldOutputEmbeddings:
-		w.OutputEmbeddings, err = parseVector(f, raw)
+		w.OutputEmbeddings, err = parseVector(f, raw, m.vectors[1])
 	default:
 		panic("BUG: a member that is no mutable field")
 	}
@@ -264,14 +266,14 @@ func (r *Rules) eventName(raw []byte) (string, error) {
 	return "", Errorf(CodeInvalidValue, "event_name", "must be one of %s", strings.Join(r.EventNames, ", "))
 }
 
-func parseMetadata(raw []byte, spaces int) ([]byte, error) {
+func parseMetadata(raw []byte, spaces int, finite bool) ([]byte, error) {
 	if raw[0] != '{' {
 		return nil, errType(memberMetadata, "an object")
 	}
 	if len(raw)-spaces > MetadataBytesMax {
 		return nil, errMetadataTooLarge()
 	}
-	if !numbersFinite(raw) {
+	if !finite && !numbersFinite(raw) {
 		return nil, errMetadataNumber()
 	}
 	return compactJSON(raw, spaces), nil
@@ -393,9 +395,11 @@ func digits(s []byte) (n int, ok bool) {
 }
 
 // parseVector reads an embedding: an array of numbers, or base64 of
-// little-endian float32.
-func parseVector(f Field, raw []byte) ([]float32, error) {
-	var vector []float32
+// little-endian float32. An array may have been read already.
+func parseVector(f Field, raw []byte, vector []float32) ([]float32, error) {
+	if vector != nil {
+		return vector, nil
+	}
 	var err error
 	switch raw[0] {
 	case '[':
@@ -448,18 +452,20 @@ func parseNumbers(f Field, raw []byte) ([]float32, error) {
 	}
 }
 
+// embeddingBytesMax is the longest embedding, as decoded.
+const embeddingBytesMax = 4 * EmbeddingDimensionsMax
+
+// base64Buffers have two bytes more, as decoders do not see the padding.
+var base64Buffers = sync.Pool{New: func() any { return new([embeddingBytesMax + 2]byte) }} //nolint:gochecknoglobals // memory to reuse, no state
+
 func parseBase64(f Field, text []byte) ([]float32, error) {
-	const bytesMax = 4 * EmbeddingDimensionsMax
-	if len(text) > base64.StdEncoding.EncodedLen(bytesMax) {
+	if len(text) > base64.StdEncoding.EncodedLen(embeddingBytesMax) {
 		return nil, errDimensions(f)
 	}
-	// The decoder skips line breaks, which standard base64 does not have.
-	if bytes.IndexByte(text, '\n') >= 0 || bytes.IndexByte(text, '\r') >= 0 {
-		return nil, errBase64(f)
-	}
-	var buf [bytesMax + 2]byte // DecodedLen does not see the padding
-	n, err := base64.StdEncoding.Strict().Decode(buf[:], text)
-	if err != nil {
+	buf := base64Buffers.Get().(*[embeddingBytesMax + 2]byte) //nolint:forcetypeassert // the pool holds nothing else
+	defer base64Buffers.Put(buf)
+	n, ok := decodeBase64(buf[:], text)
+	if !ok {
 		return nil, errBase64(f)
 	}
 	if n%4 != 0 {
@@ -470,6 +476,24 @@ func parseBase64(f Field, text []byte) ([]float32, error) {
 		return nil, errNotFinite(f, i)
 	}
 	return vector, nil
+}
+
+// decodeBase64 decodes standard base64 with padding, and nothing but that. The
+// quick decoder is lenient about the end, which it does not get.
+func decodeBase64(dst, text []byte) (n int, ok bool) {
+	// The decoders skip line breaks, which standard base64 does not have.
+	if len(text)%4 != 0 || bytes.IndexByte(text, '\n') >= 0 || bytes.IndexByte(text, '\r') >= 0 {
+		return 0, false
+	}
+	if last := len(text) - 4; last > 0 {
+		var err error
+		if n, err = asmbase64.StdEncoding.Decode(dst, text[:last]); err != nil || n != last/4*3 {
+			return 0, false
+		}
+		text = text[last:]
+	}
+	m, err := base64.StdEncoding.Strict().Decode(dst[n:], text)
+	return n + m, err == nil
 }
 
 func errBase64(f Field) error {
@@ -512,6 +536,8 @@ func (i member) String() string {
 }
 
 func (i member) field() Field { return Field(i - memberEventName) }
+
+func memberOfField(f Field) member { return memberEventName + member(f) }
 
 // memberOf returns the member of a name as it is written, quotes and all.
 func memberOf(quoted []byte) (i member, ok bool) {
@@ -557,11 +583,68 @@ type members struct {
 	raw [memberCount][]byte
 	// spaces are the bytes of white space within arrays and objects.
 	spaces [memberCount]int
+	// finite says that all numbers of the metadata fit a double. Where it is
+	// false, they may.
+	finite bool
+	// vectors are the embeddings that were arrays, where already read.
+	vectors [2][]float32
 }
 
 // read reads the whole of a body, so that every error of the JSON itself comes
 // before any of what it says.
 func (m *members) read(body []byte, isItem bool) error {
+	if m.readPlain(body, isItem) {
+		return nil
+	}
+	*m = members{}
+	return m.readAny(body, isItem)
+}
+
+// readPlain is read for a body that is plain and right. It reports whether it is.
+func (m *members) readPlain(body []byte, isItem bool) bool {
+	p := plain{b: body}
+	i := p.skip(0)
+	if !p.is(i, '{') {
+		return false
+	}
+	for i = p.skip(i + 1); ; i = p.skip(i + 1) {
+		end := p.name(i)
+		if end == no {
+			return false
+		}
+		at, known := memberOf(body[i:end])
+		if !known || m.raw[at] != nil || at == memberOp && !isItem {
+			return false
+		}
+		if i = p.skip(end); !p.is(i, ':') {
+			return false
+		}
+		i = p.skip(i + 1)
+		p.spaces, p.large = 0, false
+		if at >= memberInputEmbeddings && p.is(i, '[') {
+			m.vectors[at-memberInputEmbeddings], end = p.vector(i)
+		} else {
+			end = p.value(i, 2)
+		}
+		if end == no {
+			return false
+		}
+		m.raw[at], m.spaces[at] = body[i:end], p.spaces
+		if at == memberMetadata {
+			m.finite = !p.large
+		}
+		i = p.skip(end)
+		if p.is(i, '}') {
+			return p.skip(i+1) == len(body)
+		}
+		if !p.is(i, ',') {
+			return false
+		}
+	}
+}
+
+// readAny is read for every body.
+func (m *members) readAny(body []byte, isItem bool) error {
 	d := getDecoder(body)
 	defer putDecoder(d)
 	isObject := d.json.PeekKind() == '{'

@@ -71,10 +71,12 @@ func compactJSON(b []byte, spaces int) []byte {
 	return out
 }
 
+// digitsSafe is less than the digits of a number that is beyond a double.
+const digitsSafe = 300
+
 // numbersFinite reports whether every number of valid JSON fits a double. Only
 // one with an exponent, or of very many digits, can be too large for that.
 func numbersFinite(b []byte) bool {
-	const digitsSafe = 300
 	for i := 0; i < len(b); i++ {
 		switch c := b[i]; {
 		case c == '"':

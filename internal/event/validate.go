@@ -168,13 +168,11 @@ func validateMetadata(b []byte) error {
 	if b[0] != '{' {
 		return Errorf(CodeInvalidType, "conversation_metadata", "must be an object")
 	}
-	if err := validateJSON(FieldMetadata, b); err != nil {
-		return err
-	}
-	if !numbersFinite(b) {
+	finite, err := validateJSON(FieldMetadata, b)
+	if err == nil && !finite && !numbersFinite(b) {
 		return errMetadataNumber()
 	}
-	return nil
+	return err
 }
 
 // errMetadataNumber is about numbers that no filter could read: one of them
@@ -188,19 +186,23 @@ func errMetadataTooLarge() error {
 }
 
 // validateJSON checks that b is one compact JSON value that a request's body
-// could have held: strict, and within the depth that the body leaves to it.
-func validateJSON(f Field, b []byte) error {
+// could have held: strict, and within the depth that the body leaves to it. It
+// reports whether all its numbers fit a double for certain.
+func validateJSON(f Field, b []byte) (finite bool, err error) {
+	if p := (plain{b: b}); p.value(0, 2) == len(b) && p.spaces == 0 {
+		return !p.large, nil
+	}
 	depth, spaces := scanJSON(b)
 	if depth > DepthMax-1 {
-		return errTooDeep(f.String())
+		return false, errTooDeep(f.String())
 	}
 	if spaces > 0 {
-		return Errorf(CodeInvalidValue, f.String(), "is not compact JSON")
+		return false, Errorf(CodeInvalidValue, f.String(), "is not compact JSON")
 	}
 	if !jsontext.Value(b).IsValid() {
-		return Errorf(CodeInvalidJSON, f.String(), "is not valid JSON")
+		return false, Errorf(CodeInvalidJSON, f.String(), "is not valid JSON")
 	}
-	return nil
+	return false, nil
 }
 
 func errTooDeep(field string) error {
@@ -224,7 +226,8 @@ func validateContent(f Field, c Content) error {
 		if len(c.Data) == 0 || c.Data[0] == '"' || c.Data[0] == 'n' {
 			return Errorf(CodeInvalidValue, f.String(), "is of the wrong kind")
 		}
-		return validateJSON(f, c.Data)
+		_, err := validateJSON(f, c.Data)
+		return err
 	}
 	return Errorf(CodeInvalidValue, f.String(), "is of an unknown kind")
 }
