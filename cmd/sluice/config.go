@@ -41,7 +41,7 @@ type kafkaFlags struct {
 	KafkaReplicas     int           `help:"Replicas of new topics. 0: 3 where there are three brokers, else 1." default:"0" group:"kafka"`
 	KafkaRetention    time.Duration `help:"How long the events topic keeps records; deleted contents are in it for as long." default:"168h" group:"kafka"`
 	KafkaGroup        string        `help:"Consumer group." default:"sluice" group:"kafka"`
-	KafkaCompression  string        `help:"Compression of records: lz4, zstd or none." enum:"lz4,zstd,none" default:"lz4" group:"kafka"`
+	KafkaCompression  string        `help:"Compression of records: snappy, lz4, zstd or none." enum:"snappy,lz4,zstd,none" default:"snappy" group:"kafka"`
 	KafkaTLS          bool          `name:"kafka-tls" help:"Speak TLS with the brokers." group:"kafka"`
 	KafkaTLSCA        string        `name:"kafka-tls-ca" help:"PEM certificates to trust instead of the system's." placeholder:"FILE" type:"path" group:"kafka"`
 	KafkaTLSCert      string        `name:"kafka-tls-cert" help:"PEM certificate of this client." placeholder:"FILE" type:"path" group:"kafka"`

@@ -171,7 +171,7 @@ func (b *backend) topics(t *testing.T) kafka.Config {
 	return cfg
 }
 
-func (b *backend) admin(t *testing.T) *kadm.Client {
+func (b *backend) admin(t testing.TB) *kadm.Client {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.addr))
 	if err != nil {

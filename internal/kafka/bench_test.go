@@ -7,10 +7,12 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
@@ -67,7 +69,7 @@ func BenchmarkProduce(b *testing.B) {
 		}},
 		{"apache", func(b *testing.B) string { return apacheKafka(b).Addrs[0] }},
 	} {
-		for _, compression := range []string{kafka.CompressionLZ4, kafka.CompressionZstd, kafka.CompressionNone} {
+		for _, compression := range []string{kafka.CompressionSnappy, kafka.CompressionLZ4, kafka.CompressionZstd, kafka.CompressionNone} {
 			b.Run(broker.name+"/"+compression, func(b *testing.B) {
 				at := &backend{addr: broker.addr(b)}
 				cfg := at.config()
@@ -96,15 +98,46 @@ func BenchmarkProduce(b *testing.B) {
 				}
 				b.SetBytes(int64(bytes / len(writes) * 5000))
 				b.ReportAllocs()
-				i := 0
+				i, began := 0, cpuTime(b)
 				for b.Loop() {
 					calls <- writes[i : i+5000]
 					i = (i + 5000) % len(writes)
 				}
 				close(calls)
 				wg.Wait()
-				b.ReportMetric(float64(b.N)*5000/b.Elapsed().Seconds(), "records/s")
+				records := float64(b.N) * 5000
+				b.ReportMetric(records/b.Elapsed().Seconds(), "records/s")
+				b.ReportMetric(float64((cpuTime(b)-began).Nanoseconds())/records, "cpu-ns/record")
+				b.ReportMetric(logBytes(b, at, cfg)/records, "log-B/record")
 			})
 		}
 	}
+}
+
+// cpuTime is what this process has used, the embedded broker included.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// logBytes is the size of the events topic's partitions.
+func logBytes(b *testing.B, at *backend, cfg kafka.Config) float64 {
+	b.Helper()
+	all, err := at.admin(b).DescribeAllLogDirs(b.Context(), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var sum int64
+	all.Each(func(d kadm.DescribedLogDir) {
+		d.Topics.Each(func(p kadm.DescribedLogDirPartition) {
+			if p.Topic == cfg.EventsTopic() {
+				sum += p.Size
+			}
+		})
+	})
+	return float64(sum)
 }

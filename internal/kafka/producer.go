@@ -117,6 +117,8 @@ func codec(name string) kgo.CompressionCodec {
 	switch name {
 	case CompressionZstd:
 		return kgo.ZstdCompression()
+	case CompressionSnappy:
+		return kgo.SnappyCompression()
 	case CompressionLZ4:
 		return kgo.Lz4Compression()
 	}
