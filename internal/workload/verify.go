@@ -31,28 +31,33 @@ type Verifier struct {
 	HTTP *http.Client
 }
 
-// Visible waits until the writes of the receipts are applied, then compares
-// the number of the plan's events and errors, by event name, with what must be
-// there. It returns when the first such answer was there: from then on, every
-// write is visible. No other events may have timestamps in the plan's span.
+// Visible waits until the writes of the receipts are applied and a query
+// counts the plan's events and errors. It returns when that answer was there:
+// from then on, every write is visible. It compares the answer, and then the
+// counts by event name, with what must be there. No other events may have
+// timestamps in the plan's span.
 func (v *Verifier) Visible(ctx context.Context, p *Plan, s *State, last []event.Receipt) (time.Time, error) {
 	want := p.Counts(s)
 	after := make(url.Values)
 	for _, r := range last {
 		after.Add("after", r.String())
 	}
-	got := make(map[string]Count)
-	for _, name := range slices.Sorted(maps.Keys(want)) {
-		c, err := v.count(ctx, p, name, after)
-		if err != nil {
-			return time.Time{}, err
-		}
-		got[name] = c
-		after = nil // what was applied stays so
+	all, err := v.count(ctx, p, "", after)
+	if err != nil {
+		return time.Time{}, err
 	}
 	seen := time.Now()
-	if !maps.Equal(got, want) {
-		return seen, fmt.Errorf("%w: events and errors by name are %v, want %v", ErrDifferent, got, want)
+	var wantAll Count
+	got := make(map[string]Count)
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if got[name], err = v.count(ctx, p, name, nil); err != nil {
+			return seen, err
+		}
+		wantAll.Events += want[name].Events
+		wantAll.Errors += want[name].Errors
+	}
+	if all != wantAll || !maps.Equal(got, want) {
+		return seen, fmt.Errorf("%w: events and errors are %v, by name %v, want %v, by name %v", ErrDifferent, all, got, wantAll, want)
 	}
 	return seen, nil
 }
