@@ -137,10 +137,10 @@ func testEnsurePartitions(t *testing.T, b *backend) {
 		}
 		cfg.PartitionsNew = 5
 	}
-	if _, err := kafka.NewProducer(cfg, logTo(t), prometheus.NewRegistry()); err == nil || !strings.HasPrefix(err.Error(), "Partitions:") {
+	if _, err := kafka.NewProducer(cfg, logTo(t), prometheus.NewRegistry()); err == nil || !strings.HasPrefix(err.Error(), "partitions:") {
 		t.Errorf("error %v of a producer that does not know the partitions", err)
 	}
-	if _, err := kafka.NewWatcher(cfg, logTo(t)); err == nil || !strings.HasPrefix(err.Error(), "Partitions:") {
+	if _, err := kafka.NewWatcher(cfg, logTo(t)); err == nil || !strings.HasPrefix(err.Error(), "partitions:") {
 		t.Errorf("error %v of a watcher that does not know the partitions", err)
 	}
 	cfg.Partitions = 5

@@ -67,7 +67,7 @@ func EnsureTopics(ctx context.Context, cfg Config, log *slog.Logger) (TopicInfo,
 }
 
 // errPartitionsUnknown is of a client that has to know the number of partitions.
-var errPartitionsUnknown = errors.New("Partitions: required; EnsureTopics and FindTopics tell it")
+var errPartitionsUnknown = errors.New("partitions: required; EnsureTopics and FindTopics tell it")
 
 // FindTopics is [EnsureTopics] without making them.
 func FindTopics(ctx context.Context, cfg Config, log *slog.Logger) (TopicInfo, error) {
