@@ -23,7 +23,7 @@ func stored() *event.Event {
 		ID: "a", ConversationID: "c1", EventName: "event_a", Micros: now.UnixMicro() + 1,
 		Metadata: `{"plan":"pro"}`, Error: "e", Latency: &latency,
 		Input: event.Content{Kind: event.KindString, Data: []byte("hi")}, Output: event.Content{Kind: event.KindJSON, Data: []byte(`[1]`)},
-		InputEmbeddings: []float32{0.5, -1},
+		InputEmbeddings: event.VectorOf(0.5, -1),
 	}
 }
 

@@ -421,7 +421,7 @@ func TestEmbeddingsReachTheLog(t *testing.T) {
 	h := newHarness(t)
 	vector := base64.StdEncoding.EncodeToString([]byte{0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0})
 	h.do(t, "POST", "/event", `{"conversation_id":"c1","event_name":"event_a","input_embeddings":"`+vector+`","output_embeddings":[0.5]}`).expect(t, 202, "")
-	if diff := cmp.Diff([][]float32{{1, -2}, {0.5}}, [][]float32{h.writes[0].InputEmbeddings, h.writes[0].OutputEmbeddings}); diff != "" {
+	if diff := cmp.Diff([]event.Vector{event.VectorOf(1, -2), event.VectorOf(0.5)}, []event.Vector{h.writes[0].InputEmbeddings, h.writes[0].OutputEmbeddings}); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -35,11 +35,11 @@ func benchRows(from, n, contentBytes, dimensions int) event.Rows {
 			rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: data}, Version: version})
 		}
 		if dimensions > 0 {
-			vector := make([]float32, dimensions)
-			for j := range vector {
-				vector[j] = rand.Float32()
+			values := make([]float32, dimensions)
+			for j := range values {
+				values[j] = rand.Float32()
 			}
-			rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings, Vector: vector, Version: version})
+			rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings, Vector: event.VectorOf(values...), Version: version})
 		}
 	}
 	return rows

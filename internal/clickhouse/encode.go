@@ -2,8 +2,6 @@ package clickhouse
 
 import (
 	"encoding/binary"
-	"math"
-	"slices"
 
 	"github.com/ClickHouse/ch-go/proto"
 
@@ -118,10 +116,10 @@ func newEncoder() *encoder {
 		newColumn("field", typeField, func(b *proto.Buffer, r *event.EmbeddingRow, _ *uint64) { b.PutUInt8(fieldNumber(r.Field)) }),
 		newColumn("vector", "Array(Float32)",
 			func(b *proto.Buffer, r *event.EmbeddingRow, sum *uint64) {
-				*sum += uint64(len(r.Vector))
+				*sum += uint64(r.Vector.Dimensions())
 				b.PutUInt64(*sum)
 			},
-			func(b *proto.Buffer, r *event.EmbeddingRow, _ *uint64) { putFloats(b, r.Vector) }),
+			func(b *proto.Buffer, r *event.EmbeddingRow, _ *uint64) { b.PutRaw(r.Vector) }),
 		newColumn("version", "UInt64", func(b *proto.Buffer, r *event.EmbeddingRow, _ *uint64) { b.PutUInt64(uint64(r.Version)) }),
 		newColumn("deleted", "UInt8", func(b *proto.Buffer, r *event.EmbeddingRow, _ *uint64) { b.PutBool(r.Deleted) }),
 	)
@@ -152,15 +150,6 @@ func keyColumns[R any](id func(*R) *event.ID) []namedColumn[R] {
 func putID(b *proto.Buffer, id *event.ID) {
 	b.PutUInt64(binary.BigEndian.Uint64(id[:8]))
 	b.PutUInt64(binary.BigEndian.Uint64(id[8:]))
-}
-
-func putFloats(b *proto.Buffer, v []float32) {
-	n := len(b.Buf)
-	b.Buf = slices.Grow(b.Buf, 4*len(v))[:n+4*len(v)]
-	p := b.Buf[n:]
-	for i, f := range v {
-		binary.LittleEndian.PutUint32(p[4*i:], math.Float32bits(f))
-	}
 }
 
 // fieldNumber is the field's number in the tables' enumerations.

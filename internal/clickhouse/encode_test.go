@@ -82,9 +82,9 @@ func sampleRows() event.Rows {
 			{ID: id, Field: event.FieldOutput, Version: del, Deleted: true},
 		},
 		Embeddings: []event.EmbeddingRow{
-			{ID: id, Field: event.FieldInputEmbeddings, Vector: []float32{0.5, -1, math.MaxFloat32}, Version: version},
-			{ID: id, Field: event.FieldOutputEmbeddings, Vector: []float32{}, Version: version},
-			{ID: alias, Field: event.FieldOutputEmbeddings, Vector: []float32{1}, Version: version},
+			{ID: id, Field: event.FieldInputEmbeddings, Vector: event.VectorOf(0.5, -1, math.MaxFloat32), Version: version},
+			{ID: id, Field: event.FieldOutputEmbeddings, Vector: event.Vector{}, Version: version},
+			{ID: alias, Field: event.FieldOutputEmbeddings, Vector: event.VectorOf(1), Version: version},
 		},
 		Aliases: []event.AliasRow{
 			{Alias: "order-1", ID: alias, Version: version},
@@ -154,11 +154,11 @@ func FuzzEncode(f *testing.F) {
 				ID: id, Field: event.FieldInput + event.Field(i%2), Version: event.Version(version),
 				Content: event.Content{Kind: event.Kind(i % 3), Data: content[:len(content)*i/count]},
 			})
-			vector := make([]float32, (int(n)+i)%50)
-			for j := range vector {
-				vector[j] = math.Float32frombits(uint32(random) + uint32(j))
+			floats := make([]float32, (int(n)+i)%50)
+			for j := range floats {
+				floats[j] = math.Float32frombits(uint32(random) + uint32(j))
 			}
-			rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings + event.Field(i%2), Vector: vector, Version: event.Version(version)})
+			rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings + event.Field(i%2), Vector: event.VectorOf(floats...), Version: event.Version(version)})
 		}
 		e := newEncoder()
 		order := identity(count)
@@ -224,13 +224,8 @@ func FuzzEncode(f *testing.F) {
 			proto.ResultColumn{Name: "version", Data: &versions}, proto.ResultColumn{Name: "deleted", Data: &deleted}))
 		for i, o := range order {
 			want, got := rows.Embeddings[o].Vector, vectors.Row(i)
-			if len(got) != len(want) {
-				t.Fatalf("vector %d has %d dimensions, want %d", i, len(got), len(want))
-			}
-			for j := range want {
-				if math.Float32bits(got[j]) != math.Float32bits(want[j]) {
-					t.Fatalf("vector %d differs at %d", i, j)
-				}
+			if !bytes.Equal(event.VectorOf(got...), want) {
+				t.Fatalf("vector %d is %v, want %v", i, got, want)
 			}
 		}
 	})
@@ -299,7 +294,7 @@ func BenchmarkEncodeEmbeddings(b *testing.B) {
 	rows := make([]event.EmbeddingRow, 10_000)
 	for i := range rows {
 		rows[i] = sampleRows().Embeddings[0]
-		rows[i].Vector = make([]float32, 384)
+		rows[i].Vector = event.VectorOf(make([]float32, 384)...)
 	}
 	e := newEncoder()
 	b.SetBytes(int64(len(encoded(b, bind(e, e.embeddings, rows, identity(len(rows))), len(rows)))))

@@ -30,7 +30,7 @@ func TestErasure(t *testing.T) {
 	kept := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
 	gone := event.NewID(at(t, "2026-03-01T00:00:01Z"), "c")
 	var rows event.Rows
-	vector := []float32{1.2345678, 8.7654321, 3.1415927}
+	vector := event.VectorOf(1.2345678, 8.7654321, 3.1415927)
 	for i, id := range []event.ID{kept, gone} {
 		position, version := created(int64(i))
 		content := "public"
@@ -102,7 +102,7 @@ func TestErasure(t *testing.T) {
 	if e, err := store.Event(t.Context(), event.Ref{ID: gone}); err != nil || e != nil {
 		t.Fatalf("got %v, %v after a replay", e, err)
 	}
-	if e, err := store.Event(t.Context(), event.Ref{ID: kept}); err != nil || e == nil || len(e.InputEmbeddings) != 3 {
+	if e, err := store.Event(t.Context(), event.Ref{ID: kept}); err != nil || e == nil || e.InputEmbeddings.Dimensions() != 3 {
 		t.Fatalf("the other event: got %v, %v", e, err)
 	}
 }

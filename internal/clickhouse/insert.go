@@ -69,7 +69,7 @@ func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
 		})
 	embeddings := cut(s, rows.Embeddings,
 		func(r *event.EmbeddingRow) (*event.ID, event.Field) { return &r.ID, r.Field },
-		func(r *event.EmbeddingRow) int { return 4*len(r.Vector) + 48 },
+		func(r *event.EmbeddingRow) int { return len(r.Vector) + 48 },
 		func(order []uint64) block {
 			return block{tableEmbeddings, len(order), func(e *encoder) proto.Input { return bind(e, e.embeddings, rows.Embeddings, order) }, func(e *encoder) { release(e.embeddings) }}
 		})

@@ -214,7 +214,7 @@ func assembleOne(core *event.Core, contents map[fieldOf]event.ContentRow, embedd
 			*content = row.Content
 		}
 	}
-	for field, vector := range map[event.Field]*[]float32{event.FieldInputEmbeddings: &e.InputEmbeddings, event.FieldOutputEmbeddings: &e.OutputEmbeddings} {
+	for field, vector := range map[event.Field]*event.Vector{event.FieldInputEmbeddings: &e.InputEmbeddings, event.FieldOutputEmbeddings: &e.OutputEmbeddings} {
 		row := embeddings[fieldOf{core.ID, fieldNumber(field)}]
 		if row.Deleted {
 			return event.Event{}, false
@@ -296,7 +296,7 @@ func (s *Store) embeddings(ctx context.Context, ids []event.ID) (map[fieldOf]eve
 					if old, ok := rows[key]; !ok || event.Version(version[i]) > old.Version {
 						row := event.EmbeddingRow{ID: key.id, Version: event.Version(version[i]), Deleted: deleted[i] != 0}
 						if end > start {
-							row.Vector = slices.Clone(values[start:end])
+							row.Vector = event.VectorOf(values[start:end]...)
 						}
 						rows[key] = row
 					}

@@ -39,11 +39,11 @@ func text(r *rand.Rand) event.Content {
 	return event.Content{Kind: event.KindJSON, Data: []byte(`[{"role":"user","n":` + strconv.Itoa(r.IntN(9)) + `}]`)}
 }
 
-func vector(r *rand.Rand) []float32 {
+func vector(r *rand.Rand) event.Vector {
 	if r.IntN(2) == 0 {
 		return nil
 	}
-	return []float32{r.Float32(), -r.Float32(), 0}
+	return event.VectorOf(r.Float32(), -r.Float32(), 0)
 }
 
 // newWorld writes n events with creates that lose, updates and deletes among
@@ -78,7 +78,7 @@ func newWorld(r *rand.Rand, first, last int64, n int) *world {
 			add := func(field event.Field, content event.Content, deleted bool) {
 				rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: field, Content: content, Version: version, Deleted: deleted})
 			}
-			embed := func(field event.Field, vector []float32, deleted bool) {
+			embed := func(field event.Field, vector event.Vector, deleted bool) {
 				rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: field, Vector: vector, Version: version, Deleted: deleted})
 			}
 			switch class {
@@ -499,9 +499,9 @@ func (w *world) checkViews(t *testing.T, query func(sql string) string, database
 				contents = append(contents, strings.Join([]string{hex(e.ID), field, map[event.Kind]string{event.KindString: "string", event.KindJSON: "json"}[c.Kind], hex(string(c.Data))}, "|"))
 			}
 		}
-		for field, v := range map[string][]float32{"input": e.InputEmbeddings, "output": e.OutputEmbeddings} {
+		for field, v := range map[string]event.Vector{"input": e.InputEmbeddings, "output": e.OutputEmbeddings} {
 			if len(v) > 0 {
-				embeddings = append(embeddings, strings.Join([]string{hex(e.ID), field, strconv.FormatUint(uint64(math.Float32bits(v[0])), 10)}, "|"))
+				embeddings = append(embeddings, strings.Join([]string{hex(e.ID), field, strconv.FormatUint(uint64(math.Float32bits(v.At(0))), 10)}, "|"))
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
@@ -239,7 +240,7 @@ func TestOneBlockPerPartition(t *testing.T) {
 		position, version := created(int64(i))
 		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", Created: position, Version: version})
 		rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: []byte("text")}, Version: version})
-		rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldOutputEmbeddings, Vector: make([]float32, 384), Version: version})
+		rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldOutputEmbeddings, Vector: event.VectorOf(make([]float32, 384)...), Version: version})
 		rows.Aliases = append(rows.Aliases, event.AliasRow{Alias: id.String(), ID: id, Version: version})
 	}
 	insert(t, store, rows)
@@ -284,26 +285,19 @@ func TestVectorsAreBitExact(t *testing.T) {
 				position, version := created(int64(i))
 				rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", Created: position, Version: version})
 				rows.Embeddings = append(rows.Embeddings,
-					event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings, Vector: vector, Version: version},
-					event.EmbeddingRow{ID: id, Field: event.FieldOutputEmbeddings, Vector: vectors[(i+1)%len(vectors)], Version: version})
+					event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings, Vector: event.VectorOf(vector...), Version: version},
+					event.EmbeddingRow{ID: id, Field: event.FieldOutputEmbeddings, Vector: event.VectorOf(vectors[(i+1)%len(vectors)]...), Version: version})
 			}
 			insert(t, store, rows)
-			bits := func(v []float32) []uint32 {
-				var b []uint32
-				for _, f := range v {
-					b = append(b, math.Float32bits(f))
-				}
-				return b
-			}
 			for i := range vectors {
 				e, err := store.Event(t.Context(), event.Ref{ID: rows.Cores[i].ID})
 				if err != nil {
 					t.Fatal(err)
 				}
-				if diff := cmp.Diff(bits(vectors[i]), bits(e.InputEmbeddings)); diff != "" {
+				if diff := cmp.Diff(event.VectorOf(vectors[i]...), e.InputEmbeddings, cmpopts.EquateEmpty()); diff != "" {
 					t.Error("input (-want +got):\n" + diff)
 				}
-				if diff := cmp.Diff(bits(vectors[(i+1)%len(vectors)]), bits(e.OutputEmbeddings)); diff != "" {
+				if diff := cmp.Diff(event.VectorOf(vectors[(i+1)%len(vectors)]...), e.OutputEmbeddings, cmpopts.EquateEmpty()); diff != "" {
 					t.Error("output (-want +got):\n" + diff)
 				}
 			}

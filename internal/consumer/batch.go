@@ -6,7 +6,7 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// recordBytes is what a record costs in a batch beside its key, value and vectors.
+// recordBytes is what a record costs in a batch beside its key and value.
 const recordBytes = 700
 
 // batch is the records between two flushes.
@@ -48,7 +48,7 @@ func (b *batch) add(rec *event.Record, now time.Time) {
 	it := &b.items[len(b.items)-1]
 	var err error
 	it.write, err = event.ReadRecord(rec)
-	b.bytes += recordCost(rec, &it.write)
+	b.bytes += recordCost(rec)
 	if err != nil {
 		*it = item{}
 		b.items = b.items[:len(b.items)-1]
@@ -56,10 +56,10 @@ func (b *batch) add(rec *event.Record, now time.Time) {
 	}
 }
 
-// recordCost is what a record and its write cost. Contents are in the value;
-// vectors are copies.
-func recordCost(rec *event.Record, w *event.Write) int {
-	return recordBytes + len(rec.Key) + len(rec.Value) + 4*(len(w.InputEmbeddings)+len(w.OutputEmbeddings))
+// recordCost is what a record and its write cost. Contents and embeddings are
+// in the value.
+func recordCost(rec *event.Record) int {
+	return recordBytes + len(rec.Key) + len(rec.Value)
 }
 
 // drop takes out all that the batch has of the partition.
@@ -73,7 +73,7 @@ func (b *batch) drop(partition int32) {
 		if it.record.Partition != partition {
 			kept = append(kept, it)
 		} else {
-			b.bytes -= recordCost(it.record, &it.write)
+			b.bytes -= recordCost(it.record)
 		}
 	}
 	clear(b.items[len(kept):])
@@ -83,7 +83,7 @@ func (b *batch) drop(partition int32) {
 		if l.Record.Partition != partition {
 			letters = append(letters, l)
 		} else {
-			b.bytes -= recordCost(&l.Record, &event.Write{})
+			b.bytes -= recordCost(&l.Record)
 		}
 	}
 	clear(b.poison[len(letters):])

@@ -213,7 +213,7 @@ func (f *fold) setWide(s *state, w *event.Write, version event.Version) {
 			f.putContent(s, i, event.ContentRow{ID: s.id, Field: field, Content: content, Version: version})
 		}
 	}
-	for i, vector := range [...][]float32{w.InputEmbeddings, w.OutputEmbeddings} {
+	for i, vector := range [...]event.Vector{w.InputEmbeddings, w.OutputEmbeddings} {
 		if field := event.FieldInputEmbeddings + event.Field(i); w.Set.Has(field) {
 			f.putEmbedding(s, i, event.EmbeddingRow{ID: s.id, Field: field, Vector: vector, Version: version})
 		}

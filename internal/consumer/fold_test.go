@@ -31,7 +31,7 @@ func contentRow(f event.Field, s string, version event.Version) event.ContentRow
 	return event.ContentRow{ID: testID(1), Field: f, Content: text(s), Version: version}
 }
 
-func vectorRow(f event.Field, v []float32, version event.Version) event.EmbeddingRow {
+func vectorRow(f event.Field, v event.Vector, version event.Version) event.EmbeddingRow {
 	return event.EmbeddingRow{ID: testID(1), Field: f, Vector: v, Version: version}
 }
 
@@ -84,8 +84,8 @@ func TestFold(t *testing.T) {
 					contentRow(event.FieldInput, "in", created(3)), contentRow(event.FieldOutput, "out", created(3)),
 				},
 				Embeddings: []event.EmbeddingRow{
-					vectorRow(event.FieldInputEmbeddings, []float32{1, 2}, created(3)),
-					vectorRow(event.FieldOutputEmbeddings, []float32{3}, created(3)),
+					vectorRow(event.FieldInputEmbeddings, event.VectorOf(1, 2), created(3)),
+					vectorRow(event.FieldOutputEmbeddings, event.VectorOf(3), created(3)),
 				},
 			},
 		},
@@ -163,7 +163,7 @@ func TestFold(t *testing.T) {
 			writes: []at{{5, update(output("new"), inputVector(1))}},
 			want: event.Rows{
 				Contents:   []event.ContentRow{contentRow(event.FieldOutput, "new", updated(5))},
-				Embeddings: []event.EmbeddingRow{vectorRow(event.FieldInputEmbeddings, []float32{1}, updated(5))},
+				Embeddings: []event.EmbeddingRow{vectorRow(event.FieldInputEmbeddings, event.VectorOf(1), updated(5))},
 			},
 		},
 		{

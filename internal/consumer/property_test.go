@@ -278,7 +278,7 @@ func setFields(rng *rand.Rand, w *event.Write, nulls bool) {
 		}
 		return event.Content{Kind: event.KindString, Data: fmt.Appendf(nil, "text %d", rng.IntN(1000))}
 	}
-	vector := func(f event.Field) []float32 {
+	vector := func(f event.Field) event.Vector {
 		if !set(f) {
 			return nil
 		}
@@ -286,7 +286,7 @@ func setFields(rng *rand.Rand, w *event.Write, nulls bool) {
 		for i := range v {
 			v[i] = rng.Float32()*2 - 1
 		}
-		return v
+		return event.VectorOf(v...)
 	}
 	if set(event.FieldMetadata) {
 		w.Metadata = fmt.Appendf(nil, `{"plan":"p%d"}`, rng.IntN(100))
@@ -411,7 +411,7 @@ func compare(t *testing.T, store *clickhouse.Store, want outcome, when string) {
 	}
 	opts := cmp.Options{
 		cmp.Transformer("content", func(c event.Content) string { return fmt.Sprintf("%d %s", c.Kind, c.Data) }),
-		cmp.Comparer(func(a, b []float32) bool { return slices.Equal(a, b) }),
+		cmp.Comparer(func(a, b event.Vector) bool { return bytes.Equal(a, b) }),
 	}
 	if diff := cmp.Diff(want.live, got, opts); diff != "" {
 		t.Fatalf("%s: events (-want +got):\n%.8000s", when, diff)

@@ -72,11 +72,15 @@ func output(s string) option {
 }
 
 func inputVector(v ...float32) option {
-	return func(w *event.Write) { w.Set, w.InputEmbeddings = w.Set.With(event.FieldInputEmbeddings), v }
+	return func(w *event.Write) {
+		w.Set, w.InputEmbeddings = w.Set.With(event.FieldInputEmbeddings), event.VectorOf(v...)
+	}
 }
 
 func outputVector(v ...float32) option {
-	return func(w *event.Write) { w.Set, w.OutputEmbeddings = w.Set.With(event.FieldOutputEmbeddings), v }
+	return func(w *event.Write) {
+		w.Set, w.OutputEmbeddings = w.Set.With(event.FieldOutputEmbeddings), event.VectorOf(v...)
+	}
 }
 
 func null(fields ...event.Field) option {

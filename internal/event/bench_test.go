@@ -31,10 +31,10 @@ func benchBodies(b *testing.B) []struct {
 	if err != nil {
 		b.Fatal(err)
 	}
-	array := func(vector []float32) string {
-		numbers := make([]string, len(vector))
-		for i, v := range vector {
-			numbers[i] = strconv.FormatFloat(float64(v), 'g', -1, 32)
+	array := func(vector event.Vector) string {
+		numbers := make([]string, vector.Dimensions())
+		for i := range numbers {
+			numbers[i] = strconv.FormatFloat(float64(vector.At(i)), 'g', -1, 32)
 		}
 		return "[" + strings.Join(numbers, ",") + "]"
 	}
@@ -153,7 +153,7 @@ func TestBenchBodies(t *testing.T) {
 					t.Fatal(err)
 				}
 				checkWrite(t, w)
-				if n := len(w.InputEmbeddings); strings.Contains(path, "embedded") && n != 384 {
+				if n := w.InputEmbeddings.Dimensions(); strings.Contains(path, "embedded") && n != 384 {
 					t.Errorf("%d dimensions", n)
 				}
 			})

@@ -1,11 +1,9 @@
 package event
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -81,10 +79,12 @@ func AppendWrite(b []byte, w *Write) []byte {
 		b = appendContent(b, numOutput, w.Output)
 	}
 	if set.Has(FieldInputEmbeddings) {
-		b = appendFloats(b, numInputEmbeddings, w.InputEmbeddings)
+		b = protowire.AppendTag(b, numInputEmbeddings, protowire.BytesType)
+		b = protowire.AppendBytes(b, w.InputEmbeddings)
 	}
 	if set.Has(FieldOutputEmbeddings) {
-		b = appendFloats(b, numOutputEmbeddings, w.OutputEmbeddings)
+		b = protowire.AppendTag(b, numOutputEmbeddings, protowire.BytesType)
+		b = protowire.AppendBytes(b, w.OutputEmbeddings)
 	}
 	return b
 }
@@ -130,25 +130,14 @@ func appendContent(b []byte, num protowire.Number, c Content) []byte {
 	return b
 }
 
-func appendFloats(b []byte, num protowire.Number, vector []float32) []byte {
-	b = protowire.AppendTag(b, num, protowire.BytesType)
-	b = protowire.AppendVarint(b, uint64(4*len(vector)))
-	b = slices.Grow(b, 4*len(vector))
-	tail := b[len(b) : len(b)+4*len(vector)]
-	for i, v := range vector {
-		binary.LittleEndian.PutUint32(tail[4*i:], math.Float32bits(v))
-	}
-	return b[:len(b)+len(tail)]
-}
-
 var (
 	errNotProtobuf = errors.New("is not a Protobuf message")
 	errNotUTF8     = errors.New("is not valid UTF-8")
 )
 
 // DecodeWrite reads what [AppendWrite] or any other Protobuf writer of
-// write.proto wrote, and replaces all of *w. Metadata and contents alias b,
-// strings and embeddings are copies. Fields it does not know are ignored.
+// write.proto wrote, and replaces all of *w. Metadata, contents and embeddings
+// alias b, strings are copies. Fields it does not know are ignored.
 //
 // The error says what part of the message is wrong and never what it says.
 // Without one, the write is well formed but may be invalid: see
@@ -207,10 +196,10 @@ func (w *Write) decodeField(num protowire.Number, typ protowire.Type, b []byte) 
 			return n, nil
 		}
 		if f, vector := w.vector(num); vector != nil {
-			if len(*vector) == EmbeddingDimensionsMax {
+			if vector.Dimensions() == EmbeddingDimensionsMax {
 				return n, tooManyDimensions(f)
 			}
-			*vector = append(*vector, math.Float32frombits(v))
+			*vector = vector.append(math.Float32frombits(v))
 			w.Set = w.Set.With(f)
 		}
 		return n, nil
@@ -282,15 +271,20 @@ func (w *Write) decodeBytes(num protowire.Number, v []byte) error {
 		return decodeContent(&w.Output, FieldOutput, v)
 	case numInputEmbeddings, numOutputEmbeddings:
 		f, vector := w.vector(num)
-		if len(v)%4 != 0 {
+		if len(v)%dimensionBytes != 0 {
 			return errNotProtobuf
 		}
-		if len(v)/4 > EmbeddingDimensionsMax-len(*vector) {
+		if len(v)+len(*vector) > embeddingBytesMax {
 			return tooManyDimensions(f)
 		}
 		if len(v) > 0 {
-			*vector = appendLittleEndian(*vector, v)
 			w.Set = w.Set.With(f)
+			if *vector == nil {
+				// What comes behind it, if anything does, must not go over b.
+				*vector = v[:len(v):len(v)]
+			} else {
+				*vector = append(*vector, v...)
+			}
 		}
 	default: // unknown, or known with another type
 	}
@@ -298,7 +292,7 @@ func (w *Write) decodeBytes(num protowire.Number, v []byte) error {
 }
 
 // vector returns the embedding that the field number stands for, or nil.
-func (w *Write) vector(num protowire.Number) (Field, *[]float32) {
+func (w *Write) vector(num protowire.Number) (Field, *Vector) {
 	switch num {
 	case numInputEmbeddings:
 		return FieldInputEmbeddings, &w.InputEmbeddings
@@ -349,15 +343,4 @@ func decodeContent(c *Content, f Field, v []byte) error {
 		v = v[n:]
 	}
 	return nil
-}
-
-// appendLittleEndian appends the float32 values that b holds, four bytes each.
-func appendLittleEndian(vector []float32, b []byte) []float32 {
-	n := len(b) / 4
-	vector = slices.Grow(vector, n)
-	tail := vector[len(vector) : len(vector)+n]
-	for i := range tail {
-		tail[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
-	}
-	return vector[:len(vector)+n]
 }

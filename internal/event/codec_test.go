@@ -44,7 +44,7 @@ func namedWrites() []struct {
 			Metadata: []byte(`{"plan":"pro"}`), Error: "timeout", Latency: 451.061,
 			Input:           event.Content{Kind: event.KindString, Data: []byte("Grüße")},
 			Output:          event.Content{Kind: event.KindJSON, Data: []byte(`[{"role":"tool"}]`)},
-			InputEmbeddings: []float32{0.5, -0.25, 1e-45}, OutputEmbeddings: []float32{math.MaxFloat32},
+			InputEmbeddings: event.VectorOf(0.5, -0.25, 1e-45), OutputEmbeddings: event.VectorOf(math.MaxFloat32),
 		}},
 		{"create by alias", event.Write{
 			Op: event.OpCreate, ID: id.AsInternal(), Alias: "order-1", ConversationID: "c1", Set: set(event.FieldEventName), EventName: "event_b",
@@ -87,7 +87,7 @@ func TestWriteRoundTrip(t *testing.T) {
 		if !bytes.HasPrefix(b, prefix) {
 			t.Fatalf("write %d: AppendWrite did not append", i)
 		}
-		got := event.Write{Op: 9, Error: "left over", Set: 7, InputEmbeddings: []float32{1}}
+		got := event.Write{Op: 9, Error: "left over", Set: 7, InputEmbeddings: event.VectorOf(1)}
 		if err := event.DecodeWrite(&got, b[len(prefix):]); err != nil {
 			t.Fatalf("write %d: %v\n%+v", i, err, w)
 		}
@@ -167,10 +167,10 @@ func fromMessage(m *dynamicpb.Message) event.Write {
 		}
 	}
 	w.Input, w.Output = content("input"), content("output")
-	vector := func(name protoreflect.Name) (v []float32) {
+	vector := func(name protoreflect.Name) (v event.Vector) {
 		list := get(name).List()
 		for i := range list.Len() {
-			v = append(v, float32(list.Get(i).Float()))
+			v = append(v, event.VectorOf(float32(list.Get(i).Float()))...)
 		}
 		return v
 	}
@@ -195,7 +195,7 @@ func TestDecodeWriteForms(t *testing.T) {
 			With(event.FieldLatency).With(event.FieldOutput),
 		Null:            event.Fields(0).With(event.FieldLatency).With(event.FieldOutput),
 		Input:           event.Content{Kind: event.KindString, Data: []byte("hi")},
-		InputEmbeddings: []float32{1, 2, 3},
+		InputEmbeddings: event.VectorOf(1, 2, 3),
 	}
 	floats := func(b []byte, packed bool, values ...float32) []byte {
 		if packed {

@@ -126,8 +126,8 @@ type Write struct {
 	Latency          float64
 	Input            Content
 	Output           Content
-	InputEmbeddings  []float32
-	OutputEmbeddings []float32
+	InputEmbeddings  Vector
+	OutputEmbeddings Vector
 }
 
 // Ref is how the write names its event; its text is the key of the record.
@@ -154,6 +154,6 @@ type Event struct {
 	Latency          *float64
 	Input            Content
 	Output           Content
-	InputEmbeddings  []float32
-	OutputEmbeddings []float32
+	InputEmbeddings  Vector
+	OutputEmbeddings Vector
 }

@@ -31,7 +31,7 @@ func (m *Members) Metadata() []byte { return m.m.raw[memberMetadata] }
 
 // Vectors parses the embeddings that are arrays: those that are read already,
 // and again what is written.
-func (m *Members) Vectors() (read, again [2][]float32, err error) {
+func (m *Members) Vectors() (read, again [2]Vector, err error) {
 	for i := range m.m.vectors {
 		f := FieldInputEmbeddings + Field(i)
 		if m.m.vectors[i] == nil {

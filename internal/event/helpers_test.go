@@ -119,7 +119,7 @@ func randomContent(r *rand.Rand) event.Content {
 	}[r.IntN(7)])}
 }
 
-func randomVector(r *rand.Rand) []float32 {
+func randomVector(r *rand.Rand) event.Vector {
 	n := 1 + r.IntN(8)
 	if r.IntN(200) == 0 {
 		n = event.EmbeddingDimensionsMax
@@ -133,7 +133,7 @@ func randomVector(r *rand.Rand) []float32 {
 			}
 		}
 	}
-	return v
+	return event.VectorOf(v...)
 }
 
 func randomText(r *rand.Rand, lengthMin, lengthMax int) string {

@@ -69,17 +69,17 @@ func appendContentJSON(b []byte, c Content) []byte {
 	}
 }
 
-func appendVectorJSON(b []byte, vector []float32) []byte {
+func appendVectorJSON(b []byte, vector Vector) []byte {
 	if len(vector) == 0 {
 		return append(b, "null"...)
 	}
-	for i, v := range vector {
+	for i := range vector.Dimensions() {
 		if i == 0 {
 			b = append(b, '[')
 		} else {
 			b = append(b, ',')
 		}
-		b = jsontext.AppendFloat(b, float64(v), 32)
+		b = jsontext.AppendFloat(b, float64(vector.At(i)), 32)
 	}
 	return append(b, ']')
 }

@@ -1,6 +1,7 @@
 package event_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"math"
 	"math/rand/v2"
@@ -18,7 +19,7 @@ func TestEventAppendJSON(t *testing.T) {
 		Metadata: `{"plan":"pro"}`, Error: "timeout\n", Latency: &latency,
 		Input:           event.Content{Kind: event.KindString, Data: []byte(`say "hi" </script>`)},
 		Output:          event.Content{Kind: event.KindJSON, Data: []byte(`[{"n":1.0}]`)},
-		InputEmbeddings: []float32{0.1, float32(math.Copysign(0, -1)), 1e-45, math.MaxFloat32, 16777216},
+		InputEmbeddings: event.VectorOf(0.1, float32(math.Copysign(0, -1)), 1e-45, math.MaxFloat32, 16777216),
 	}
 	for _, c := range []struct {
 		name       string
@@ -84,10 +85,8 @@ func TestEventJSONKeepsFloats(t *testing.T) {
 		if got.Latency != latency {
 			t.Fatalf("latency %g came back as %g", latency, got.Latency)
 		}
-		for i, v := range e.InputEmbeddings {
-			if math.Float32bits(got.Vector[i]) != math.Float32bits(v) {
-				t.Fatalf("%g came back as %g", v, got.Vector[i])
-			}
+		if !bytes.Equal(event.VectorOf(got.Vector...), e.InputEmbeddings) {
+			t.Fatalf("%v came back as %v", e.InputEmbeddings, got.Vector)
 		}
 	}
 }

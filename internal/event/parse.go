@@ -396,7 +396,7 @@ func digits(s []byte) (n int, ok bool) {
 
 // parseVector reads an embedding: an array of numbers, or base64 of
 // little-endian float32. An array may have been read already.
-func parseVector(f Field, raw []byte, vector []float32) ([]float32, error) {
+func parseVector(f Field, raw []byte, vector Vector) (Vector, error) {
 	if vector != nil {
 		return vector, nil
 	}
@@ -419,9 +419,9 @@ func parseVector(f Field, raw []byte, vector []float32) ([]float32, error) {
 }
 
 // parseNumbers reads a valid JSON array whose elements must be numbers.
-func parseNumbers(f Field, raw []byte) ([]float32, error) {
+func parseNumbers(f Field, raw []byte) (Vector, error) {
 	// No more elements than commas and one, so that this is the only allocation.
-	vector := make([]float32, 0, min(bytes.Count(raw, []byte{','})+1, EmbeddingDimensionsMax))
+	vector := make(Vector, 0, dimensionBytes*min(bytes.Count(raw, []byte{','})+1, EmbeddingDimensionsMax))
 	for i := 1; ; {
 		i += skipSpace(raw[i:])
 		if raw[i] == ']' {
@@ -431,9 +431,9 @@ func parseNumbers(f Field, raw []byte) ([]float32, error) {
 			if depth, _ := scanJSON(raw); depth > DepthMax-1 {
 				return nil, errTooDeep(f.String())
 			}
-			return nil, Errorf(CodeInvalidType, f.String()+"["+strconv.Itoa(len(vector))+"]", "must be a number")
+			return nil, Errorf(CodeInvalidType, f.String()+"["+strconv.Itoa(vector.Dimensions())+"]", "must be a number")
 		}
-		if len(vector) == EmbeddingDimensionsMax {
+		if len(vector) == embeddingBytesMax {
 			return nil, errDimensions(f)
 		}
 		end := i + 1
@@ -442,9 +442,9 @@ func parseNumbers(f Field, raw []byte) ([]float32, error) {
 		}
 		v, err := strconv.ParseFloat(string(raw[i:end]), 32)
 		if err != nil {
-			return nil, errNotFinite(f, len(vector))
+			return nil, errNotFinite(f, vector.Dimensions())
 		}
-		vector = append(vector, float32(v))
+		vector = vector.append(float32(v))
 		i = end + skipSpace(raw[end:])
 		if raw[i] == ',' {
 			i++
@@ -452,27 +452,25 @@ func parseNumbers(f Field, raw []byte) ([]float32, error) {
 	}
 }
 
-// embeddingBytesMax is the longest embedding, as decoded.
-const embeddingBytesMax = 4 * EmbeddingDimensionsMax
+// embeddingBytesMax is the longest embedding.
+const embeddingBytesMax = dimensionBytes * EmbeddingDimensionsMax
 
-// base64Buffers have two bytes more, as decoders do not see the padding.
-var base64Buffers = sync.Pool{New: func() any { return new([embeddingBytesMax + 2]byte) }} //nolint:gochecknoglobals // memory to reuse, no state
-
-func parseBase64(f Field, text []byte) ([]float32, error) {
+func parseBase64(f Field, text []byte) (Vector, error) {
 	if len(text) > base64.StdEncoding.EncodedLen(embeddingBytesMax) {
 		return nil, errDimensions(f)
 	}
-	buf := base64Buffers.Get().(*[embeddingBytesMax + 2]byte) //nolint:forcetypeassert // the pool holds nothing else
-	defer base64Buffers.Put(buf)
-	n, ok := decodeBase64(buf[:], text)
+	vector := make(Vector, base64.StdEncoding.DecodedLen(len(text)))
+	n, ok := decodeBase64(vector, text)
 	if !ok {
 		return nil, errBase64(f)
 	}
-	if n%4 != 0 {
+	if n%dimensionBytes != 0 {
 		return nil, Errorf(CodeInvalidValue, f.String(), "holds %d bytes, which is not a multiple of 4, the size of a float32", n)
 	}
-	vector := appendLittleEndian(nil, buf[:n])
-	if i := indexNotFinite(vector); i >= 0 {
+	if vector = vector[:n]; len(vector) > embeddingBytesMax {
+		return nil, errDimensions(f)
+	}
+	if i := vector.indexNotFinite(); i >= 0 {
 		return nil, errNotFinite(f, i)
 	}
 	return vector, nil
@@ -587,7 +585,7 @@ type members struct {
 	// false, they may.
 	finite bool
 	// vectors are the embeddings that were arrays, where already read.
-	vectors [2][]float32
+	vectors [2]Vector
 }
 
 // read reads the whole of a body, so that every error of the JSON itself comes

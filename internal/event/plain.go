@@ -359,19 +359,19 @@ var exactPowers = [maxExactPower + 1]float64{ //nolint:gochecknoglobals // a con
 
 // vector reads the array of numbers that opens at b[i], and returns the index
 // behind it. An empty one is not plain.
-func (p *plain) vector(i int) ([]float32, int) {
-	var buf [EmbeddingDimensionsMax]float32
+func (p *plain) vector(i int) (Vector, int) {
+	var buf [embeddingBytesMax]byte
 	i = p.skip(i + 1)
-	for n := range buf {
+	for n := 0; n < len(buf); n += dimensionBytes {
 		v, end := p.float(i)
 		if end == no {
 			return nil, no
 		}
-		buf[n] = v
+		binary.LittleEndian.PutUint32(buf[n:], math.Float32bits(v))
 		i = p.skip(end)
 		switch {
 		case p.is(i, ']'):
-			return slices.Clone(buf[:n+1]), i + 1
+			return slices.Clone(buf[:n+dimensionBytes]), i + 1
 		case !p.is(i, ','):
 			return nil, no
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"math"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +22,7 @@ func TestReadRecordRefuses(t *testing.T) {
 			Metadata: []byte(`{"SECRET":1}`), Error: secret, Latency: 1,
 			Input:           event.Content{Kind: event.KindString, Data: []byte(secret)},
 			Output:          event.Content{Kind: event.KindJSON, Data: []byte(`["SECRET"]`)},
-			InputEmbeddings: []float32{1}, OutputEmbeddings: []float32{2},
+			InputEmbeddings: event.VectorOf(1), OutputEmbeddings: event.VectorOf(2),
 		}
 	}
 	sets := func(f ...event.Field) (s event.Fields) {
@@ -103,12 +102,12 @@ func TestReadRecordRefuses(t *testing.T) {
 		{"JSON of 31 levels", func(w *event.Write, _ *event.Record) { w.Output = raw(nested(31)) }, "", ""},
 		{"JSON of 32 levels", func(w *event.Write, _ *event.Record) { w.Output = raw(nested(32)) }, event.CodeBadRecord, "output"},
 		{"vector with NaN", func(w *event.Write, _ *event.Record) {
-			w.InputEmbeddings = []float32{1, float32(math.NaN())}
+			w.InputEmbeddings = event.VectorOf(1, float32(math.NaN()))
 		}, event.CodeBadRecord, "input_embeddings[1]"},
 		{"vector with infinity", func(w *event.Write, _ *event.Record) {
-			w.OutputEmbeddings = []float32{float32(math.Inf(-1))}
+			w.OutputEmbeddings = event.VectorOf(float32(math.Inf(-1)))
 		}, event.CodeBadRecord, "output_embeddings[0]"},
-		{"vector too long", func(w *event.Write, _ *event.Record) { w.InputEmbeddings = make([]float32, 4097) }, event.CodeBadRecord, ""},
+		{"vector too long", func(w *event.Write, _ *event.Record) { w.InputEmbeddings = event.VectorOf(make([]float32, 4097)...) }, event.CodeBadRecord, ""},
 
 		{"update of nothing", func(w *event.Write, _ *event.Record) { *w = event.Write{Op: event.OpUpdate, ID: id} }, event.CodeBadRecord, ""},
 		{"update that clears event_name", func(w *event.Write, _ *event.Record) {
@@ -203,12 +202,8 @@ func TestReadRecordAliasesTheRecordOnlyWithBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vector := slices.Clone(got.InputEmbeddings)
 	copy(value, bytes.Repeat([]byte{0xff}, len(value)))
 	if got.ConversationID != w.ConversationID || got.EventName != w.EventName || got.Error != w.Error {
 		t.Error("strings changed with the record")
-	}
-	if !slices.Equal(got.InputEmbeddings, vector) {
-		t.Error("an embedding changed with the record")
 	}
 }

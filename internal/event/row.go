@@ -78,7 +78,7 @@ type ContentRow struct {
 type EmbeddingRow struct {
 	ID      ID
 	Field   Field
-	Vector  []float32
+	Vector  Vector
 	Version Version
 	Deleted bool
 }

@@ -232,11 +232,14 @@ func validateContent(f Field, c Content) error {
 	return Errorf(CodeInvalidValue, f.String(), "is of an unknown kind")
 }
 
-func validateVector(f Field, vector []float32) error {
-	if len(vector) > EmbeddingDimensionsMax {
+func validateVector(f Field, vector Vector) error {
+	if len(vector)%dimensionBytes != 0 {
+		return Errorf(CodeInvalidValue, f.String(), "is not a whole number of float32")
+	}
+	if len(vector) > embeddingBytesMax {
 		return errDimensions(f)
 	}
-	if i := indexNotFinite(vector); i >= 0 {
+	if i := vector.indexNotFinite(); i >= 0 {
 		return errNotFinite(f, i)
 	}
 	return nil
@@ -248,15 +251,4 @@ func errDimensions(f Field) error {
 
 func errNotFinite(f Field, i int) error {
 	return Errorf(CodeInvalidValue, f.String()+"["+strconv.Itoa(i)+"]", "must be a finite float32")
-}
-
-// indexNotFinite returns the index of the first NaN or infinity, or -1.
-func indexNotFinite(vector []float32) int {
-	const exponent = 0x7f80_0000
-	for i, v := range vector {
-		if math.Float32bits(v)&exponent == exponent {
-			return i
-		}
-	}
-	return -1
 }

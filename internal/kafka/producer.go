@@ -210,7 +210,7 @@ func (p *Producer) Replay(ctx context.Context, letters []event.DeadLetter) []eve
 
 func sizeHint(w *event.Write) int {
 	return 128 + 2*len(w.Alias) + len(w.ConversationID) + len(w.EventName) + len(w.Metadata) + len(w.Error) +
-		len(w.Input.Data) + len(w.Output.Data) + 4*len(w.InputEmbeddings) + 4*len(w.OutputEmbeddings)
+		len(w.Input.Data) + len(w.Output.Data) + len(w.InputEmbeddings) + len(w.OutputEmbeddings)
 }
 
 // block holds encoded records. It goes back to the pool when the brokers have

@@ -56,8 +56,8 @@ func TestPlanIsValid(t *testing.T) {
 				if at := w.ID.Time(); at.Before(p.Start) || !at.Before(p.Until()) {
 					t.Fatalf("create %d is at %s, outside of %s to %s", i, at, p.Start, p.Until())
 				}
-				if (e != workload.Text) != (len(w.InputEmbeddings) == 384 && len(w.OutputEmbeddings) == 384) {
-					t.Fatalf("create %d has %d and %d dimensions", i, len(w.InputEmbeddings), len(w.OutputEmbeddings))
+				if (e != workload.Text) != (w.InputEmbeddings.Dimensions() == 384 && w.OutputEmbeddings.Dimensions() == 384) {
+					t.Fatalf("create %d has %d and %d dimensions", i, w.InputEmbeddings.Dimensions(), w.OutputEmbeddings.Dimensions())
 				}
 				for _, item := range [][]byte{p.AppendUpdateItem(nil, i), p.AppendDeleteItem(nil, i)} {
 					if w, err := rules.ParseItem(item, now); err != nil || w.ID != p.ID(i) {
