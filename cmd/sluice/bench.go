@@ -31,6 +31,7 @@ type benchRunCmd struct {
 	Connections  int      `help:"Requests under way at a time." default:"4"`
 	Embeddings   string   `help:"Embeddings of the events: none, base64 or json." enum:"none,base64,json" default:"none"`
 	Data         string   `help:"Gzipped file of events to repeat, one JSON object per line. Default: conversations that come with Sluice." placeholder:"FILE" type:"path"`
+	Compare      bool     `help:"Measure in the same run what limits the creates, and how fast ClickHouse's own Kafka engine drains them."`
 	Seed         uint64   `help:"Seed of all that is random." default:"1"`
 	JSON         string   `help:"Write the figures to this file." placeholder:"FILE" type:"path"`
 }
@@ -45,45 +46,48 @@ func (c *benchRunCmd) Run(ctx context.Context, e *env) (err error) {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	target := workload.Target{Key: c.APIKey}
-	if c.URL != "" {
-		if target.URL, err = url.Parse(strings.TrimSuffix(c.URL, "/")); err != nil {
-			return fmt.Errorf("--url: %w", err)
-		}
-	} else {
-		dir, err := os.MkdirTemp("", "sluice-bench-")
-		if err != nil {
-			return err
-		}
-		defer os.RemoveAll(dir)
-		binary, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		system, err := bench.Start(ctx, bench.SystemConfig{Dir: dir, Binary: binary, Library: c.Libchdb, Brokers: c.KafkaBrokers}, e.log)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, system.Close()) }()
-		if target, err = system.Serve(ctx); err != nil {
-			return err
-		}
-		cfg.Observe = system
-	}
-	phases, err := bench.Load(ctx, target, cfg)
+	measured, err := c.measure(ctx, e, cfg)
 	if err != nil {
 		return err
 	}
-	report := bench.Report{
-		Machine: bench.ThisMachine(version),
-		Cases: []bench.Case{{
-			Name: cfg.Encoding.String(), Broker: c.broker(), Batch: c.Batch, Connections: c.Connections, Phases: phases,
-		}},
-	}
+	report := bench.Report{Machine: bench.ThisMachine(version), Cases: []bench.Case{*measured}}
 	if err := report.Text(e.stdout); err != nil {
 		return err
 	}
 	return writeJSON(c.JSON, report)
+}
+
+// measure runs the load on the Sluice that the flags say.
+func (c *benchRunCmd) measure(ctx context.Context, e *env, cfg bench.LoadConfig) (measured *bench.Case, err error) {
+	if c.URL != "" {
+		if c.Compare {
+			return nil, errors.New("--compare: needs a Sluice that is started here, not --url")
+		}
+		target := workload.Target{Key: c.APIKey}
+		if target.URL, err = url.Parse(strings.TrimSuffix(c.URL, "/")); err != nil {
+			return nil, fmt.Errorf("--url: %w", err)
+		}
+		measured = bench.NewCase(cfg, c.broker())
+		measured.Phases, err = bench.Load(ctx, target, cfg)
+		return measured, err
+	}
+	dir, err := os.MkdirTemp("", "sluice-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	binary, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	one := bench.CaseConfig{
+		System: bench.SystemConfig{Dir: dir, Binary: binary, Library: c.Libchdb, Brokers: c.KafkaBrokers},
+		Broker: c.broker(), Load: cfg,
+	}
+	if c.Compare {
+		one.LimitEvents, one.AlternativeEvents = c.Events, c.Events
+	}
+	return bench.MeasureCase(ctx, one, e.log)
 }
 
 // broker says which one the load went through.

@@ -60,9 +60,7 @@ func (f *embeddedFlags) broker(ctx context.Context, p *process, cfg *kafka.Confi
 	p.onStop("broker", b.Close)
 	p.start(ctx, "broker's retention", b.Run)
 	cfg.Brokers = []string{b.Addr()}
-	// One process writes and one reads, so partitions would only cut each
-	// request to the broker, and each of its syncs, into as many.
-	cfg.PartitionsNew = 1
+	cfg.PartitionsNew = kafka.EmbeddedPartitions
 	// For the commands that look at a running pipeline from outside.
 	if err := os.WriteFile(f.brokerFile(), []byte(b.Addr()+"\n"), 0o600); err != nil {
 		return fmt.Errorf("write the broker's address: %w", err)

@@ -43,8 +43,11 @@ type SystemConfig struct {
 	Library string
 	// Brokers are those of a Kafka to use instead of the embedded broker.
 	Brokers []string
-	// TopicPrefix begins the topics' names on that Kafka.
-	TopicPrefix string
+	// BrokerPIDs are the processes of that Kafka, if they run on this machine,
+	// so that they are measured too.
+	BrokerPIDs []int
+	// ServerSettings are ClickHouse's, beside those of "sluice serve".
+	ServerSettings map[string]string
 }
 
 // System is a running Sluice: ClickHouse's engine, and processes of sluice on
@@ -53,6 +56,7 @@ type SystemConfig struct {
 type System struct {
 	cfg       SystemConfig
 	log       *slog.Logger
+	http      *http.Client
 	engine    *engine.Engine
 	engineErr chan error
 	stopped   context.CancelFunc
@@ -61,19 +65,19 @@ type System struct {
 	brokers   []string
 }
 
-// Start starts the engine. Serve, or Child, starts the rest. Close it.
+// Start starts the engine. Serve starts the rest. Close it.
 func Start(ctx context.Context, cfg SystemConfig, log *slog.Logger) (*System, error) {
 	library, err := engine.Find(cfg.Library)
 	if err != nil {
 		return nil, err
 	}
-	e, err := engine.New(engine.Config{Library: library, Dir: filepath.Join(cfg.Dir, "clickhouse")}, log, nil)
+	e, err := engine.New(engine.Config{Library: library, Dir: filepath.Join(cfg.Dir, "clickhouse"), ServerSettings: cfg.ServerSettings}, log, nil)
 	if err != nil {
 		return nil, err
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &System{
-		cfg: cfg, log: log, engine: e, engineErr: make(chan error, 1), stopped: stop,
+		cfg: cfg, log: log, http: &http.Client{Transport: new(http.Transport)}, engine: e, engineErr: make(chan error, 1), stopped: stop,
 		database: engine.Database, brokers: cfg.Brokers,
 	}
 	go func() { s.engineErr <- e.Run(running) }()
@@ -89,6 +93,7 @@ func (s *System) Close() error {
 	for i := len(s.children) - 1; i >= 0; i-- {
 		errs = append(errs, s.children[i].stop())
 	}
+	s.http.CloseIdleConnections() // ClickHouse waits for them
 	s.stopped()
 	return errors.Join(append(errs, <-s.engineErr)...)
 }
@@ -109,7 +114,7 @@ func (s *System) Query(ctx context.Context, database, sql string) (string, error
 		return "", err
 	}
 	r.SetBasicAuth(engine.User, s.engine.Password())
-	answer, err := http.DefaultClient.Do(r)
+	answer, err := s.http.Do(r)
 	if err != nil {
 		return "", err
 	}
@@ -148,35 +153,23 @@ func (s *System) Serve(ctx context.Context, flags ...string) (workload.Target, e
 		s.brokers = []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 		flags = append(flags, "--broker-port", strconv.Itoa(port))
 	}
-	return s.api(ctx, "serve", append(flags, "--data-dir", data))
-}
-
-// API starts "sluice api" on a Kafka that is not the embedded one.
-func (s *System) API(ctx context.Context, flags ...string) (workload.Target, error) {
-	return s.api(ctx, "api", flags)
-}
-
-func (s *System) api(ctx context.Context, command string, flags []string) (workload.Target, error) {
 	port, err := freePort(ctx)
 	if err != nil {
 		return workload.Target{}, err
 	}
 	u := &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
-	if err := s.Child(command, append(flags, "--listen", u.Host)...); err != nil {
+	if err := s.child("serve", append(flags, "--data-dir", data, "--listen", u.Host)...); err != nil {
 		return workload.Target{}, err
 	}
 	return workload.Target{URL: u}, s.waitReady(ctx, u.String()+"/readyz")
 }
 
-// Child starts a process of sluice on the system's database and Kafka. It ends
-// with Close, or with StopChild.
-func (s *System) Child(command string, flags ...string) error {
+// child starts a process of sluice on the system's database and Kafka. It ends
+// with Close, or with stopChild.
+func (s *System) child(command string, flags ...string) error {
 	args := []string{command, "--clickhouse-url", s.clickhouseURL()}
 	if len(s.cfg.Brokers) > 0 {
 		args = append(args, "--kafka-brokers", strings.Join(s.cfg.Brokers, ","))
-	}
-	if s.cfg.TopicPrefix != "" {
-		args = append(args, "--kafka-topic", s.cfg.TopicPrefix)
 	}
 	logFile, err := os.Create(filepath.Join(s.cfg.Dir, command+".log"))
 	if err != nil {
@@ -192,8 +185,8 @@ func (s *System) Child(command string, flags ...string) error {
 	return nil
 }
 
-// StopChild stops the children of a command.
-func (s *System) StopChild(command string) error {
+// stopChild stops the children of a command.
+func (s *System) stopChild(command string) error {
 	var (
 		errs []error
 		rest []*child
@@ -227,7 +220,7 @@ func (s *System) waitReady(ctx context.Context, u string) error {
 		if err != nil {
 			return err
 		}
-		answer, err := http.DefaultClient.Do(r)
+		answer, err := s.http.Do(r)
 		if err == nil {
 			_ = answer.Body.Close()
 			if answer.StatusCode == http.StatusOK {
@@ -235,8 +228,8 @@ func (s *System) waitReady(ctx context.Context, u string) error {
 			}
 			err = errors.New(answer.Status)
 		}
-		if child := s.children[len(s.children)-1]; child.ended() {
-			return fmt.Errorf("sluice %s ended: see %s", child.name, filepath.Join(s.cfg.Dir, child.name+".log"))
+		if c := s.children[len(s.children)-1]; c.ended() {
+			return fmt.Errorf("sluice %s ended: see %s", c.name, filepath.Join(s.cfg.Dir, c.name+".log"))
 		}
 		select {
 		case <-tick.C:
@@ -246,11 +239,14 @@ func (s *System) waitReady(ctx context.Context, u string) error {
 	}
 }
 
-// Processes are those of the system that this package started, for [usage].
+// processes are those of the system, for [meter].
 func (s *System) processes() []processID {
 	ids := []processID{{"ClickHouse", s.engine.PID()}}
 	for _, c := range s.children {
 		ids = append(ids, processID{"sluice " + c.name, c.cmd.Process.Pid})
+	}
+	for _, pid := range s.cfg.BrokerPIDs {
+		ids = append(ids, processID{"Apache Kafka", pid})
 	}
 	return ids
 }

@@ -18,6 +18,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// EmbeddedPartitions is for Config.PartitionsNew on the embedded broker: one
+// process writes and one reads, so partitions would only cut each request to
+// the broker, and each of its syncs, into as many.
+const EmbeddedPartitions = 1
+
 // BrokerConfig is the embedded broker's.
 type BrokerConfig struct {
 	// Dir holds its data, and is made where it does not exist. Required.

@@ -279,6 +279,15 @@ func (b *Broker) wait(n int) error {
 	}
 }
 
+// PIDs are the brokers' processes.
+func (b *Broker) PIDs() []int {
+	var pids []int
+	for _, p := range b.procs {
+		pids = append(pids, p.cmd.Process.Pid)
+	}
+	return pids
+}
+
 // Kill ends broker i, from 0, at once. [Broker.Restart] brings it back.
 func (b *Broker) Kill(i int) { b.procs[i].kill() }
 

@@ -1,0 +1,152 @@
+// Command benchreport runs the benchmark's cases, each on a Sluice of its own,
+// on the embedded broker and on an Apache Kafka that it starts, and writes the
+// figures as JSON and Markdown. It needs what "make engine kafka" installs.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/sluicehq/sluice/internal/bench"
+	"github.com/sluicehq/sluice/internal/engine"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
+	"github.com/sluicehq/sluice/internal/workload"
+)
+
+const (
+	embedded    = "embedded"
+	apacheKafka = "Apache Kafka " + kafkatest.Version
+)
+
+func main() {
+	engine.ChildMain()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "benchreport:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // stop has run
+	}
+}
+
+// suite is what the flags say.
+type suite struct {
+	binary, dir, out string
+	creates, changes int
+	sample           int
+	brokers          []string
+	version          string
+	progress         io.Writer
+	log              *slog.Logger
+}
+
+// run measures what the arguments say.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	s := suite{brokers: []string{embedded, apacheKafka}, progress: stdout, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	flags := flag.NewFlagSet("benchreport", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&s.binary, "binary", "bin/sluice", "the sluice to measure")
+	flags.StringVar(&s.version, "version", "unknown", "the version of it")
+	flags.StringVar(&s.out, "out", "docs/benchmarks", "directory to write report.json and report.md to")
+	flags.StringVar(&s.dir, "dir", "", "directory for the data, which is removed; the system's for temporary files where empty")
+	flags.IntVar(&s.creates, "creates", 500_000, "events to create in each case")
+	flags.IntVar(&s.changes, "changes", 200_000, "random events to update, and then to delete")
+	flags.IntVar(&s.sample, "sample", 0, "events to compare in all fields after each phase; 0 for the benchmark's default")
+	withoutKafka := flags.Bool("embedded-only", false, "leave out Apache Kafka")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *withoutKafka {
+		s.brokers = s.brokers[:1]
+	}
+	return s.run(ctx)
+}
+
+// cases are the loads, and what they are compared with. The one of single
+// requests on one connection is the light load, which is about latency alone.
+func (s *suite) cases() []bench.CaseConfig {
+	load := func(encoding workload.Encoding, batch, connections int) bench.LoadConfig {
+		return bench.LoadConfig{
+			Encoding: encoding, Batch: batch, Connections: connections, Seed: 1,
+			Events: s.creates, Updates: s.changes, Deletes: s.changes, Sample: s.sample, Progress: s.progress,
+		}
+	}
+	light := load(workload.Text, 1, 1)
+	light.Events, light.Updates, light.Deletes = max(1, s.creates/250), 0, 0
+	vectors := min(s.creates, 100_000) // those of the limits are held in memory
+	return []bench.CaseConfig{
+		{Load: load(workload.Text, 1000, 4), LimitEvents: s.creates, AlternativeEvents: s.creates},
+		{Load: load(workload.Text, 1, 64), LimitEvents: s.creates},
+		{Load: light},
+		{Load: load(workload.Base64, 1000, 4), LimitEvents: vectors, AlternativeEvents: vectors},
+		{Load: load(workload.JSONArrays, 1000, 4), LimitEvents: vectors},
+	}
+}
+
+// run writes the report anew after each case, so that a long run that fails
+// leaves what it had.
+func (s *suite) run(ctx context.Context) error {
+	report := bench.Report{Machine: bench.ThisMachine(s.version)}
+	for _, cfg := range s.cases() {
+		for _, broker := range s.brokers {
+			cfg.Broker = broker
+			fmt.Fprintf(s.progress, "\n%s; %d writes a request on %d connections; %s\n", cfg.Load.Encoding, cfg.Load.Batch, cfg.Load.Connections, broker)
+			measured, err := s.measure(ctx, cfg)
+			if err != nil {
+				return fmt.Errorf("%s on %s: %w", cfg.Load.Encoding, broker, err)
+			}
+			report.Cases = append(report.Cases, *measured)
+			if err := s.write(&report); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// measure measures one case, on a Kafka of its own if it needs one.
+func (s *suite) measure(ctx context.Context, cfg bench.CaseConfig) (_ *bench.Case, err error) {
+	dir, err := os.MkdirTemp(s.dir, "sluice-report-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	cfg.System = bench.SystemConfig{Dir: filepath.Join(dir, "system"), Binary: s.binary}
+	if cfg.Broker != embedded {
+		kafkaDir := filepath.Join(dir, "kafka")
+		if err := os.Mkdir(kafkaDir, 0o700); err != nil {
+			return nil, err
+		}
+		kafka, err := kafkatest.New(kafkaDir, kafkatest.Options{})
+		if err != nil {
+			return nil, err
+		}
+		defer kafka.Close()
+		cfg.System.Brokers, cfg.System.BrokerPIDs = kafka.Addrs, kafka.PIDs()
+	}
+	return bench.MeasureCase(ctx, cfg, s.log)
+}
+
+func (s *suite) write(report *bench.Report) error {
+	figures, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(s.out, "report.json"), append(figures, '\n'), 0o644); err != nil { //nolint:gosec // figures are no secret
+		return err
+	}
+	file, err := os.Create(filepath.Join(s.out, "report.md"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(report.Markdown(file), file.Close())
+}
