@@ -16,7 +16,7 @@ import (
 const (
 	// drainTimeout bounds the draining of the topic by one of the two.
 	drainTimeout  = 10 * time.Minute
-	drainInterval = 5 * time.Millisecond
+	drainInterval = 25 * time.Millisecond
 
 	alternativeTopic = ".alternative"
 	sluiceDatabase   = "sluice_drained"

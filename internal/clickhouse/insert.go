@@ -3,6 +3,7 @@ package clickhouse
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -36,7 +37,8 @@ var insertSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 	setting("max_partitions_per_insert_block", "1"),
 	setting("throw_on_max_partitions_per_insert_block", "1"),
 	setting("max_insert_block_size", "1000000000"),
-	setting("min_insert_block_size_rows", "1000000000"),
+	// The server works on a block when it is there, not at the insert's end.
+	setting("min_insert_block_size_rows", "0"),
 	setting("min_insert_block_size_bytes", "0"),
 }
 
@@ -49,8 +51,9 @@ type block struct {
 }
 
 // Insert writes the rows: aliases, contents and embeddings first, then cores,
-// so that no reader sees an event without what belongs to it. Each insert is
-// one block of one partition. It returns when all is durable on the server.
+// so that no reader sees an event without what belongs to it. The server gets
+// the cores while it writes the rest, and their insert's end when that is
+// durable. Each insert is one block of one partition. It returns when all is durable on the server.
 // After an error any part of the rows may be there; inserting them again is
 // harmless. The error wraps [event.ErrRejected] when a row was refused for
 // what is in it. The rows must not change until Insert returns. Rows of one key
@@ -73,17 +76,46 @@ func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
 		func(order []uint64) block {
 			return block{tableEmbeddings, len(order), func(e *encoder) proto.Input { return bind(e, e.embeddings, rows.Embeddings, order) }, func(e *encoder) { release(e.embeddings) }}
 		})
-	if err := s.insertBlocks(ctx, slices.Concat(aliases, contents, embeddings)); err != nil {
-		return err
-	}
-	return s.insertBlocks(ctx, cut(s, rows.Cores,
+	others := slices.Concat(aliases, contents, embeddings)
+	g, ctx := errgroup.WithContext(ctx)
+	written := make(chan struct{})
+	g.Go(func() error {
+		if err := s.insertBlocks(ctx, others); err != nil {
+			return err
+		}
+		close(written)
+		return nil
+	})
+	g.Go(func() error { return s.insertCores(ctx, rows.Cores, len(others), written) })
+	return g.Wait()
+}
+
+// insertCores inserts the cores, to be seen only once the others are written.
+func (s *Store) insertCores(ctx context.Context, rows []event.Core, others int, written <-chan struct{}) error {
+	blocks := cut(s, rows,
 		func(r *event.Core) (*event.ID, event.Field) { return &r.ID, 0 },
 		func(r *event.Core) int {
 			return len(r.ConversationID) + len(r.Error) + len(r.Metadata) + len(r.Alias) + 80
 		},
 		func(order []uint64) block {
-			return block{tableEvents, len(order), func(e *encoder) proto.Input { return e.coreInput(rows.Cores, order) }, func(e *encoder) { e.releaseCores() }}
-		}))
+			return block{tableEvents, len(order), func(e *encoder) proto.Input { return e.coreInput(rows, order) }, func(e *encoder) { e.releaseCores() }}
+		})
+	// An insert that waits has a connection and the server's memory, so there
+	// is one at most, and none that waits long.
+	if len(blocks) == 1 && others <= s.cfg.InsertConcurrency && s.cfg.PoolSize > 1 {
+		select {
+		case e := <-s.ahead:
+			defer func() { s.ahead <- e }()
+			return s.insert(ctx, e, 2*s.cfg.InsertTimeout, &blocks[0], written)
+		default:
+		}
+	}
+	select {
+	case <-written:
+		return s.insertBlocks(ctx, blocks)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // cut splits rows by partition, and within one by the bounds of a block, and
@@ -157,24 +189,39 @@ func (s *Store) insertBlocks(ctx context.Context, blocks []block) error {
 }
 
 func (s *Store) insertBlock(ctx context.Context, b block) error {
-	var e *encoder
 	select {
-	case e = <-s.encoders:
+	case e := <-s.encoders:
+		defer func() { s.encoders <- e }()
+		return s.insert(ctx, e, s.cfg.InsertTimeout, &b, nil)
 	case <-ctx.Done():
 		return fmt.Errorf("insert %d rows into %s: %w", b.rows, b.table, ctx.Err())
 	}
-	defer func() {
-		b.done(e)
-		s.encoders <- e
-	}()
+}
+
+// insert sends a block and ends the insert, once it may: after, where it is
+// not nil, is closed then. No row is seen before.
+func (s *Store) insert(ctx context.Context, e *encoder, timeout time.Duration, b *block, after <-chan struct{}) error {
+	defer b.done(e)
 	start := time.Now()
 	input := b.input(e)
-	err := s.pool.do(ctx, s.cfg.InsertTimeout, ch.Query{
+	q := ch.Query{
 		Body:     "INSERT INTO " + b.table + " " + input.Columns() + " VALUES",
 		Input:    input,
 		Settings: insertSettings,
-	})
-	if err != nil {
+	}
+	if after != nil {
+		q.OnInput = func(ctx context.Context) error { // called when the block is sent
+			b.done(e) // there is no other
+			select {
+			case <-after:
+				start = time.Now() // what comes before is not this insert's time
+				return io.EOF
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	if err := s.pool.do(ctx, timeout, q); err != nil {
 		return fmt.Errorf("insert %d rows into %s: %w", b.rows, b.table, insertError(err))
 	}
 	s.insertSeconds.WithLabelValues(b.table).Observe(time.Since(start).Seconds())

@@ -24,6 +24,8 @@ type Store struct {
 	pool, admin *pool
 	// encoders bounds the blocks being sent, and keeps the encoders' memory.
 	encoders chan *encoder
+	// ahead has the encoder of the one insert that waits for others to end.
+	ahead chan *encoder
 
 	insertedRows  *prometheus.CounterVec
 	insertSeconds *prometheus.HistogramVec
@@ -46,6 +48,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Store, error
 		cfg:      cfg,
 		log:      log,
 		encoders: make(chan *encoder, cfg.InsertConcurrency),
+		ahead:    make(chan *encoder, 1),
 		insertedRows: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_clickhouse_inserted_rows_total",
 			Help: "Rows inserted, by table.",
@@ -70,6 +73,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Store, error
 	for range cfg.InsertConcurrency {
 		s.encoders <- newEncoder()
 	}
+	s.ahead <- newEncoder()
 	if reg != nil {
 		for _, c := range []prometheus.Collector{s.insertedRows, s.insertSeconds, s.querySeconds, s.dials} {
 			if err := reg.Register(c); err != nil {

@@ -257,6 +257,48 @@ func TestOneBlockPerPartition(t *testing.T) {
 	}
 }
 
+// The server has the cores while it works on the contents, and must not show
+// them before those are there, or at all where they are refused.
+func TestCoresWaitForTheOthers(t *testing.T) {
+	for name, result := range map[string]string{"contents that are late": "0", "contents that are refused": "1"} {
+		t.Run(name, func(t *testing.T) {
+			store, server, database := migrated(t)
+			// Evaluated for the block once it is there; sleep returns 0.
+			server.Query(t, "ALTER TABLE "+database+".event_contents ADD CONSTRAINT late CHECK sleep(1) = "+result)
+			id := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
+			position, version := created(1)
+			rows := event.Rows{
+				Cores:    []event.Core{{ID: id, ConversationID: "c", Created: position, Version: version}},
+				Contents: []event.ContentRow{{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: []byte("text")}, Version: version}},
+			}
+			done := make(chan error, 1)
+			go func() { done <- store.Insert(t.Context(), &rows) }()
+			counts := "SELECT (SELECT count() FROM " + database + ".events), (SELECT count() FROM " + database + ".event_contents)"
+			for {
+				select {
+				case err := <-done:
+					if refused := result == "1"; errors.Is(err, event.ErrRejected) != refused || (err != nil) != refused {
+						t.Fatalf("refused is %v, got %v", refused, err)
+					}
+					// What the server still does, it does not finish.
+					for server.Query(t, "SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO events%' AND current_database = '"+database+"'") != "0" {
+						time.Sleep(10 * time.Millisecond)
+					}
+					want := map[string]string{"0": "1\t1", "1": "0\t0"}[result]
+					if got := server.Query(t, counts); got != want {
+						t.Errorf("events and contents: %q, want %q", got, want)
+					}
+					return
+				default:
+					if got := server.Query(t, counts); got == "1\t0" {
+						t.Fatal("the event is there without its contents")
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestVectorsAreBitExact(t *testing.T) {
 	for _, compression := range []clickhouse.Compression{clickhouse.CompressionNone, clickhouse.CompressionLZ4} {
 		t.Run(string(compression), func(t *testing.T) {
