@@ -135,6 +135,9 @@ var lookupSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 	setting("use_skip_indexes", "0"),
 	// A lookup sees every insert that was acknowledged before it.
 	setting("use_query_cache", "0"),
+	// A lookup reads a little at many places of files that are mostly in memory.
+	setting("local_filesystem_read_method", "mmap"),
+	setting("min_bytes_to_use_mmap_io", "1"),
 }
 
 // eachKeys runs the query for chunks of the ids, in the order of the sort key,
