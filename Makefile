@@ -15,10 +15,10 @@ export SLUICE_TEST_KAFKA
 # Where make e2e finds the whole corpus; the repository has a slice of it.
 DATA ?=
 
-.PHONY: run build test e2e bench check fmt clean engine kafka help
+.PHONY: run build test guard e2e bench bench-report check fmt clean engine kafka help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: build engine ## the whole pipeline on 127.0.0.1:8080, data under ./sluice-data
 	./bin/sluice serve
@@ -38,11 +38,18 @@ test: engine kafka ## every test, with the race detector, on real engines
 	@scripts/install-tools.sh gcc curl
 	$(GO) test -race -timeout 20m $(TESTFLAGS) ./...
 
+guard: engine ## that creates have not become much slower than what limits them
+	$(GO) test -count=1 -timeout 10m -run '^TestCreatesKeepUp$$' -v ./internal/bench
+
 e2e: engine kafka ## the end-to-end tests alone, on the whole corpus with DATA=DIR
 	SLUICE_DATA=$(DATA) $(GO) test -timeout 30m -v $(TESTFLAGS) ./e2e
 
 bench: build engine ## 500,000 creates, 200,000 updates, 200,000 deletes: time until visible
 	./bin/sluice bench
+
+bench-report: build engine kafka ## docs/benchmarks: all loads, on the embedded broker and Apache Kafka; 20 min
+	$(GO) run ./internal/tools/benchreport -version $(VERSION)
+	$(GO) run ./internal/tools/plots
 
 check: ## formatting, vet, linters, tidy modules
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }

@@ -15,11 +15,14 @@ func (r *Report) Markdown(w io.Writer) error {
 	b.WriteString("# Benchmark\n\n")
 	b.WriteString("Times are from the first request: *acked* until the last acknowledgement, *visible* until a query of ClickHouse showed every write,\n")
 	b.WriteString("which was then verified. Rates are until visible; a MB is 10⁶ bytes of request bodies. *Fresh* is from a single write's acknowledgement\n")
-	b.WriteString("until a read shows it, during the load. The load generator runs on the same machine.\n\n")
+	b.WriteString("until a read shows it, during the load. The load generator runs on the same machine. Written by `make bench-report`.\n\n")
 	r.Machine.markdown(&b)
 	b.WriteString("## Targets\n\n")
 	targets := targetTable(r.targets(), true)
 	targets.markdown(&b)
+	if len(r.Cases) > 0 {
+		b.WriteString("![Time of each phase](phases.svg)\n\n![Rates against what limits them](limits.svg)\n\n")
+	}
 	for i := range r.Cases {
 		r.Cases[i].markdown(&b)
 	}
