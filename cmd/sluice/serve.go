@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"os"
+	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -172,7 +174,15 @@ type process struct {
 	pprof    string
 }
 
+// memoryLimit is Go's soft limit of memory where GOMEMLIMIT does not set one:
+// from there on garbage is collected before the heap has doubled. What the
+// bounds of buffers, batches and recent rows let live is below it.
+const memoryLimit = 448 << 20
+
 func newProcess(e *env) *process {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -34,7 +34,7 @@ func (r *Report) Markdown(w io.Writer) error {
 func (r *Report) Text(w io.Writer) error {
 	var b bytes.Buffer
 	for i := range r.Cases {
-		fmt.Fprintf(&b, "%s\n", r.Cases[i].title())
+		fmt.Fprintf(&b, "%s\n", r.Cases[i].Title())
 		targets := targetTable((&Report{Cases: r.Cases[i : i+1]}).targets(), false)
 		targets.drop(targetWhere)
 		for _, t := range append(r.Cases[i].tables(), targets) {
@@ -100,7 +100,8 @@ func known(v float64, format func(float64) string) string {
 	return format(v)
 }
 
-func (c *Case) title() string {
+// Title says what was sent, how, and through which broker.
+func (c *Case) Title() string {
 	how := fmt.Sprintf("batches of %s", count(float64(c.Batch)))
 	if c.Batch == 1 {
 		how = "single requests"
@@ -117,7 +118,7 @@ func (c *Case) title() string {
 }
 
 func (c *Case) markdown(b *bytes.Buffer) {
-	fmt.Fprintf(b, "## %s\n\n", c.title())
+	fmt.Fprintf(b, "## %s\n\n", c.Title())
 	for _, t := range c.tables() {
 		t.markdown(b)
 	}

@@ -133,7 +133,7 @@ func (r *Report) readings(match func(*Case) bool, value func(*Case) (float64, bo
 			continue
 		}
 		if v, ok := value(c); ok {
-			found = append(found, reading{c.title(), v})
+			found = append(found, reading{c.Title(), v})
 		}
 	}
 	return found

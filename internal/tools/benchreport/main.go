@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"syscall"
 
 	"github.com/sluicehq/sluice/internal/bench"
@@ -43,7 +44,7 @@ type suite struct {
 	binary, dir, out string
 	creates, changes int
 	sample           int
-	brokers          []string
+	only             *regexp.Regexp
 	version          string
 	progress         io.Writer
 	log              *slog.Logger
@@ -51,7 +52,7 @@ type suite struct {
 
 // run measures what the arguments say.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	s := suite{brokers: []string{embedded, apacheKafka}, progress: stdout, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	s := suite{progress: stdout, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	flags := flag.NewFlagSet("benchreport", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&s.binary, "binary", "bin/sluice", "the sluice to measure")
@@ -61,12 +62,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.IntVar(&s.creates, "creates", 500_000, "events to create in each case")
 	flags.IntVar(&s.changes, "changes", 200_000, "random events to update, and then to delete")
 	flags.IntVar(&s.sample, "sample", 0, "events to compare in all fields after each phase; 0 for the benchmark's default")
-	withoutKafka := flags.Bool("embedded-only", false, "leave out Apache Kafka")
+	only := flags.String("only", "", "measure only the cases whose titles match this regular expression, such as '^text.*Apache'")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *withoutKafka {
-		s.brokers = s.brokers[:1]
+	var err error
+	if s.only, err = regexp.Compile(*only); err != nil {
+		return fmt.Errorf("-only: %w", err)
 	}
 	return s.run(ctx)
 }
@@ -97,12 +99,16 @@ func (s *suite) cases() []bench.CaseConfig {
 func (s *suite) run(ctx context.Context) error {
 	report := bench.Report{Machine: bench.ThisMachine(s.version)}
 	for _, cfg := range s.cases() {
-		for _, broker := range s.brokers {
+		for _, broker := range []string{embedded, apacheKafka} {
 			cfg.Broker = broker
-			fmt.Fprintf(s.progress, "\n%s; %d writes a request on %d connections; %s\n", cfg.Load.Encoding, cfg.Load.Batch, cfg.Load.Connections, broker)
+			title := bench.NewCase(cfg.Load, broker).Title()
+			if !s.only.MatchString(title) {
+				continue
+			}
+			fmt.Fprintf(s.progress, "\n%s\n", title)
 			measured, err := s.measure(ctx, cfg)
 			if err != nil {
-				return fmt.Errorf("%s on %s: %w", cfg.Load.Encoding, broker, err)
+				return fmt.Errorf("%s: %w", title, err)
 			}
 			report.Cases = append(report.Cases, *measured)
 			if err := s.write(&report); err != nil {
