@@ -106,8 +106,8 @@ func (r *Report) targets() []target {
 		atLeast("single POST /event, 64 connections, until visible", targetSingleWrites, perSecond, r.readings(single, createRate)),
 		atMost("single POST /event, 64 connections, acknowledgement p99", 20, milliseconds, r.readings(single, createAck)),
 		atMost("acknowledged to visible, light load (one request at a time), p99", 250, milliseconds, r.readings(light, freshness)),
-		atMost("acknowledged to visible, full load, p99", 2000, milliseconds, r.readings(batches, freshness)),
-		atMost("resident memory of Sluice's processes, full load", 512, mebibytes, r.readings(batches, sluiceMemory)),
+		atMost("acknowledged to visible, full load, p99", 2000, milliseconds, r.readings(isFullLoad, freshness)),
+		atMost("resident memory of Sluice's processes, full load", 512, mebibytes, r.readings(isFullLoad, sluiceMemory)),
 	}
 }
 
