@@ -132,7 +132,7 @@ func (s *suite) measure(ctx context.Context, cfg bench.CaseConfig) (_ *bench.Cas
 		if err := os.Mkdir(kafkaDir, 0o700); err != nil {
 			return nil, err
 		}
-		kafka, err := kafkatest.New(kafkaDir, kafkatest.Options{})
+		kafka, err := kafkatest.New(kafkaDir, kafkatest.Options{}) //nolint:contextcheck // starting has a bound of its own
 		if err != nil {
 			return nil, err
 		}
@@ -147,7 +147,7 @@ func (s *suite) write(report *bench.Report) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(s.out, "report.json"), append(figures, '\n'), 0o644); err != nil { //nolint:gosec // figures are no secret
+	if err := os.WriteFile(filepath.Join(s.out, "report.json"), append(figures, '\n'), 0o644); err != nil {
 		return err
 	}
 	file, err := os.Create(filepath.Join(s.out, "report.md"))
