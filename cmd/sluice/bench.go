@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -54,7 +53,7 @@ func (c *benchRunCmd) Run(ctx context.Context, e *env) (err error) {
 	if err := report.Text(e.stdout); err != nil {
 		return err
 	}
-	return writeJSON(c.JSON, report)
+	return bench.WriteJSON(c.JSON, report)
 }
 
 // measure runs the load on the Sluice that the flags say.
@@ -98,17 +97,5 @@ func (c *benchRunCmd) broker() string {
 	case len(c.KafkaBrokers) > 0:
 		return strings.Join(c.KafkaBrokers, ",")
 	}
-	return "embedded"
-}
-
-// writeJSON writes figures to a file, if there is one.
-func writeJSON(path string, figures any) error {
-	if path == "" {
-		return nil
-	}
-	text, err := json.MarshalIndent(figures, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(text, '\n'), 0o644) //nolint:gosec // figures are no secret
+	return bench.EmbeddedBroker
 }

@@ -39,5 +39,5 @@ func (c *benchScaleCmd) Run(ctx context.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	return writeJSON(c.JSON, bench.ScaleReport{Machine: bench.ThisMachine(version), Days: c.Days, Sizes: sizes})
+	return bench.WriteJSON(c.JSON, bench.ScaleReport{Machine: bench.ThisMachine(version), Days: c.Days, Sizes: sizes})
 }

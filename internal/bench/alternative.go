@@ -15,8 +15,7 @@ import (
 
 const (
 	// drainTimeout bounds the draining of the topic by one of the two.
-	drainTimeout  = 10 * time.Minute
-	drainInterval = 25 * time.Millisecond
+	drainTimeout = 10 * time.Minute
 
 	alternativeTopic = ".alternative"
 	sluiceDatabase   = "sluice_drained"
@@ -47,7 +46,7 @@ func (e engineSetting) String() string {
 // The engine's message broker pool has one thread by Sluice's own settings;
 // start the system with [AlternativeSettings] for the engine to have two.
 func MeasureAlternative(ctx context.Context, s *System, cfg LoadConfig, eventsMax int) (_ *Alternative, err error) {
-	plan, err := planOf(cfg.creates(eventsMax), "alternative")
+	plan, err := planOf(cfg.creates(eventsMax))
 	if err != nil {
 		return nil, err
 	}
@@ -104,9 +103,8 @@ func (d *drain) newGroup() string {
 
 func (d *drain) sluice(ctx context.Context) (took time.Duration, err error) {
 	group := d.newGroup()
-	url := strings.TrimSuffix(d.system.clickhouseURL(), d.system.database) + sluiceDatabase
 	if err := d.system.child(
-		"consume", "--clickhouse-url", url, "--kafka-brokers", strings.Join(d.system.Brokers(), ","),
+		"consume", "--clickhouse-url", d.system.clickhouseURL(sluiceDatabase), "--kafka-brokers", strings.Join(d.system.Brokers(), ","),
 		"--kafka-topic", d.topic.cfg.TopicPrefix, "--kafka-group", group, "--metrics-listen", "",
 	); err != nil {
 		return 0, err
@@ -175,21 +173,6 @@ func (d *drain) wait(ctx context.Context, group, database string) (time.Duration
 		return 0, fmt.Errorf("wait for %q rows, have %q: %w", d.want, rows, err)
 	}
 	return time.Since(begun), nil
-}
-
-func poll(ctx context.Context, done func() (bool, error)) error {
-	tick := time.NewTicker(drainInterval)
-	defer tick.Stop()
-	for {
-		if ok, err := done(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }
 
 // compare checks that both have left the same rows.

@@ -9,7 +9,7 @@ import (
 // CaseConfig says what [MeasureCase] measures.
 type CaseConfig struct {
 	System SystemConfig
-	// Broker names the broker in the report. Default: "embedded".
+	// Broker names the broker in the report. Default: [EmbeddedBroker].
 	Broker string
 	Load   LoadConfig
 	// LimitEvents is how many of the creates [MeasureLimits] takes, and
@@ -57,7 +57,7 @@ func MeasureCase(ctx context.Context, cfg CaseConfig, log *slog.Logger) (_ *Case
 // figures are to come.
 func NewCase(cfg LoadConfig, broker string) *Case {
 	if broker == "" {
-		broker = "embedded"
+		broker = EmbeddedBroker
 	}
 	return &Case{Name: cfg.Encoding.String(), Broker: broker, Batch: cfg.Batch, Connections: cfg.Connections}
 }

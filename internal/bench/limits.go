@@ -19,23 +19,18 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/workload"
 )
 
 const (
-	// blockEvents and blockBytes bound the creates that are prepared at a time,
-	// and the rows of one insert, as the consumer's defaults do.
-	blockEvents = 50_000
-	blockBytes  = 64 << 20
 	// insertersMax is how many inserts at a time are tried. More only wait for
 	// each other on the machines that this is run on.
 	insertersMax = 2
 	// generation is that of the topics that are made here.
 	generation = 1
-	// bufferedRecordsMax is what [kafka.Producer]'s client may hold.
-	bufferedRecordsMax = 1 << 19
 
 	limitDatabase = "sluice_limit"
 	limitTopic    = ".limit"
@@ -53,7 +48,7 @@ const (
 // makes, it removes.
 func MeasureLimits(ctx context.Context, s *System, cfg LoadConfig, eventsMax int) (*Limits, error) {
 	cfg = cfg.creates(eventsMax)
-	plan, err := planOf(cfg, "limit")
+	plan, err := planOf(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -82,21 +77,6 @@ func (c LoadConfig) creates(eventsMax int) LoadConfig {
 	return c
 }
 
-// planOf is the plan of a load's creates, under another name than the load's.
-func planOf(cfg LoadConfig, run string) (*workload.Plan, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, err
-	}
-	corpus, err := workload.OpenCorpus(cfg.Corpus, cfg.Encoding)
-	if err != nil {
-		return nil, err
-	}
-	return &workload.Plan{
-		Corpus: corpus, Encoding: cfg.Encoding, Run: run, Seed: cfg.Seed, Events: cfg.Events,
-		Start: time.Now().Add(-span).Truncate(time.Millisecond), Span: span,
-	}, nil
-}
-
 // creates makes the writes of a plan's creates, a block at a time.
 type creates struct {
 	plan *workload.Plan
@@ -104,11 +84,13 @@ type creates struct {
 	body []byte
 }
 
-// block returns the next writes, none at the end.
+// block returns the next writes, as many as the consumer flushes at a time; none
+// at the end.
 func (c *creates) block() ([]event.Write, error) {
+	bounds := consumer.DefaultConfig()
 	rules := event.Rules{EventNames: event.DefaultEventNames()}
 	var writes []event.Write
-	for size := 0; c.next < c.plan.Events && len(writes) < blockEvents && size < blockBytes; c.next++ {
+	for size := 0; c.next < c.plan.Events && len(writes) < bounds.BatchRecordsMax && size < bounds.BatchBytesMax; c.next++ {
 		c.body = c.plan.AppendCreate(c.body[:0], c.next)
 		w, err := rules.ParseCreate(c.body, time.Now())
 		if err != nil {
@@ -258,23 +240,13 @@ func newTopic(ctx context.Context, s *System, suffix string) (*topic, error) {
 	if len(s.cfg.Brokers) == 0 {
 		cfg.PartitionsNew = kafka.EmbeddedPartitions
 	}
-	t := &topic{cfg: cfg}
-	if _, err := kafka.EnsureTopics(ctx, t.cfg, s.log); err != nil {
+	made, err := kafka.EnsureTopics(ctx, cfg, s.log)
+	if err != nil {
 		return nil, err
 	}
-	var err error
-	// The settings of kafka.Producer.
-	t.client, err = kgo.NewClient(
-		kgo.SeedBrokers(t.cfg.Brokers...),
-		kgo.DefaultProduceTopic(t.cfg.EventsTopic()),
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
-		kgo.ProducerLinger(t.cfg.Producer.Linger),
-		kgo.ProducerBatchMaxBytes(int32(t.cfg.Producer.BatchBytesMax)),
-		kgo.ProducerBatchCompression(kgo.SnappyCompression()),
-		kgo.MaxBufferedRecords(bufferedRecordsMax),
-	)
-	return t, err
+	cfg.Partitions = made.Partitions
+	client, err := kgo.NewClient(append(kafka.ProducerOptions(&cfg), kgo.SeedBrokers(cfg.Brokers...))...)
+	return &topic{cfg: cfg, client: client}, err
 }
 
 func (t *topic) remove(ctx context.Context) error {
@@ -321,7 +293,7 @@ func (t *topic) fill(ctx context.Context, plan *workload.Plan) (took time.Durati
 func record(w *event.Write) *kgo.Record {
 	return &kgo.Record{
 		Key: w.ID.AppendText(nil), Value: event.AppendWrite(nil, w),
-		Headers: []kgo.RecordHeader{{Key: "sluice-version", Value: []byte(strconv.Itoa(event.RecordVersion))}},
+		Headers: []kgo.RecordHeader{kafka.VersionHeader(event.RecordVersion)},
 	}
 }
 

@@ -1,39 +1,16 @@
 package bench_test
 
 import (
-	"log/slog"
 	"testing"
 
 	"github.com/sluicehq/sluice/internal/bench"
 	"github.com/sluicehq/sluice/internal/workload"
 )
 
-// startSystem starts the engine and sluice serve on the embedded broker.
-func startSystem(t *testing.T) *bench.System {
-	t.Helper()
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := bench.Start(t.Context(), bench.SystemConfig{Dir: t.TempDir(), Binary: path}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	if _, err := s.Serve(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 // The functions compare what is there afterwards with what was sent, and fail
 // where it differs, so that a figure means that the work was done.
 func TestMeasure(t *testing.T) {
-	s := startSystem(t)
+	s, _ := startSystem(t)
 	cases := []struct {
 		name string
 		cfg  bench.LoadConfig

@@ -81,7 +81,8 @@ type load struct {
 // [workload.ErrDifferent] when what is there is not what was sent; no figure
 // of such a phase is returned.
 func Load(ctx context.Context, to workload.Target, cfg LoadConfig) ([]Phase, error) {
-	if err := cfg.Validate(); err != nil {
+	plan, err := planOf(cfg)
+	if err != nil {
 		return nil, err
 	}
 	if cfg.Progress == nil {
@@ -90,23 +91,14 @@ func Load(ctx context.Context, to workload.Target, cfg LoadConfig) ([]Phase, err
 	if cfg.Sample == 0 {
 		cfg.Sample = sampleDefault
 	}
-	corpus, err := workload.OpenCorpus(cfg.Corpus, cfg.Encoding)
-	if err != nil {
-		return nil, err
-	}
-	start := time.Now().Add(-span).Truncate(time.Millisecond)
 	l := &load{
-		cfg: cfg, to: to, progress: NewProgress(cfg.Progress),
-		plan: &workload.Plan{
-			Corpus: corpus, Encoding: cfg.Encoding, Seed: cfg.Seed, Events: cfg.Events, Start: start, Span: span,
-			Run: strconv.FormatInt(start.UnixMilli(), 36),
-		},
+		cfg: cfg, to: to, progress: NewProgress(cfg.Progress), plan: plan,
 		verify: &workload.Verifier{To: to, HTTP: &http.Client{Timeout: time.Minute}},
 	}
 	if empty, err := l.verify.Empty(ctx, l.plan); err != nil {
 		return nil, err
 	} else if !empty {
-		return nil, fmt.Errorf("there are other events from %s to %s", start, l.plan.Until())
+		return nil, fmt.Errorf("there are other events from %s to %s", plan.Start, l.plan.Until())
 	}
 	updates, deletes := l.plan.Choose(cfg.Updates, 1), l.plan.Choose(cfg.Deletes, 2)
 	l.state = workload.State{Updated: make([]bool, cfg.Events), Deleted: make([]bool, cfg.Events)}
@@ -132,6 +124,22 @@ func Load(ctx context.Context, to workload.Target, cfg LoadConfig) ([]Phase, err
 		phases = append(phases, *phase)
 	}
 	return phases, nil
+}
+
+// planOf is the plan of a load that begins now.
+func planOf(cfg LoadConfig) (*workload.Plan, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	corpus, err := workload.OpenCorpus(cfg.Corpus, cfg.Encoding)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now().Add(-span).Truncate(time.Millisecond)
+	return &workload.Plan{
+		Corpus: corpus, Encoding: cfg.Encoding, Seed: cfg.Seed, Events: cfg.Events, Start: start, Span: span,
+		Run: strconv.FormatInt(start.UnixMilli(), 36),
+	}, nil
 }
 
 func mark(set []bool, events []int) {

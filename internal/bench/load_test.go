@@ -1,7 +1,6 @@
 package bench_test
 
 import (
-	"log/slog"
 	"strings"
 	"testing"
 
@@ -11,23 +10,7 @@ import (
 
 // A load runs through a real Sluice, and is verified, in every way of sending it.
 func TestLoad(t *testing.T) {
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	system, err := bench.Start(t.Context(), bench.SystemConfig{Dir: t.TempDir(), Binary: path}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := system.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	to, err := system.Serve(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	system, to := startSystem(t)
 	for _, tt := range []struct {
 		name string
 		cfg  bench.LoadConfig

@@ -111,7 +111,7 @@ func (c *Case) Title() string {
 		connections = "connection"
 	}
 	broker := c.Broker
-	if broker == "embedded" {
+	if broker == EmbeddedBroker {
 		broker = "embedded broker"
 	}
 	return fmt.Sprintf("%s; %s on %d %s; %s", c.Name, how, c.Connections, connections, broker)

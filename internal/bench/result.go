@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"encoding/json"
+	"os"
 	"slices"
 	"time"
 )
@@ -11,10 +13,25 @@ type Report struct {
 	Cases   []Case  `json:"cases"`
 }
 
+// EmbeddedBroker is Case.Broker of the broker in "sluice serve".
+const EmbeddedBroker = "embedded"
+
+// WriteJSON writes figures to a file, if there is one.
+func WriteJSON(path string, figures any) error {
+	if path == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(figures, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
 // Case is one load on one system.
 type Case struct {
-	// Name says what was sent and how, Broker to which: "embedded" or the
-	// version of Apache Kafka.
+	// Name says what was sent and how, Broker to which: [EmbeddedBroker] or
+	// the version of Apache Kafka.
 	Name   string `json:"name"`
 	Broker string `json:"broker"`
 	// Batch is the number of writes of a request, 1 for requests without a

@@ -31,6 +31,8 @@ const (
 	readyTimeout = 2 * time.Minute
 	stopTimeout  = time.Minute
 	queryTimeout = 30 * time.Minute // of the scale benchmark's fills
+	// pollInterval is long enough for the asking not to weigh on what is measured.
+	pollInterval = 25 * time.Millisecond
 )
 
 // SystemConfig says which Sluice is started to be measured.
@@ -152,31 +154,28 @@ func (s *System) Serve(ctx context.Context, flags ...string) (workload.Target, e
 		}
 		s.brokers = []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 		flags = append(flags, "--broker-port", strconv.Itoa(port))
+	} else {
+		flags = append(flags, "--kafka-brokers", strings.Join(s.cfg.Brokers, ","))
 	}
 	port, err := freePort(ctx)
 	if err != nil {
 		return workload.Target{}, err
 	}
 	u := &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
-	if err := s.child("serve", append(flags, "--data-dir", data, "--listen", u.Host)...); err != nil {
+	if err := s.child("serve", append(flags, "--clickhouse-url", s.clickhouseURL(s.database), "--data-dir", data, "--listen", u.Host)...); err != nil {
 		return workload.Target{}, err
 	}
 	return workload.Target{URL: u}, s.waitReady(ctx, u.String()+"/readyz")
 }
 
-// child starts a process of sluice on the system's database and Kafka. It ends
-// with Close, or with stopChild.
+// child starts a process of sluice. It ends with Close, or with stopChild.
 func (s *System) child(command string, flags ...string) error {
-	args := []string{command, "--clickhouse-url", s.clickhouseURL()}
-	if len(s.cfg.Brokers) > 0 {
-		args = append(args, "--kafka-brokers", strings.Join(s.cfg.Brokers, ","))
-	}
 	logFile, err := os.Create(filepath.Join(s.cfg.Dir, command+".log"))
 	if err != nil {
 		return err
 	}
-	defer logFile.Close()                                        // the child has its own
-	cmd := exec.Command(s.cfg.Binary, append(args, flags...)...) //nolint:noctx // it is stopped in order
+	defer logFile.Close()                                                     // the child has its own
+	cmd := exec.Command(s.cfg.Binary, append([]string{command}, flags...)...) //nolint:noctx // it is stopped in order
 	cmd.Stderr = logFile
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start sluice %s: %w", command, err)
@@ -202,10 +201,10 @@ func (s *System) stopChild(command string) error {
 	return errors.Join(errs...)
 }
 
-func (s *System) clickhouseURL() string {
+func (s *System) clickhouseURL(database string) string {
 	u := url.URL{
 		Scheme: "clickhouse", User: url.UserPassword(engine.User, s.engine.Password()),
-		Host: s.engine.Addr(), Path: "/" + s.database,
+		Host: s.engine.Addr(), Path: "/" + database,
 	}
 	return u.String()
 }
@@ -213,28 +212,44 @@ func (s *System) clickhouseURL() string {
 func (s *System) waitReady(ctx context.Context, u string) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	var last error
+	err := poll(ctx, func() (bool, error) {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 		if err != nil {
-			return err
+			return false, err
 		}
 		answer, err := s.http.Do(r)
 		if err == nil {
 			_ = answer.Body.Close()
 			if answer.StatusCode == http.StatusOK {
-				return nil
+				return true, nil
 			}
 			err = errors.New(answer.Status)
 		}
+		last = err
 		if c := s.children[len(s.children)-1]; c.ended() {
-			return fmt.Errorf("sluice %s ended: see %s", c.name, filepath.Join(s.cfg.Dir, c.name+".log"))
+			return false, fmt.Errorf("sluice %s ended: see %s", c.name, filepath.Join(s.cfg.Dir, c.name+".log"))
+		}
+		return false, nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%s is not ready: %w", u, last)
+	}
+	return err
+}
+
+// poll asks until it is done, fails, or ctx is over.
+func poll(ctx context.Context, done func() (bool, error)) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w", u, err)
+			return ctx.Err()
 		}
 	}
 }

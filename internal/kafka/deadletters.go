@@ -103,7 +103,7 @@ func newLetterRecord(topic string, l *event.DeadLetter) *kgo.Record {
 		{Key: headerOffset, Value: number(r.Offset)},
 	}
 	if r.Version != 0 {
-		headers = append(headers, versionHeader(r.Version))
+		headers = append(headers, VersionHeader(r.Version))
 	}
 	return &kgo.Record{Topic: topic, Key: r.Key, Value: r.Value, Headers: headers}
 }

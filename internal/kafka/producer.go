@@ -53,10 +53,31 @@ func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Prod
 	if cfg.Partitions == 0 {
 		return nil, errPartitionsUnknown
 	}
-	p := &Producer{headers: []kgo.RecordHeader{versionHeader(event.RecordVersion)}}
+	p := &Producer{headers: []kgo.RecordHeader{VersionHeader(event.RecordVersion)}}
 	p.blocks.New = func() any { return &block{buf: make([]byte, 0, blockBytes)} }
 	cfg = cfg.WithDefaults()
-	cl, err := newClient(&cfg, log,
+	cl, err := newClient(&cfg, log, append(ProducerOptions(&cfg),
+		kgo.ProduceRequestTimeout(cfg.Producer.AckTimeout),
+		// A connection that swallowed a request is given up after this much more;
+		// until then its partitions wait.
+		kgo.RequestTimeoutOverhead(max(time.Second, cfg.Producer.AckTimeout)),
+		// What the caller was told is unavailable should not be written much
+		// later: records that were never sent are dropped when their time is over.
+		kgo.RecordDeliveryTimeout(cfg.Producer.AckTimeout+max(0, cfg.Producer.Linger)),
+	)...)
+	if err != nil {
+		return nil, err
+	}
+	p.cfg, p.topic, p.cl = cfg, cfg.EventsTopic(), cl
+	p.metrics = p.newMetrics(reg)
+	return p, nil
+}
+
+// ProducerOptions are those of a [Producer]'s client that decide how records
+// get to the brokers, but for times. The configuration has its defaults, and
+// names the partitions.
+func ProducerOptions(cfg *Config) []kgo.Opt {
+	return []kgo.Opt{
 		kgo.DefaultProduceTopic(cfg.EventsTopic()),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(pinned{kgo.StickyKeyPartitioner(nil), cfg.Partitions}),
@@ -65,21 +86,8 @@ func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Prod
 		kgo.ProducerBatchCompression(codec(cfg.Producer.Compression)),
 		// Produce has reserved its share of the buffer before it gets here; the
 		// client's own limits count otherwise and must not bite first.
-		kgo.MaxBufferedRecords(2*cfg.Producer.BufferRecordsMax),
-		kgo.ProduceRequestTimeout(cfg.Producer.AckTimeout),
-		// A connection that swallowed a request is given up after this much more;
-		// until then its partitions wait.
-		kgo.RequestTimeoutOverhead(max(time.Second, cfg.Producer.AckTimeout)),
-		// What the caller was told is unavailable should not be written much
-		// later: records that were never sent are dropped when their time is over.
-		kgo.RecordDeliveryTimeout(cfg.Producer.AckTimeout+max(0, cfg.Producer.Linger)),
-	)
-	if err != nil {
-		return nil, err
+		kgo.MaxBufferedRecords(2 * cfg.Producer.BufferRecordsMax),
 	}
-	p.cfg, p.topic, p.cl = cfg, cfg.EventsTopic(), cl
-	p.metrics = p.newMetrics(reg)
-	return p, nil
 }
 
 func (p *Producer) newMetrics(reg prometheus.Registerer) *producerMetrics {
@@ -109,7 +117,9 @@ func (p *Producer) newMetrics(reg prometheus.Registerer) *producerMetrics {
 	return m
 }
 
-func versionHeader(version int) kgo.RecordHeader {
+// VersionHeader is the header that says how a record is written, such as
+// [event.RecordVersion].
+func VersionHeader(version int) kgo.RecordHeader {
 	return kgo.RecordHeader{Key: headerVersion, Value: []byte(strconv.Itoa(version))}
 }
 
@@ -197,7 +207,7 @@ func (p *Producer) Replay(ctx context.Context, letters []event.DeadLetter) []eve
 		case r.Version == 0:
 			headers = nil
 		default:
-			headers = []kgo.RecordHeader{versionHeader(r.Version)}
+			headers = []kgo.RecordHeader{VersionHeader(r.Version)}
 		}
 		b := c.room(len(r.Key) + len(value))
 		start := len(b.buf)

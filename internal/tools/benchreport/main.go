@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,19 +22,16 @@ import (
 	"github.com/sluicehq/sluice/internal/workload"
 )
 
-const (
-	embedded    = "embedded"
-	apacheKafka = "Apache Kafka " + kafkatest.Version
-)
+const apacheKafka = "Apache Kafka " + kafkatest.Version
 
 func main() {
 	engine.ChildMain()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "benchreport:", err)
-		stop()
-		os.Exit(1) //nolint:gocritic // stop has run
+		os.Exit(1)
 	}
 }
 
@@ -99,7 +95,7 @@ func (s *suite) cases() []bench.CaseConfig {
 func (s *suite) run(ctx context.Context) error {
 	report := bench.Report{Machine: bench.ThisMachine(s.version)}
 	for _, cfg := range s.cases() {
-		for _, broker := range []string{embedded, apacheKafka} {
+		for _, broker := range []string{bench.EmbeddedBroker, apacheKafka} {
 			cfg.Broker = broker
 			title := bench.NewCase(cfg.Load, broker).Title()
 			if !s.only.MatchString(title) {
@@ -127,7 +123,7 @@ func (s *suite) measure(ctx context.Context, cfg bench.CaseConfig) (_ *bench.Cas
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	cfg.System = bench.SystemConfig{Dir: filepath.Join(dir, "system"), Binary: s.binary}
-	if cfg.Broker != embedded {
+	if cfg.Broker != bench.EmbeddedBroker {
 		kafkaDir := filepath.Join(dir, "kafka")
 		if err := os.Mkdir(kafkaDir, 0o700); err != nil {
 			return nil, err
@@ -143,11 +139,7 @@ func (s *suite) measure(ctx context.Context, cfg bench.CaseConfig) (_ *bench.Cas
 }
 
 func (s *suite) write(report *bench.Report) error {
-	figures, err := json.MarshalIndent(report, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(s.out, "report.json"), append(figures, '\n'), 0o644); err != nil {
+	if err := bench.WriteJSON(filepath.Join(s.out, "report.json"), report); err != nil {
 		return err
 	}
 	file, err := os.Create(filepath.Join(s.out, "report.md"))

@@ -53,7 +53,7 @@ func TestReport(t *testing.T) {
 				brokers++
 			}
 		}
-		if want := map[string]int{embedded: 0, apacheKafka: 1}[c.Broker]; brokers != want {
+		if want := map[string]int{bench.EmbeddedBroker: 0, apacheKafka: 1}[c.Broker]; brokers != want {
 			t.Errorf("%s on %s: %d processes of Kafka were measured, want %d", c.Name, c.Broker, brokers, want)
 		}
 	}

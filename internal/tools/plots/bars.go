@@ -135,7 +135,7 @@ func caseName(c *bench.Case) string {
 		how = "single requests"
 	}
 	broker := c.Broker
-	if broker == "embedded" {
+	if broker == bench.EmbeddedBroker {
 		broker = "embedded broker"
 	}
 	return fmt.Sprintf("%s; %s × %d; %s", c.Name, how, c.Connections, broker)
