@@ -41,6 +41,7 @@ type kafkaFlags struct {
 	KafkaReplicas     int           `help:"Replicas of new topics. 0: 3 where there are three brokers, else 1." default:"0" group:"kafka"`
 	KafkaRetention    time.Duration `help:"How long the events topic keeps records; deleted contents are in it for as long." default:"168h" group:"kafka"`
 	KafkaGroup        string        `help:"Consumer group." default:"sluice" group:"kafka"`
+	KafkaSession      time.Duration `name:"kafka-session-timeout" help:"How long a consumer that was killed or hangs keeps its partitions. Brokers have bounds of their own, 6s to 30m by default." default:"45s" group:"kafka"`
 	KafkaCompression  string        `help:"Compression of records: snappy, lz4, zstd or none." enum:"snappy,lz4,zstd,none" default:"snappy" group:"kafka"`
 	KafkaTLS          bool          `name:"kafka-tls" help:"Speak TLS with the brokers." group:"kafka"`
 	KafkaTLSCA        string        `name:"kafka-tls-ca" help:"PEM certificates to trust instead of the system's." placeholder:"FILE" type:"path" group:"kafka"`
@@ -65,6 +66,7 @@ func (f *kafkaFlags) config() (kafka.Config, error) {
 		TopicPrefix: f.KafkaTopic, Generation: f.KafkaGeneration, Partitions: f.KafkaPartitions,
 		ReplicationFactor: f.KafkaReplicas, Retention: f.KafkaRetention, Group: f.KafkaGroup,
 		Producer: kafka.ProducerConfig{Compression: f.KafkaCompression},
+		Consumer: kafka.ConsumerConfig{SessionTimeout: f.KafkaSession},
 	}
 	if f.KafkaPasswordFile != "" {
 		text, err := os.ReadFile(f.KafkaPasswordFile)
