@@ -6,9 +6,10 @@ import (
 )
 
 // recordClockSlack is how far the broker's clock may be behind the one that a
-// write was checked by before it was acknowledged. Without it, a write at the
-// edge of [TimestampAhead] would be acknowledged and then refused.
-const recordClockSlack = time.Hour
+// write was checked by before it was acknowledged: a day, by which clocks have
+// been known to jump, and some more. Without it, a write at the edge of
+// [TimestampAhead] would be acknowledged and then refused.
+const recordClockSlack = 26 * time.Hour
 
 // ReadRecord reads the write in a record and checks everything about it, so
 // that what it returns can be stored. What it answers depends on the record

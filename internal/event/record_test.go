@@ -46,8 +46,8 @@ func TestReadRecordRefuses(t *testing.T) {
 		{"empty value", func(_ *event.Write, r *event.Record) { r.Value = []byte{} }, event.CodeBadRecord, ""},
 		{"another key", func(_ *event.Write, r *event.Record) { r.Key = []byte(secret) }, event.CodeBadRecord, "id"},
 		{"no key", func(_ *event.Write, r *event.Record) { r.Key = []byte{} }, event.CodeBadRecord, "id"},
-		{"appended a day before its time", func(_ *event.Write, r *event.Record) { r.AppendTime = now.Add(-24 * time.Hour) }, "", ""},
-		{"appended long before its time", func(_ *event.Write, r *event.Record) { r.AppendTime = now.Add(-26 * time.Hour) }, event.CodeBadRecord, "id"},
+		{"appended two days before its time", func(_ *event.Write, r *event.Record) { r.AppendTime = now.Add(-50 * time.Hour) }, "", ""},
+		{"appended long before its time", func(_ *event.Write, r *event.Record) { r.AppendTime = now.Add(-51 * time.Hour) }, event.CodeBadRecord, "id"},
 		{"appended years after its time", func(_ *event.Write, r *event.Record) { r.AppendTime = now.AddDate(20, 0, 0) }, "", ""},
 
 		{"no id", func(w *event.Write, _ *event.Record) { w.ID = event.ID{} }, event.CodeBadRecord, "id"},
