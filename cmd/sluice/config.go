@@ -10,6 +10,7 @@ import (
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/consumer"
+	"github.com/sluicehq/sluice/internal/fault"
 	"github.com/sluicehq/sluice/internal/kafka"
 )
 
@@ -27,7 +28,7 @@ type httpFlags struct {
 func (f *httpFlags) config() (api.Config, error) {
 	cfg := api.Config{
 		Addr: f.Listen, Insecure: f.Insecure, EventNames: f.EventNames,
-		BatchItemsMax: f.BatchItems, ConnectionsMax: f.Connections,
+		BatchItemsMax: f.BatchItems, ConnectionsMax: f.Connections, Now: fault.Now,
 	}
 	return cfg, api.CheckBind(f.Listen, f.APIKeys != "", f.Insecure)
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/fault"
 )
 
 // The tables, as they are named in metrics and SQL.
@@ -76,6 +77,7 @@ func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
 		func(order []uint64) block {
 			return block{tableEmbeddings, len(order), func(e *encoder) proto.Input { return bind(e, e.embeddings, rows.Embeddings, order) }, func(e *encoder) { release(e.embeddings) }}
 		})
+	fault.Point(fault.InsertBegun)
 	others := slices.Concat(aliases, contents, embeddings)
 	g, ctx := errgroup.WithContext(ctx)
 	written := make(chan struct{})
@@ -83,6 +85,7 @@ func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
 		if err := s.insertBlocks(ctx, others); err != nil {
 			return err
 		}
+		fault.Point(fault.InsertOthers)
 		close(written)
 		return nil
 	})

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/fault"
 )
 
 // Source is the events topic, as one member of the consumer group sees it.
@@ -255,6 +256,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 			current, landed = nil, nil
 		case r := <-c.revocations:
 			current = c.revoke(ctx, r, current)
+			fault.Point(fault.Revoked)
 			landed = nil
 			if current != nil {
 				landed = current.done
@@ -286,6 +288,7 @@ func (c *Consumer) fetch(ctx context.Context, fetched chan<- []event.Chunk, fail
 		if len(chunks) == 0 {
 			continue
 		}
+		fault.Point(fault.Polled)
 		select {
 		case fetched <- chunks:
 		case <-ctx.Done():

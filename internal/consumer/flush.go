@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/fault"
 )
 
 // flush applies the batch: dead letters, then rows, then the offsets. Each step
@@ -18,12 +19,17 @@ func (c *Consumer) flush(ctx context.Context, b *batch) error {
 	if err := c.refuse(ctx, b.poison); err != nil {
 		return err
 	}
+	if fault.Planted(fault.CommitFirst) {
+		_ = c.source.Commit(ctx, b.next)
+	}
 	if err := c.apply(ctx, b.items); err != nil {
 		return err
 	}
+	fault.Point(fault.Inserted)
 	if err := c.try(ctx, "commit offsets", func() error { return c.source.Commit(ctx, b.next) }); err != nil {
 		return err
 	}
+	fault.Point(fault.Committed)
 	c.metrics.flushed(b, start, c.recent.bytes())
 	return nil
 }
@@ -43,6 +49,7 @@ func (c *Consumer) apply(ctx context.Context, items []item) error {
 	if err := c.refuse(ctx, c.fold.refused); err != nil {
 		return err
 	}
+	fault.Point(fault.Refused)
 	rows := &c.fold.rows
 	if rows.Len() > 0 {
 		insertStart := time.Now()
@@ -51,6 +58,9 @@ func (c *Consumer) apply(ctx context.Context, items []item) error {
 			err := c.store.Insert(ctx, rows)
 			if errors.Is(err, event.ErrRejected) {
 				rejected, err = err, nil
+			}
+			if fault.Planted(fault.InsertErrorSwallowed) {
+				return nil
 			}
 			return err
 		})

@@ -1,7 +1,10 @@
 package consumer
 
 import (
+	"time"
+
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/fault"
 )
 
 // none marks an index that points nowhere.
@@ -113,6 +116,15 @@ func (f *fold) apply(s *state, w *event.Write, rec *event.Record) {
 	}
 }
 
+// makeVersion is the version of the rows that a write of the class at the
+// position leaves.
+func makeVersion(class event.Class, at event.Position) event.Version {
+	if fault.Planted(fault.ClockVersion) {
+		at = event.Position(time.Now().UnixMilli())
+	}
+	return event.MakeVersion(class, at)
+}
+
 // create makes the event, unless something of it came before: a tombstone kills
 // it, an earlier create makes it lose whole, and a row with its own position
 // says that this is a replay of what the table already has.
@@ -125,7 +137,7 @@ func (f *fold) create(s *state, w *event.Write, at event.Position) {
 		// Nobody could name the id before this create.
 		s.known = true
 	}
-	version := event.MakeVersion(event.ClassCreate, at)
+	version := makeVersion(event.ClassCreate, at)
 	core := event.Core{
 		ID: s.id, ConversationID: w.ConversationID, Alias: w.Alias, Created: at,
 	}
@@ -151,7 +163,7 @@ func (f *fold) update(s *state, w *event.Write, rec *event.Record) {
 		f.refuse(rec, event.CodeUnknownEvent, "the event was created after this update")
 		return
 	}
-	version := event.MakeVersion(event.ClassUpdate, at)
+	version := makeVersion(event.ClassUpdate, at)
 	// A row of this version or a higher one has the update in it already.
 	if w.Set&event.CoreFields != 0 && cur.Version < version {
 		if s.core == none {
@@ -167,7 +179,10 @@ func (f *fold) update(s *state, w *event.Write, rec *event.Record) {
 
 // delete leaves tombstones over every row that the event may have.
 func (f *fold) delete(s *state, w *event.Write, at event.Position) {
-	version := event.MakeVersion(event.ClassDelete, at)
+	if fault.Planted(fault.NoTombstone) && at%8 == 0 {
+		return
+	}
+	version := makeVersion(event.ClassDelete, at)
 	tombstone := event.Core{ID: s.id, Alias: w.Alias, Version: version, Deleted: true}
 	if s.core == none {
 		s.core = int32(len(f.rows.Cores))

@@ -4,6 +4,7 @@ import (
 	"maps"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/fault"
 )
 
 const (
@@ -76,6 +77,9 @@ func (r *recent) partition(partition int32) *recentPartition {
 // drop forgets all of a partition. Its entries keep their memory until their
 // chunks are forgotten.
 func (r *recent) drop(partition int32) {
+	if fault.Planted(fault.StaleCore) {
+		return
+	}
 	if p := r.partitions[partition]; p != nil {
 		r.keys -= p.keysMax
 		delete(r.partitions, partition)

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/fault"
 )
 
 // RevokedFunc is told that partitions are being given up. When they are not
@@ -266,6 +267,10 @@ func (c *Consumer) starting(ctx context.Context, offsets map[string]map[int32]kg
 		from, _ := first.Lookup(c.topic, p)
 		to, _ := end.Lookup(c.topic, p)
 		next := o.EpochOffset().Offset
+		if next < 0 && fault.Planted(fault.ResetToLatest) {
+			next = to.Offset
+			offsets[c.topic][p] = kgo.NewOffset().At(next)
+		}
 		switch {
 		case next < 0 && from.Offset > 0:
 			err = c.lost(p, "group %q has no commit and the log begins at offset %d, not 0", c.cfg.Group, from.Offset)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicehq/sluice/internal/fault"
 )
 
 const (
@@ -78,6 +80,7 @@ func (g *groupCommit) run() {
 				r.err = g.fail(fmt.Errorf("sync: %w", err))
 			}
 		}
+		fault.Point(fault.BrokerSynced)
 		close(r.done)
 	}
 }

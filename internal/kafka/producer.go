@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/fault"
 )
 
 const (
@@ -77,17 +79,24 @@ func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Prod
 // get to the brokers, but for times. The configuration has its defaults, and
 // names the partitions.
 func ProducerOptions(cfg *Config) []kgo.Opt {
-	return []kgo.Opt{
+	return append(acks(),
 		kgo.DefaultProduceTopic(cfg.EventsTopic()),
-		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(pinned{kgo.StickyKeyPartitioner(nil), cfg.Partitions}),
 		kgo.ProducerLinger(max(0, cfg.Producer.Linger)),
 		kgo.ProducerBatchMaxBytes(int32(cfg.Producer.BatchBytesMax)),
 		kgo.ProducerBatchCompression(codec(cfg.Producer.Compression)),
 		// Produce has reserved its share of the buffer before it gets here; the
 		// client's own limits count otherwise and must not bite first.
-		kgo.MaxBufferedRecords(2 * cfg.Producer.BufferRecordsMax),
+		kgo.MaxBufferedRecords(2*cfg.Producer.BufferRecordsMax),
+	)
+}
+
+// acks is what a write waits for.
+func acks() []kgo.Opt {
+	if fault.Planted(fault.AckFirst) {
+		return []kgo.Opt{kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite()}
 	}
+	return []kgo.Opt{kgo.RequiredAcks(kgo.AllISRAcks())}
 }
 
 func (p *Producer) newMetrics(reg prometheus.Registerer) *producerMetrics {
@@ -155,6 +164,9 @@ type pinnedTopic struct {
 func (pinnedTopic) RequiresConsistency(*kgo.Record) bool { return true }
 
 func (p pinnedTopic) Partition(r *kgo.Record, _ int) int {
+	if fault.Planted(fault.RandomPartition) {
+		return rand.IntN(p.partitions) //nolint:gosec // not for secrets
+	}
 	return p.TopicPartitioner.Partition(r, p.partitions)
 }
 
@@ -305,6 +317,7 @@ func (c *call) run(ctx context.Context) []event.Ack {
 	// A caller that goes away must not take records out of the middle of a
 	// partition's sequence.
 	background := context.WithoutCancel(ctx)
+	fault.Point(fault.ProduceBegun)
 	for i := range c.records {
 		r := &c.records[i]
 		if len(r.Value) > RecordBytesMax {
@@ -313,9 +326,11 @@ func (c *call) run(ctx context.Context) []event.Ack {
 		}
 		p.cl.TryProduce(background, r, func(r *kgo.Record, err error) { c.decide(i, r, err) })
 	}
+	fault.Point(fault.ProduceSent)
 	var cause error
 	select {
 	case <-c.done:
+		fault.Point(fault.ProduceAcked)
 	case <-timer.C:
 		cause = fmt.Errorf("%w: not acknowledged within %s", event.ErrUnavailable, p.cfg.Producer.AckTimeout)
 	case <-ctx.Done():
