@@ -265,7 +265,15 @@ func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config, store *cl
 		return err
 	}
 	cfg.Partitions = info.Partitions
-	return store.RecordTopic(ctx, info.Generation, info.Topic, info.ID, info.Partitions)
+	return p.retry(ctx, "record the topic", recordRetryable, func(ctx context.Context) error {
+		return store.RecordTopic(ctx, info.Generation, info.Topic, info.ID, info.Partitions)
+	})
+}
+
+// recordRetryable reports whether the topic may be the right one, for all that
+// the database could say.
+func recordRetryable(err error) bool {
+	return !errors.Is(err, clickhouse.ErrTopicRecreated) && !errors.Is(err, clickhouse.ErrPartitionsChanged)
 }
 
 // retry takes a step of the start until it succeeds, within startTimeout: the
