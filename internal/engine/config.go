@@ -23,6 +23,8 @@ const (
 	DefaultStartTimeout = 2 * time.Minute
 	DefaultStopTimeout  = 30 * time.Second
 
+	DefaultRestartDelayMax = 10 * time.Second
+
 	// MemoryMinBytes is the least MemoryMaxBytes that Validate accepts. Below it the
 	// server starts, but refuses merges and queries of an ordinary size.
 	MemoryMinBytes = 512 << 20
@@ -68,6 +70,11 @@ type Config struct {
 	// after which it is killed. It has to allow for loading every part of every table.
 	// Default: [DefaultStartTimeout].
 	StartTimeout time.Duration
+
+	// RestartDelayMax bounds the pause before a child that died is started again,
+	// which doubles with each that did not serve long. Default:
+	// [DefaultRestartDelayMax].
+	RestartDelayMax time.Duration
 
 	// StopTimeout bounds a clean stop, after which the child is killed. Nothing that was
 	// written with fsync is lost either way. Default: [DefaultStopTimeout].
@@ -119,6 +126,9 @@ func (c Config) Validate() error {
 	if c.StartTimeout < 0 {
 		bad("StartTimeout", "%s is negative", c.StartTimeout)
 	}
+	if c.RestartDelayMax < 0 {
+		bad("RestartDelayMax", "%s is negative", c.RestartDelayMax)
+	}
 	if c.StopTimeout < 0 {
 		bad("StopTimeout", "%s is negative", c.StopTimeout)
 	}
@@ -143,6 +153,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.StartTimeout == 0 {
 		c.StartTimeout = DefaultStartTimeout
+	}
+	if c.RestartDelayMax == 0 {
+		c.RestartDelayMax = DefaultRestartDelayMax
 	}
 	if c.StopTimeout == 0 {
 		c.StopTimeout = DefaultStopTimeout

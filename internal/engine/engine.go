@@ -37,7 +37,6 @@ const (
 const (
 	// A child that dies again and again is started at most this often.
 	backoffMin = 100 * time.Millisecond
-	backoffMax = 10 * time.Second
 
 	// A child that served this long was healthy: the next restart begins at backoffMin.
 	healthyAfter = time.Minute
@@ -235,7 +234,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			return nil
 		case <-time.After(backoff):
 		}
-		backoff = min(2*backoff, backoffMax)
+		backoff = min(2*backoff, e.cfg.RestartDelayMax)
 	}
 }
 
