@@ -19,8 +19,10 @@ const linearTimeout = time.Minute
 // every read what it saw. A write that was acknowledged and not waited for may
 // take effect at any time after its call.
 //
-// It knows nothing of the log, but for which of the writes without an answer
-// are in it. The loads change one table of an event per write where they read:
+// Of the log it knows which of the writes without an answer are in it, and that
+// those of one table of an event take effect in its order; without that, the
+// search would try all orders of the writes that were not waited for. The loads
+// change one table of an event per write where they read:
 // what a write puts into two tables is not seen in one moment, except by who
 // waits for it.
 func (h *History) checkLinear(f *folded) []error {
@@ -34,27 +36,31 @@ func (h *History) checkLinear(f *folded) []error {
 			Call: int64(r.Call), Return: int64(r.Return),
 		})
 	}
-	logged := make(map[int]bool)
+	places := make(map[int]int) // in the log of the event, by number
 	deleted := make(map[string]bool)
 	for id, entries := range f.keys {
 		if h.foreign(id) {
 			continue
 		}
 		for i := range entries {
-			n, _ := recordNumber(&entries[i].write) // told by checkLog
-			logged[n] = true
+			if n, _ := recordNumber(&entries[i].write); n > 0 { // else told by checkLog
+				places[n] = i + 1
+			}
 			deleted[id] = deleted[id] || entries[i].write.Op == event.OpDelete
 		}
 	}
 	for i, w := range h.writes {
+		if w.Op == event.OpDelete && (w.Outcome == Acknowledged || w.Outcome == Applied) && read[w.ID] {
+			places[w.Number] = place(f.keys[w.ID], w.Receipt) + 1
+		}
 		operation := porcupine.Operation{
-			ClientId: len(h.reads) + i, Input: input{w.ID, w}, Output: output{outcome: w.Outcome},
+			ClientId: len(h.reads) + i, Input: input{w.ID, w, places[w.Number]}, Output: output{outcome: w.Outcome},
 			Call: int64(w.Call), Return: int64(w.Return),
 		}
 		switch {
 		case !read[w.ID], w.Outcome == Refused:
 			continue
-		case w.Outcome == Unknown && w.Op == event.OpDelete && !deleted[w.ID], w.Outcome == Unknown && w.Op != event.OpDelete && !logged[w.Number]:
+		case w.Outcome == Unknown && w.Op == event.OpDelete && !deleted[w.ID], w.Outcome == Unknown && w.Op != event.OpDelete && places[w.Number] == 0:
 			continue
 		case w.Outcome == Unknown, w.Outcome == Acknowledged:
 			operation.Return = math.MaxInt64
@@ -77,6 +83,30 @@ func (h *History) checkLinear(f *folded) []error {
 type input struct {
 	id    string
 	write *Write
+	// place is that of the write in the log of the event, from 1; 0 where it is
+	// not known.
+	place int
+}
+
+// linearState is an event's state with the place of the last write of each table.
+type linearState struct {
+	eventState
+	last [3]int
+}
+
+// after is the state after a write, and whether the write may come now.
+func (s linearState) after(w *Write, place int) (linearState, bool) {
+	for i, fields := range []event.Fields{event.CoreFields, contentFields, embeddingFields} {
+		if place == 0 || w.Op == event.OpUpdate && w.Set&fields == 0 {
+			continue
+		}
+		if place < s.last[i] {
+			return s, false
+		}
+		s.last[i] = place
+	}
+	s.eventState = s.eventState.after(w.Op, w.Set, w.Null, w.Number)
+	return s, true
 }
 
 type output struct {
@@ -105,9 +135,9 @@ var linearModel = porcupine.Model{ //nolint:gochecknoglobals // a constant
 		}
 		return parts
 	},
-	Init: func() any { return eventState{} },
+	Init: func() any { return linearState{} },
 	Step: func(state, in, out any) (bool, any) {
-		s, w, o := state.(eventState), in.(input).write, out.(output)
+		s, w, o := state.(linearState), in.(input).write, out.(output)
 		switch {
 		case w == nil && !o.found:
 			return !s.present(), s
@@ -118,9 +148,10 @@ var linearModel = porcupine.Model{ //nolint:gochecknoglobals // a constant
 		case o.outcome == Applied && w.Op == event.OpUpdate && !s.created && !s.deleted:
 			return false, s
 		}
-		return true, s.after(w.Op, w.Set, w.Null, w.Number)
+		next, ok := s.after(w, in.(input).place)
+		return ok, next
 	},
-	Equal: func(a, b any) bool { return a.(eventState) == b.(eventState) },
+	Equal: func(a, b any) bool { return a.(linearState) == b.(linearState) },
 }
 
 // describe lists the operations on an event.

@@ -11,15 +11,26 @@ import (
 	"time"
 )
 
-// What the process is to do, said once by its environment.
-var ( //nolint:gochecknoglobals // of a test build alone
-	point  = pointOf(os.Getenv(PointVariable))
-	passed atomic.Int64
-	bug    = Bug(os.Getenv(BugVariable))
+// plan is what the process is to do, said once by its environment.
+//
+//nolint:gochecknoglobals // of a test build alone
+var plan = planOf(os.Getenv)
 
-	start      = time.Now()
-	jump, from = clockOf(os.Getenv(ClockVariable))
-)
+type planned struct {
+	point  at
+	passed atomic.Int64
+	bug    Bug
+	// start is that of the process, from how long after it the clock is wrong
+	// by jump.
+	start      time.Time
+	jump, from time.Duration
+}
+
+func planOf(variable func(string) string) *planned {
+	p := &planned{point: pointOf(variable(PointVariable)), bug: Bug(variable(BugVariable)), start: time.Now()}
+	p.jump, p.from = clockOf(variable(ClockVariable))
+	return p
+}
 
 type at struct {
 	name   string
@@ -50,22 +61,22 @@ func clockOf(value string) (jump, from time.Duration) {
 // Point kills or stops the process at the pass of the point that
 // [PointVariable] says.
 func Point(name string) {
-	if name == point.name && passed.Add(1) == point.passes {
-		_ = syscall.Kill(os.Getpid(), point.signal)
-		if point.signal == syscall.SIGKILL {
+	if name == plan.point.name && plan.passed.Add(1) == plan.point.passes {
+		_ = syscall.Kill(os.Getpid(), plan.point.signal)
+		if plan.point.signal == syscall.SIGKILL {
 			select {} // until it has come
 		}
 	}
 }
 
 // Planted reports whether [BugVariable] says that the process has the bug.
-func Planted(b Bug) bool { return b == bug }
+func Planted(b Bug) bool { return b == plan.bug }
 
 // Now is the time of a clock that jumps when [ClockVariable] says.
 func Now() time.Time {
 	now := time.Now()
-	if now.Sub(start) < from {
+	if now.Sub(plan.start) < plan.from {
 		return now
 	}
-	return now.Add(jump)
+	return now.Add(plan.jump)
 }
