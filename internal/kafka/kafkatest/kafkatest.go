@@ -44,19 +44,32 @@ const (
 type Options struct {
 	// Brokers is the number of brokers, each also a controller. Default 1.
 	Brokers int
+	// QuickStart has the brokers start in less time, at the cost of throughput.
+	QuickStart bool
+	// Advertise returns the address that clients are to use instead of a broker's
+	// plaintext listener at addr, such as that of a proxy to it. It is called
+	// before the broker starts. The brokers themselves do not go by it. Default:
+	// addr.
+	Advertise func(addr string) string
 }
 
 // Broker is a running cluster.
 type Broker struct {
-	// Addrs are the plaintext listeners, SecureAddrs those with TLS and SASL, by broker.
+	// Addrs are the plaintext listeners, or what [Options].Advertise made of them,
+	// SecureAddrs those with TLS and SASL, by broker.
 	Addrs, SecureAddrs []string
 	// CAFile holds the PEM certificate that the secure listeners' are signed with.
 	CAFile string
+
+	quickStart bool
 
 	dir   string
 	java  string
 	libs  string
 	procs []*process
+	// plain are the plaintext listeners, internal those of the brokers' own
+	// traffic, controllers those of the controllers'.
+	plain, internal, controllers []string
 }
 
 // Available returns why no broker can be started here, nil if one can.
@@ -127,25 +140,31 @@ func New(dir string, opts Options) (*Broker, error) {
 		return nil, fmt.Errorf("java: %w", err)
 	}
 	n := max(1, opts.Brokers)
-	b := &Broker{dir: dir, java: java, libs: libs, CAFile: filepath.Join(dir, "ca.pem")}
+	b := &Broker{quickStart: opts.QuickStart, dir: dir, java: java, libs: libs, CAFile: filepath.Join(dir, "ca.pem")}
 	keystore := filepath.Join(dir, "keystore.pem")
 	if err := writeCertificates(b.CAFile, keystore); err != nil {
 		return nil, fmt.Errorf("make certificates: %w", err)
 	}
-	ports, err := freePorts(3 * n)
+	ports, err := freePorts(4 * n)
 	if err != nil {
 		return nil, err
 	}
 	addr := func(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[i])) }
-	var controllers, voters []string
+	advertise := opts.Advertise
+	if advertise == nil {
+		advertise = func(addr string) string { return addr }
+	}
+	var voters []string
 	for i := range n {
-		b.Addrs = append(b.Addrs, addr(3*i))
-		b.SecureAddrs = append(b.SecureAddrs, addr(3*i+1))
-		controllers = append(controllers, addr(3*i+2))
-		voters = append(voters, fmt.Sprintf("%d@%s", i+1, addr(3*i+2)))
+		b.plain = append(b.plain, addr(4*i))
+		b.Addrs = append(b.Addrs, advertise(addr(4*i)))
+		b.SecureAddrs = append(b.SecureAddrs, addr(4*i+1))
+		b.internal = append(b.internal, addr(4*i+2))
+		b.controllers = append(b.controllers, addr(4*i+3))
+		voters = append(voters, fmt.Sprintf("%d@%s", i+1, addr(4*i+3)))
 	}
 	for i := range n {
-		props := b.properties(i, n, controllers, voters, keystore)
+		props := b.properties(i, n, voters, keystore)
 		if err := os.WriteFile(b.path(i, "server.properties"), []byte(props), 0o600); err != nil {
 			return nil, err
 		}
@@ -172,17 +191,18 @@ func (b *Broker) path(i int, name string) string {
 	return filepath.Join(b.dir, fmt.Sprintf("%d-%s", i+1, name))
 }
 
-func (b *Broker) properties(i, n int, controllers, voters []string, keystore string) string {
+func (b *Broker) properties(i, n int, voters []string, keystore string) string {
 	replicas := min(n, 3)
 	jaas := fmt.Sprintf(`org.apache.kafka.common.security.%%s required username="%s" password="%s"`, User, Password)
 	lines := []string{
 		"process.roles=broker,controller",
 		fmt.Sprintf("node.id=%d", i+1),
-		fmt.Sprintf("listeners=PLAINTEXT://%s,SECURE://%s,CONTROLLER://%s", b.Addrs[i], b.SecureAddrs[i], controllers[i]),
-		fmt.Sprintf("advertised.listeners=PLAINTEXT://%s,SECURE://%s", b.Addrs[i], b.SecureAddrs[i]),
-		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL",
+		fmt.Sprintf("listeners=PLAINTEXT://%s,SECURE://%s,INTERNAL://%s,CONTROLLER://%s",
+			b.plain[i], b.SecureAddrs[i], b.internal[i], b.controllers[i]),
+		fmt.Sprintf("advertised.listeners=PLAINTEXT://%s,SECURE://%s,INTERNAL://%s", b.Addrs[i], b.SecureAddrs[i], b.internal[i]),
+		"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL",
 		"controller.listener.names=CONTROLLER",
-		"inter.broker.listener.name=PLAINTEXT",
+		"inter.broker.listener.name=INTERNAL",
 		"log.dirs=" + b.path(i, "data"),
 		fmt.Sprintf("offsets.topic.replication.factor=%d", replicas),
 		fmt.Sprintf("transaction.state.log.replication.factor=%d", replicas),
@@ -191,6 +211,7 @@ func (b *Broker) properties(i, n int, controllers, voters []string, keystore str
 		"share.coordinator.state.topic.min.isr=1",
 		"offsets.topic.num.partitions=4",
 		"group.initial.rebalance.delay.ms=0",
+		"group.min.session.timeout.ms=1000",
 		"auto.create.topics.enable=false",
 		// A killed broker may come back only when its old session is over.
 		"broker.heartbeat.interval.ms=500",
@@ -204,7 +225,7 @@ func (b *Broker) properties(i, n int, controllers, voters []string, keystore str
 		"listener.name.secure.plain.sasl.jaas.config=" + fmt.Sprintf(jaas, "plain.PlainLoginModule") + fmt.Sprintf(` user_%s="%s";`, User, Password),
 	}
 	if n == 1 {
-		lines = append(lines, "controller.quorum.bootstrap.servers="+controllers[0])
+		lines = append(lines, "controller.quorum.bootstrap.servers="+b.controllers[0])
 	} else {
 		lines = append(lines, "controller.quorum.voters="+strings.Join(voters, ","))
 	}
@@ -239,8 +260,13 @@ func (b *Broker) launch(i int) error {
 	if len(b.Addrs) > 1 {
 		heap = "-Xmx512m"
 	}
-	cmd := exec.Command(b.java, heap, "-cp", filepath.Join(b.libs, "*"), //nolint:noctx // ended by Close
-		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "kafka.Kafka", b.path(i, "server.properties"))
+	args := []string{heap}
+	if b.quickStart {
+		args = append(args, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+	}
+	args = append(args, "-cp", filepath.Join(b.libs, "*"), "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+		"kafka.Kafka", b.path(i, "server.properties"))
+	cmd := exec.Command(b.java, args...) //nolint:noctx // ended by Close
 	cmd.Stdout, cmd.Stderr = log, log
 	p, err := startProcess(cmd)
 	if err != nil {
