@@ -15,7 +15,7 @@ export SLUICE_TEST_KAFKA
 # Where make e2e finds the whole corpus; the repository has a slice of it.
 DATA ?=
 
-.PHONY: run build test guard e2e bench bench-report check fmt clean engine kafka help
+.PHONY: run build test guard faults fuzz e2e bench bench-report check fmt clean engine kafka help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,18 @@ test: engine kafka ## every test, with the race detector, on real engines
 
 guard: engine ## that creates have not become much slower than what limits them
 	$(GO) test -count=1 -timeout 10m -run '^TestCreatesKeepUp$$' -v ./internal/bench
+
+# How much of the fault suite: SHORT=1 is what CI runs, RELEASE=1 takes hours.
+SHORT ?=
+RELEASE ?=
+faults: engine kafka ## break everything and check that nothing is lost: SHORT=1, RELEASE=1
+	SLUICE_FAULTS=$(if $(RELEASE),release,$(if $(SHORT),short,full)) \
+		$(GO) test -tags faults -count=1 -timeout $(if $(RELEASE),24h,2h) -run '^TestFault' -v $(TESTFLAGS) ./e2e
+
+# How long each fuzz target runs.
+FUZZTIME ?= 30s
+fuzz: engine ## every fuzz target, two at a time
+	@scripts/fuzz.sh $(FUZZTIME)
 
 e2e: engine kafka ## the end-to-end tests alone, on the whole corpus with DATA=DIR
 	SLUICE_DATA=$(DATA) $(GO) test -timeout 30m -v $(TESTFLAGS) ./e2e

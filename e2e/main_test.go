@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,8 +35,16 @@ func runTests(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
+	defer func() {
+		for _, end := range slices.Backward(atEnd) {
+			end()
+		}
+	}()
 	return enginetest.Main(m)
 }
+
+// atEnd is called when all tests have ended, in reverse.
+var atEnd []func()
 
 // build makes the binary as make build does. It also looks at every directory
 // of its source: go test then knows that a cached result depends on them.
@@ -46,7 +55,7 @@ func build(target string) error {
 			return fmt.Errorf("walk %s: %w", dir, err)
 		}
 	}
-	cmd := exec.Command("go", "build", "-o", target, "../cmd/sluice")
+	cmd := exec.Command("go", "build", "-tags", buildTags, "-o", target, "../cmd/sluice")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build sluice: %w\n%s", err, out)

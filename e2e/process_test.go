@@ -38,9 +38,23 @@ type process struct {
 // however that ends.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{name: args[0], cmd: exec.Command(sluiceBinary, args...), done: make(chan struct{})}
+	p := launch(t, sluiceBinary, t.TempDir(), nil, args...)
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("end of the log of sluice %s:\n%s", strings.Join(args, " "), p.log.tail(logTailBytes))
+		}
+	})
+	return p
+}
+
+// launch starts a sluice in dir, so that a default path cannot meet the
+// repository, with more variables. It ends with the test's process.
+func launch(t *testing.T, binary, dir string, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{name: args[0], cmd: exec.Command(binary, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
-	p.cmd.Dir = t.TempDir() // so that a default path cannot meet the repository
+	p.cmd.Dir = dir
 	p.cmd.SysProcAttr = processAttr()
 	p.cmd.WaitDelay = 5 * time.Second
 	for _, v := range os.Environ() {
@@ -48,6 +62,7 @@ func start(t *testing.T, args ...string) *process {
 			p.cmd.Env = append(p.cmd.Env, v)
 		}
 	}
+	p.cmd.Env = append(p.cmd.Env, env...)
 	started := make(chan error)
 	go func() {
 		// What the kernel takes for the parent is the thread that started the child.
@@ -63,12 +78,6 @@ func start(t *testing.T, args ...string) *process {
 	if err := <-started; err != nil {
 		t.Fatalf("start sluice %s: %v", p.name, err)
 	}
-	t.Cleanup(func() {
-		p.kill()
-		if t.Failed() {
-			t.Logf("end of the log of sluice %s:\n%s", strings.Join(args, " "), p.log.tail(logTailBytes))
-		}
-	})
 	return p
 }
 

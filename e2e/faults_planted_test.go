@@ -1,0 +1,91 @@
+//go:build faults
+
+package e2e_test
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/fault"
+)
+
+// TestFaultPlanted gives Sluice each of the bugs of package fault, treats it as
+// roughly as it treats one without any, and wants the checker to notice.
+func TestFaultPlanted(t *testing.T) {
+	t.Parallel()
+	random := newRandom(t)
+	for _, bug := range append([]fault.Bug{""}, fault.Bugs()...) {
+		own := rand.New(rand.NewPCG(random.Uint64(), 0))
+		t.Run(cmp.Or(string(bug), "none"), func(t *testing.T) {
+			t.Parallel()
+			s := newSharedSystem(t)
+			s.env = []string{fault.BugVariable + "=" + string(bug)}
+			err := s.treatRoughly(t, own)
+			switch {
+			case bug == "" && err != nil:
+				t.Errorf("without a bug: %v", err)
+			case bug != "" && err == nil:
+				t.Error("the bug was not noticed")
+			case bug != "":
+				t.Logf("noticed: %.600s", err)
+			}
+		})
+	}
+}
+
+// treatRoughly is what each of the bugs shows under: records that wait for the
+// first consumer, partitions that go and come back, a database that refuses
+// inserts, consumers that are killed before they insert. It returns the verdict.
+func (s *system) treatRoughly(t *testing.T, random *rand.Rand) error {
+	t.Helper()
+	s.runAPI(t)
+	// Slowly, so that events live long enough to be updated by several owners,
+	// and by many, as most of them wait.
+	stop := s.loadSlowly(random.Uint64(), 16, 200*time.Millisecond)
+	defer stop()
+	s.waitForWrites(t, 100)
+
+	first := s.runConsumer(t)
+	for range 2 {
+		s.awaitPartitions(t, first)
+		s.waitForWrites(t, 100)
+		second := s.runConsumer(t)
+		s.awaitPartitions(t, second)
+		s.waitForWrites(t, 300)
+		_ = second.cmd.Process.Signal(syscall.SIGTERM)
+		second.wait(t, stopBound)
+	}
+	s.refuseInserts(t)
+	first.kill()
+	for range 2 {
+		p := s.runConsumer(t, fmt.Sprintf("%s=%s:2", fault.PointVariable, fault.InsertBegun))
+		p.wait(t, startBound)
+	}
+	s.runConsumer(t)
+	s.waitForWrites(t, 100)
+	stop()
+	return s.verdict(t)
+}
+
+// refuseInserts has ClickHouse refuse inserts for a while, because of too many
+// parts, and answer queries.
+func (s *system) refuseInserts(t *testing.T) {
+	t.Helper()
+	tables := []string{"events", "event_contents", "event_embeddings"}
+	for _, table := range tables {
+		s.sql(t, "ALTER TABLE "+table+" MODIFY SETTING parts_to_delay_insert = 1, parts_to_throw_insert = 1")
+	}
+	s.waitForWrites(t, 100)
+	for _, table := range tables {
+		s.sql(t, "ALTER TABLE "+table+" RESET SETTING parts_to_delay_insert, parts_to_throw_insert")
+	}
+}
+
+func (s *system) awaitPartitions(t *testing.T, p *process) {
+	t.Helper()
+	eventually(t, startBound, "the consumer to have partitions", func() error { return hasPartitions(p) })
+}
