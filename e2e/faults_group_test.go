@@ -32,7 +32,7 @@ func TestFaultPausedConsumer(t *testing.T) {
 	s.awaitPartitions(t, other)
 	for _, point := range fault.ConsumerPoints() {
 		if point == fault.Revoked {
-			continue // the group waits for it, so that it has a test of its own below
+			continue // the group waits for it: see TestFaultRebalances
 		}
 		p := s.runConsumer(t, fmt.Sprintf("%s=%s:%d:stop", fault.PointVariable, point, 3))
 		eventually(t, startBound, "the consumer to stop at "+point, func() error { return isStopped(p) })
@@ -103,8 +103,24 @@ func TestFaultRebalances(t *testing.T) {
 		}
 		<-time.After(upTo(random, 1500*time.Millisecond))
 	}
+	for _, p := range members {
+		p.stop(t)
+	}
+	// Killed while it gives partitions up, which the next one is waiting for.
+	for range 3 {
+		p := s.runConsumer(t, fault.PointVariable+"="+fault.Revoked)
+		s.awaitPartitions(t, p)
+		s.waitForWrites(t, 50)
+		next := s.runConsumer(t)
+		if code := p.wait(t, startBound); code != -1 {
+			t.Errorf("exit code %d, want it killed", code)
+		}
+		s.awaitPartitions(t, next)
+		s.waitForWrites(t, 50)
+		next.stop(t)
+	}
 	s.runConsumer(t)
-	s.waitForWrites(t, 200)
+	s.waitForWrites(t, 100)
 	stop()
 	if err := s.verdict(t); err != nil {
 		t.Error(err)
