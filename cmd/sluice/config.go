@@ -76,6 +76,12 @@ func (f *kafkaFlags) config() (kafka.Config, error) {
 		}
 		cfg.SASL.Password = strings.TrimRight(string(text), "\r\n")
 	}
+	if len(cfg.Brokers) == 0 {
+		return cfg, nil // they are embedded
+	}
+	if err := cfg.Validate(); err != nil {
+		return cfg, fmt.Errorf("kafka: %w", err)
+	}
 	return cfg, nil
 }
 
