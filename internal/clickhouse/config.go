@@ -13,6 +13,7 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -203,6 +204,10 @@ func ParseURL(text string) (Config, error) {
 	}
 	if u.Scheme != "clickhouse" {
 		return Config{}, fmt.Errorf("clickhouse url: the scheme is %q, not clickhouse", u.Scheme)
+	}
+	if strings.Contains(u.Path+u.RawQuery, "@") {
+		// Later errors would quote what comes after it of the password.
+		return Config{}, errors.New("clickhouse url: / and ? in the password must be percent-encoded")
 	}
 	var c Config
 	c.User = u.User.Username()

@@ -42,6 +42,8 @@ func TestParseURLRefuses(t *testing.T) {
 		{"no host", "clickhouse:///db", "form"},
 		{"a bad port", "clickhouse://u:hunter2@host:hunter2/db", "form"},
 		{"a slash in the password", "clickhouse://u:hunter2/x@host/db", "form"},
+		{"a slash after a number in the password", "clickhouse://u:12/hunter2@host/db", "percent-encoded"},
+		{"a question mark in the password", "clickhouse://u:12?hunter2@host/db", "percent-encoded"},
 		{"an unknown setting", "clickhouse://u:hunter2@host?nope=1", "nope"},
 		{"a bad setting", "clickhouse://u:hunter2@host?pool_size=x", "pool_size"},
 		{"two bad settings", "clickhouse://u:hunter2@host?pool_size=x&dial_timeout=y", "dial_timeout"},
