@@ -8,10 +8,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
-
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/sluicehq/sluice/internal/event"
 )
@@ -20,29 +16,11 @@ const (
 	typeJSON    = "application/json"
 	typeNDJSON  = "application/x-ndjson"
 	typeProblem = "application/problem+json"
-
-	// gzipBytes is about what one gzip reader holds.
-	gzipBytes = 48 << 10
-	// zstdBytes is about what one zstd decoder holds beside its window.
-	zstdBytes = 512 << 10
 )
 
-// zstdWindows are the windows, in bytes, that decoders are kept for. The last
-// is what RFC 8878 asks every decoder to take, and what every level of zstd up
-// to 19 stays within.
-//
-//nolint:gochecknoglobals // never written
-var zstdWindows = [...]int64{128 << 10, 1 << 20, 8 << 20}
-
-// inflater keeps the decoders of content encodings.
-type inflater struct {
-	gzip sync.Pool
-	zstd [len(zstdWindows)]sync.Pool
-}
-
-// readBody reads the request's body and undoes its encoding. The bytes live
-// until the end of the request.
-func (s *Server) readBody(x *exchange, bytesMax int) ([]byte, error) {
+// readBody reads the request's body and undoes its encoding by one of the
+// inflaters. The bytes live until the end of the request.
+func (s *Server) readBody(x *exchange, bytesMax int, free inflaters) ([]byte, error) {
 	if x.r.ContentLength > int64(bytesMax) {
 		return nil, tooLarge(bytesMax)
 	}
@@ -53,10 +31,8 @@ func (s *Server) readBody(x *exchange, bytesMax int) ([]byte, error) {
 	switch encoding {
 	case "", "identity":
 		return s.fill(x, x.r.Body, x.r.ContentLength, bytesMax)
-	case "gzip", "x-gzip":
-		return s.readGzip(x, bytesMax)
-	case "zstd":
-		return s.readZstd(x, bytesMax)
+	case "gzip", "x-gzip", "zstd":
+		return s.readCompressed(x, encoding == "zstd", bytesMax, free)
 	}
 	x.w.Header().Set("Accept-Encoding", "gzip, zstd")
 	return nil, &problem{
@@ -95,138 +71,6 @@ func (s *Server) fill(x *exchange, src io.Reader, expected int64, bytesMax int) 
 			return nil, readProblem(err)
 		}
 	}
-}
-
-func (s *Server) readGzip(x *exchange, bytesMax int) ([]byte, error) {
-	if !x.reserve(&s.buffers.budget, gzipBytes) {
-		return nil, overloaded()
-	}
-	src := &limitReader{r: x.r.Body, left: bytesMax, max: bytesMax}
-	zr, ok := s.inflate.gzip.Get().(*gzip.Reader)
-	if !ok {
-		zr = new(gzip.Reader)
-	}
-	defer s.inflate.gzip.Put(zr)
-	if err := zr.Reset(src); err != nil {
-		return nil, src.problem()
-	}
-	return s.fill(x, &inflated{r: zr, src: src}, -1, bytesMax)
-}
-
-// readZstd takes the memory that the frame's window needs from the budget
-// before it decodes anything.
-func (s *Server) readZstd(x *exchange, bytesMax int) ([]byte, error) {
-	src := &limitReader{r: x.r.Body, left: bytesMax, max: bytesMax}
-	head := make([]byte, zstd.HeaderMaxSize)
-	n, err := io.ReadFull(src, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, src.problem()
-	}
-	head = head[:n]
-	class, err := zstdClass(head)
-	if err != nil {
-		return nil, err
-	}
-	if !x.reserve(&s.buffers.budget, zstdBytes+zstdWindows[class]) {
-		return nil, overloaded()
-	}
-	pool := &s.inflate.zstd[class]
-	zr, ok := pool.Get().(*zstd.Decoder)
-	if !ok {
-		// Of one goroutine, the caller's, so that one the pool drops is just garbage.
-		zr, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(uint64(zstdWindows[class])))
-		if err != nil {
-			return nil, err
-		}
-	}
-	defer func() {
-		if zr.Reset(nil) == nil { // lets go of the request
-			pool.Put(zr)
-		}
-	}()
-	if err := zr.Reset(io.MultiReader(bytes.NewReader(head), src)); err != nil {
-		return nil, src.problem()
-	}
-	return s.fill(x, &inflated{r: zr, src: src}, -1, bytesMax)
-}
-
-// zstdClass is the index of the smallest window that does for the frame. A
-// later frame of the same body must do with it too.
-func zstdClass(head []byte) (int, error) {
-	var h zstd.Header
-	if err := h.Decode(head); err != nil {
-		return 0, badRequest("the body is not valid zstd")
-	}
-	if h.Skippable {
-		return len(zstdWindows) - 1, nil // what comes after it is not known
-	}
-	window := h.WindowSize
-	if h.SingleSegment {
-		window = h.FrameContentSize
-	}
-	for class, size := range zstdWindows {
-		if window <= uint64(size) {
-			return class, nil
-		}
-	}
-	return 0, badRequest("the zstd frame needs a window of more than 8 MiB")
-}
-
-// inflated reads through a decoder, and tells apart whether the data or the
-// connection broke.
-type inflated struct {
-	r   io.Reader
-	src *limitReader
-}
-
-func (i *inflated) Read(p []byte) (int, error) {
-	n, err := i.r.Read(p)
-	switch {
-	case err == nil || err == io.EOF:
-		return n, err
-	case errors.Is(err, zstd.ErrWindowSizeExceeded):
-		return n, badRequest("a zstd frame needs a larger window than the first one")
-	}
-	return n, i.src.problem()
-}
-
-// limitReader fails once more than left bytes were read: a body is never longer
-// compressed than inflated, but for one that keeps the decoder busy with empty
-// blocks. It remembers errors of the connection, which a decoder may disguise.
-type limitReader struct {
-	r         io.Reader
-	left, max int
-	err       error
-}
-
-var errTooLong = errors.New("compressed body is too long")
-
-func (l *limitReader) Read(p []byte) (int, error) {
-	if l.err != nil {
-		return 0, l.err
-	}
-	n, err := l.r.Read(p[:min(len(p), l.left+1)])
-	if n > l.left {
-		l.err = errTooLong
-		return 0, l.err
-	}
-	l.left -= n
-	if err != nil && err != io.EOF {
-		l.err = err
-	}
-	return n, err
-}
-
-// problem is what a decompressor's failure is answered with.
-func (l *limitReader) problem() error {
-	switch {
-	case l.err == nil:
-		return badRequest("the body is not valid in its Content-Encoding")
-	case errors.Is(l.err, errTooLong):
-		return tooLarge(l.max)
-	}
-	return readProblem(l.err)
 }
 
 // readProblem says what went wrong while a body was read.

@@ -31,6 +31,7 @@ const (
 	DefaultHeaderTimeout      = 5 * time.Second
 	DefaultReadTimeout        = 30 * time.Second
 	DefaultBatchReadTimeout   = 60 * time.Second
+	DefaultInflateTimeout     = 15 * time.Second
 	DefaultWriteTimeout       = 90 * time.Second
 	DefaultIdleTimeout        = 2 * time.Minute
 	DefaultShutdownTimeout    = 15 * time.Second
@@ -61,7 +62,8 @@ type Config struct {
 	BatchItemsMax int
 	// InFlightBytesMax bounds the memory of all bodies being read or waiting
 	// for the log's acknowledgement; a request beyond it is answered 503. It
-	// bounds the server's memory while the log is slow or away.
+	// bounds the server's memory while the log is slow or away. Beside it,
+	// what inflates compressed bodies holds up to 48 MiB, with the defaults.
 	InFlightBytesMax int64
 	// ConnectionsMax bounds open connections; further ones wait in the kernel.
 	ConnectionsMax int
@@ -97,9 +99,13 @@ type Config struct {
 	ReadTimeout time.Duration
 	// BatchReadTimeout is ReadTimeout for POST /events.
 	BatchReadTimeout time.Duration
+	// InflateTimeout bounds how long a compressed body waits to be inflated,
+	// which is done to a few at once; then the request is answered 503.
+	InflateTimeout time.Duration
 	// WriteTimeout bounds a request from the end of its headers to the end of
-	// its answer. It must leave room for ReadTimeout and WaitMax, or the
-	// answers of slow requests are cut off. A batch gets BatchReadTimeout more.
+	// its answer. It must leave room for ReadTimeout, InflateTimeout and
+	// WaitMax, or the answers of slow requests are cut off. A batch gets
+	// BatchReadTimeout more.
 	WriteTimeout time.Duration
 	// IdleTimeout closes connections without requests.
 	IdleTimeout time.Duration
@@ -145,6 +151,7 @@ func (c Config) Validate() error {
 		{"HeaderTimeout", int64(d.HeaderTimeout)},
 		{"ReadTimeout", int64(d.ReadTimeout)},
 		{"BatchReadTimeout", int64(d.BatchReadTimeout)},
+		{"InflateTimeout", int64(d.InflateTimeout)},
 		{"WriteTimeout", int64(d.WriteTimeout)},
 		{"IdleTimeout", int64(d.IdleTimeout)},
 		{"ShutdownTimeout", int64(d.ShutdownTimeout)},
@@ -160,8 +167,8 @@ func (c Config) Validate() error {
 	if least := 4*int64(d.BatchBytesMax) + int64(d.BatchItemsMax)*itemBytes; d.InFlightBytesMax < least {
 		errs = append(errs, fmt.Errorf("InFlightBytesMax: must be at least %d for batches of this size", least))
 	}
-	if d.WriteTimeout < d.ReadTimeout+d.WaitMax {
-		errs = append(errs, errors.New("WriteTimeout: must be at least ReadTimeout and WaitMax together"))
+	if d.WriteTimeout < d.ReadTimeout+d.InflateTimeout+d.WaitMax {
+		errs = append(errs, errors.New("WriteTimeout: must be at least ReadTimeout, InflateTimeout and WaitMax together"))
 	}
 	return errors.Join(errs...)
 }
@@ -188,6 +195,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.HeaderTimeout, DefaultHeaderTimeout)
 	setDefault(&c.ReadTimeout, DefaultReadTimeout)
 	setDefault(&c.BatchReadTimeout, DefaultBatchReadTimeout)
+	setDefault(&c.InflateTimeout, DefaultInflateTimeout)
 	setDefault(&c.WriteTimeout, DefaultWriteTimeout)
 	setDefault(&c.IdleTimeout, DefaultIdleTimeout)
 	setDefault(&c.ShutdownTimeout, DefaultShutdownTimeout)

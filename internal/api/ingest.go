@@ -29,7 +29,7 @@ func (s *Server) createEvent(x *exchange) error {
 	if err := noParameters(x.r); err != nil {
 		return err
 	}
-	body, err := s.readBody(x, s.cfg.BodyBytesMax)
+	body, err := s.readBody(x, s.cfg.BodyBytesMax, s.inflateSingle)
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (s *Server) updateEvent(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	body, err := s.readBody(x, s.cfg.BodyBytesMax)
+	body, err := s.readBody(x, s.cfg.BodyBytesMax, s.inflateSingle)
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (s *Server) writeBatch(x *exchange) error {
 		return err
 	}
 	s.extendDeadlines(x)
-	body, err := s.readBody(x, s.cfg.BatchBytesMax)
+	body, err := s.readBody(x, s.cfg.BatchBytesMax, s.inflateBatch)
 	if err != nil {
 		return err
 	}

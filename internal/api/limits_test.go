@@ -164,27 +164,32 @@ func TestBrokenCompression(t *testing.T) {
 	serve(h, request("POST", "/event", small, "Content-Encoding", "zstd")).problem(t, 400, "invalid_request", "")
 }
 
-// TestBombs sends little that becomes a lot, and looks at what it made the
-// server hold.
-func TestBombs(t *testing.T) {
-	const gib = 1 << 30
+// bomb is a body of little that becomes 512 MiB. It is shorter than the limit
+// of a single write, so that it is inflated there as well.
+type bomb struct{ name, body, encoding string }
+
+var bombs = sync.OnceValue(func() []bomb {
+	const inflated = 512 << 20
 	zeros := make([]byte, 1<<20)
 	var packed bytes.Buffer
 	gz, _ := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
-	for range gib / len(zeros) {
+	for range inflated / len(zeros) {
 		_, _ = gz.Write(zeros)
 	}
 	_ = gz.Close()
 	var frame bytes.Buffer
 	zs, _ := zstd.NewWriter(&frame, zstd.WithWindowSize(8<<20))
-	for range gib / len(zeros) {
+	for range inflated / len(zeros) {
 		_, _ = zs.Write(zeros)
 	}
 	_ = zs.Close()
-	for _, tt := range []struct{ name, body, encoding string }{
-		{"gzip", packed.String(), "gzip"},
-		{"zstd", frame.String(), "zstd"},
-	} {
+	return []bomb{{"gzip", packed.String(), "gzip"}, {"zstd", frame.String(), "zstd"}}
+})
+
+// TestBombs sends little that becomes a lot, and looks at what it made the
+// server hold.
+func TestBombs(t *testing.T) {
+	for _, tt := range bombs() {
 		for _, target := range []string{"/event", "/events"} {
 			t.Run(tt.name+target, func(t *testing.T) {
 				h := newHarness(t)
@@ -199,6 +204,90 @@ func TestBombs(t *testing.T) {
 		}
 	}
 }
+
+// TestBombsAtOnce sends so many that what each becomes, up to where it is too
+// long, would be more than the server may hold.
+func TestBombsAtOnce(t *testing.T) {
+	const clients = 50
+	for _, tt := range bombs() {
+		for _, target := range []string{"/event", "/events"} {
+			t.Run(tt.name+target, func(t *testing.T) {
+				h := newHarness(t, func(c *api.Config) { // whatever the machine and the race detector take
+					c.InflateTimeout, c.WriteTimeout = time.Hour, 2*time.Hour
+				})
+				var sending sync.WaitGroup
+				for range clients {
+					sending.Go(func() {
+						r := request("POST", target, tt.body, "Content-Encoding", tt.encoding)
+						serve(h, r).problem(t, http.StatusRequestEntityTooLarge, "too_large", "")
+					})
+				}
+				sending.Wait()
+			})
+		}
+	}
+	// Whose turn does not come in time is told to come again.
+	t.Run("too many", func(t *testing.T) {
+		zstdBomb := bombs()[1]
+		h := newHarness(t, func(c *api.Config) { c.InflateTimeout = 1 })
+		statuses := make(chan int, clients)
+		var sending sync.WaitGroup
+		for range clients {
+			sending.Go(func() {
+				statuses <- serve(h, request("POST", "/events", zstdBomb.body, "Content-Encoding", "zstd")).status
+			})
+		}
+		sending.Wait()
+		close(statuses)
+		count := map[int]int{}
+		for status := range statuses {
+			count[status]++
+		}
+		if count[413] == 0 || count[503] == 0 || count[413]+count[503] != clients {
+			t.Errorf("statuses %v, want 413 and 503 only", count)
+		}
+	})
+}
+
+// TestSlowCompressedBodies has clients announce windows of 8 MiB and then say
+// nothing: what they hold is what they sent, so that others are served.
+func TestSlowCompressedBodies(t *testing.T) {
+	const clients = 100
+	// The begin of a frame with such a window, and empty blocks.
+	head := "\x28\xb5\x2f\xfd\x00\x68" + strings.Repeat("\x00\x00\x00", 10)
+	h := newHarness(t)
+	gone := make(chan struct{})
+	var begun, sending sync.WaitGroup
+	begun.Add(clients)
+	for range clients {
+		sending.Go(func() {
+			r := request("POST", "/events", head, "Content-Encoding", "zstd")
+			r.ContentLength = -1
+			told := sync.OnceFunc(begun.Done)
+			defer told() // also where it is refused at once
+			silent := readerFunc(func([]byte) (int, error) {
+				told()
+				<-gone
+				return 0, io.ErrUnexpectedEOF
+			})
+			r.Body = io.NopCloser(io.MultiReader(r.Body, silent))
+			serve(h, r).problem(t, http.StatusBadRequest, "invalid_request", "")
+		})
+	}
+	begun.Wait()
+	if n := h.inFlight(t); n > clients*16<<10 {
+		t.Errorf("%v bytes in flight", n)
+	}
+	body := zstded(t, ofSize(1000), true)
+	serve(h, request("POST", "/event", body, "Content-Encoding", "zstd")).expect(t, http.StatusAccepted, "")
+	serve(h, request("POST", "/events", body, "Content-Encoding", "zstd")).expect(t, http.StatusAccepted, "")
+	close(gone)
+	sending.Wait()
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 type writerFunc func(p []byte)
 

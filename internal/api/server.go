@@ -76,7 +76,6 @@ type Server struct {
 	rules       event.Rules
 	metrics     *metrics
 	buffers     buffers
-	inflate     inflater
 	exchanges   sync.Pool
 	batches     sync.Pool
 	crossOrigin *http.CrossOriginProtection
@@ -86,6 +85,9 @@ type Server struct {
 	// local says that the server trusts everybody on this machine.
 	local bool
 	debug bool
+	// inflateSingle and inflateBatch inflate the bodies of single writes and of
+	// batches.
+	inflateSingle, inflateBatch inflaters
 	// draining is closed when a stop begins.
 	draining chan struct{}
 
@@ -111,6 +113,7 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	host, _, _ := net.SplitHostPort(cfg.Addr) // checked by Validate
 	s.local = cfg.Keys == nil && isLoopbackHost(host)
 	s.buffers.budget.max = cfg.InFlightBytesMax
+	s.inflateSingle, s.inflateBatch = newInflaters(inflatersSingle), newInflaters(inflatersBatch)
 	s.exchanges.New = func() any { return new(exchange) }
 	s.batches.New = func() any { return new(batch) }
 	var err error
