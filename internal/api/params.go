@@ -204,8 +204,12 @@ func (p *params) filter(now time.Time, metadataMax int) event.Filter {
 	for _, name := range names {
 		value, _ := p.one(name)
 		key := name[len(metadataPrefix):]
-		if key == "" {
+		switch {
+		case key == "":
 			p.fail(event.CodeInvalidValue, name, "must name a member of the metadata after the dot")
+		case strings.Contains(key, "\x00"):
+			// ClickHouse would look for the member that is named by what comes before it.
+			p.fail(event.CodeInvalidValue, name, "names a member with U+0000 in its name, which no filter finds")
 		}
 		f.Metadata = append(f.Metadata, event.MetadataFilter{Key: key, Value: value})
 	}

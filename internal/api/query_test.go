@@ -60,6 +60,13 @@ func TestListConversation(t *testing.T) {
 	if diff := cmp.Diff(event.PageQuery{ConversationID: "c/1", LimitEvents: 100}, h.last(t)); diff != "" {
 		t.Error(diff)
 	}
+	for _, id := range []string{"/", "//", ".", "..", "%2F"} {
+		target := "/conversations/" + strings.NewReplacer("%", "%25", "/", "%2f", ".", "%2E").Replace(id) + "/events"
+		serve(h, request("GET", target, "")).expect(t, 200, `{"events":[],"next_cursor":null}`)
+		if diff := cmp.Diff(event.PageQuery{ConversationID: id, LimitEvents: 100}, h.last(t)); diff != "" {
+			t.Errorf("%s: %s", target, diff)
+		}
+	}
 	next := event.NewID(now.UnixMicro(), "c/1")
 	h.page = event.Page{Events: []event.Event{*stored(), *stored()}, Next: &next}
 	a = h.do(t, "GET", "/conversations/c%2F1/events?limit=2&embeddings=true", "")
@@ -183,6 +190,7 @@ func TestRefusedQueries(t *testing.T) {
 		{"errors?conversation_id=" + strings.Repeat("x", 257), 413, "too_large", "conversation_id"},
 		{"errors?conversation_id=a&conversation_id=b", 422, "invalid_value", "conversation_id"},
 		{"errors?metadata.=x", 422, "invalid_value", "metadata."},
+		{"errors?metadata.plan%00x=pro", 422, "invalid_value", "metadata.plan\x00x"},
 		{"errors?metadata.a=x&metadata.a=y", 422, "invalid_value", "metadata.a"},
 		{"errors?" + many("metadata.%=x", 17), 413, "too_large", "metadata"},
 		{"errors?limit=1", 400, "unknown_field", "limit"},

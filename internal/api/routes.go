@@ -60,8 +60,24 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	other := s.metrics.route("other")
 	methods := map[string][]string{}
+	nothing := &endpoint{s: s, route: &route{handle: (*Server).notFound}, metrics: other}
+	handle := func(pattern string, e *endpoint) {
+		mux.Handle(pattern, e)
+		// An id that is one slash is to ServeMux the end of a path like "/event/",
+		// which no wildcard matches.
+		if strings.Contains(pattern, "{id}") {
+			mux.HandleFunc(strings.Replace(pattern, "{id}", "%2F", 1), func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.EscapedPath(), "/") {
+					nothing.ServeHTTP(w, r)
+					return
+				}
+				r.SetPathValue("id", "/")
+				e.ServeHTTP(w, r)
+			})
+		}
+	}
 	for _, r := range table() {
-		mux.Handle(r.name(), &endpoint{s: s, route: &r, metrics: s.metrics.route(r.name())})
+		handle(r.name(), &endpoint{s: s, route: &r, metrics: s.metrics.route(r.name())})
 		methods[r.path] = append(methods[r.path], r.method)
 		if r.method == http.MethodGet {
 			methods[r.path] = append(methods[r.path], http.MethodHead)
@@ -70,9 +86,9 @@ func (s *Server) routes() http.Handler {
 	for path, allowed := range methods {
 		slices.Sort(allowed)
 		refuse := refuseMethod(strings.Join(allowed, ", "))
-		mux.Handle(path, &endpoint{s: s, route: &route{handle: refuse}, metrics: other})
+		handle(path, &endpoint{s: s, route: &route{handle: refuse}, metrics: other})
 	}
-	mux.Handle("/", &endpoint{s: s, route: &route{handle: (*Server).notFound}, metrics: other})
+	mux.Handle("/", nothing)
 	return mux
 }
 

@@ -78,7 +78,7 @@ func TestContractCanFail(t *testing.T) {
 
 func TestUnknownPathsAndMethods(t *testing.T) {
 	h := newHarness(t)
-	for _, target := range []string{"/", "/nothing", "/event/a/b", "/analytics", "/analytics/nothing", "/conversations/c", "/Event"} {
+	for _, target := range []string{"/", "/nothing", "/event/", "/event/a/", "/event/a/b", "/analytics", "/analytics/nothing", "/conversations/c", "/Event"} {
 		serve(h, request("GET", target, "")).problem(t, 404, "not_found", "")
 	}
 	for _, tt := range []struct{ method, target, allow string }{
@@ -86,6 +86,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"DELETE", "/event", "POST"},
 		{"POST", "/event/a", "DELETE, GET, HEAD, PUT"},
 		{"PATCH", "/event/a", "DELETE, GET, HEAD, PUT"},
+		{"PATCH", "/event/%2F", "DELETE, GET, HEAD, PUT"},
 		{"OPTIONS", "/event/a", "DELETE, GET, HEAD, PUT"},
 		{"GET", "/events", "POST"},
 		{"DELETE", "/conversations/c/events", "GET, HEAD"},

@@ -55,7 +55,7 @@ func TestCreateMintsAnID(t *testing.T) {
 }
 
 func TestWritesByAlias(t *testing.T) {
-	ids := []string{"order-1", "a b", "a/b", "a//b", "50%", "?x=1#y", "..", ".", "~!@$'()*+,;=:"}
+	ids := []string{"order-1", "a b", "a/b", "a//b", "/", "//", "%2F", "50%", "?x=1#y", "..", ".", "~!@$'()*+,;=:"}
 	for _, id := range ids {
 		t.Run(id, func(t *testing.T) {
 			h := newHarness(t)
