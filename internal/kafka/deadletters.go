@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -59,6 +60,9 @@ func NewDeadLetters(cfg Config, log *slog.Logger) (*DeadLetters, error) {
 		kgo.ProduceRequestTimeout(cfg.Producer.AckTimeout),
 		kgo.RecordDeliveryTimeout(cfg.Producer.AckTimeout),
 		kgo.ProducerLinger(0),
+		// A flush may be nothing but poison, and more than the client's own limit;
+		// the flush has its own.
+		kgo.MaxBufferedRecords(math.MaxInt32),
 	)
 	if err != nil {
 		return nil, err
@@ -93,10 +97,11 @@ func (d *DeadLetters) Send(ctx context.Context, letters []event.DeadLetter) erro
 
 func newLetterRecord(topic string, l *event.DeadLetter) *kgo.Record {
 	r := &l.Record
+	key, value, left := fitting(r)
 	number := func(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
 	headers := []kgo.RecordHeader{
 		{Key: headerReason, Value: []byte(l.Reason)},
-		{Key: headerDetail, Value: []byte(clip(l.Detail, detailBytesMax))},
+		{Key: headerDetail, Value: []byte(clip(l.Detail, detailBytesMax-len(left)) + left)},
 		{Key: headerTopic, Value: []byte(topic[:len(topic)-len(deadLetterSuffix)] + ".g" + strconv.Itoa(r.Generation))},
 		{Key: headerGeneration, Value: number(int64(r.Generation))},
 		{Key: headerPartition, Value: number(int64(r.Partition))},
@@ -105,7 +110,21 @@ func newLetterRecord(topic string, l *event.DeadLetter) *kgo.Record {
 	if r.Version != 0 {
 		headers = append(headers, VersionHeader(r.Version))
 	}
-	return &kgo.Record{Topic: topic, Key: r.Key, Value: r.Value, Headers: headers}
+	return &kgo.Record{Topic: topic, Key: key, Value: value, Headers: headers}
+}
+
+// fitting is what a letter has of the record's key and value, and what it says
+// of the rest. A record that Sluice has not written may be longer than any
+// letter: brokers measure its batch as it is compressed. It must not stop the
+// log for that.
+func fitting(r *event.Record) (key, value []byte, left string) {
+	switch {
+	case len(r.Key)+len(r.Value) <= topicBytesMax:
+		return r.Key, r.Value, ""
+	case len(r.Key) <= envelopeBytes:
+		return r.Key, nil, fmt.Sprintf("; its value, %d bytes, is left out", len(r.Value))
+	}
+	return nil, nil, fmt.Sprintf("; its key and value, %d and %d bytes, are left out", len(r.Key), len(r.Value))
 }
 
 // clip cuts s to at most n bytes, between characters.

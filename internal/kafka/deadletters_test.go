@@ -2,14 +2,17 @@ package kafka_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicehq/sluice/internal/event"
@@ -92,6 +95,104 @@ func TestDeadLetterDetail(t *testing.T) {
 		}
 		if l.Detail != tt.detail[:tt.want] {
 			t.Errorf("%.4q…: cut to %d bytes, want %d", tt.detail, len(l.Detail), tt.want)
+		}
+	}
+}
+
+// A record that is longer than any letter may be has one all the same.
+func TestDeadLetterTooLong(t *testing.T) {
+	t.Parallel()
+	cfg := embeddedBackend(t).topics(t)
+	d := newDeadLetters(t, cfg)
+	short, long := []byte("key"), make([]byte, kafka.TopicBytesMax)
+	letters := []event.DeadLetter{
+		{Record: event.Record{Generation: 1, Key: short, Value: long[:len(long)-len(short)]}, Detail: "fits"},
+		{Record: event.Record{Generation: 1, Key: short, Value: long}, Detail: strings.Repeat("d", kafka.DetailBytesMax)},
+		{Record: event.Record{Generation: 1, Key: long, Value: short}, Detail: "two parts"},
+	}
+	if err := d.Send(t.Context(), letters); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := d.List(t.Context(), 0, 10)
+	if err != nil || len(stored) != len(letters) {
+		t.Fatalf("%d letters, error %v", len(stored), err)
+	}
+	for i, want := range []struct {
+		key, value int
+		detail     string
+	}{
+		{len(short), len(long) - len(short), "fits"},
+		{len(short), 0, fmt.Sprintf("; its value, %d bytes, is left out", len(long))},
+		{0, 0, fmt.Sprintf("two parts; its key and value, %d and %d bytes, are left out", len(long), len(short))},
+	} {
+		l := stored[i].Letter
+		if len(l.Record.Key) != want.key || len(l.Record.Value) != want.value || !strings.HasSuffix(l.Detail, want.detail) || len(l.Detail) > kafka.DetailBytesMax {
+			t.Errorf("letter %d has %d and %d bytes, and says %q; want %+v", i, len(l.Record.Key), len(l.Record.Value), l.Detail, want)
+		}
+	}
+}
+
+// However many there are, they are sent at once, also to a broker that is slow.
+func TestDeadLettersMany(t *testing.T) {
+	t.Parallel()
+	b := embeddedBackend(t)
+	d := newDeadLetters(t, b.topics(t))
+	letters := make([]event.DeadLetter, 60_000) // the client's own limit is 50,000
+	for i := range letters {
+		letters[i].Record = event.Record{Generation: 1, Offset: int64(i)}
+	}
+	thaw := b.freeze(t)
+	time.AfterFunc(time.Second, thaw)
+	if err := d.Send(t.Context(), letters); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	err := d.Read(t.Context(), 0, func(kafka.StoredLetter) error {
+		n++
+		return nil
+	})
+	if err != nil || n != len(letters) {
+		t.Errorf("%d letters, error %v; want %d", n, err, len(letters))
+	}
+}
+
+// A replay writes nothing where an event's writes would come to lie in two
+// partitions.
+func TestReplayPartitions(t *testing.T) {
+	t.Parallel()
+	b := embeddedBackend(t)
+	cfg := b.topics(t)
+	writes := updates(0, 8, 8)
+	var letters []event.DeadLetter
+	for i, r := range produce(t, newProducer(t, cfg), writes) {
+		letters = append(letters, event.DeadLetter{Record: event.Record{
+			Generation: 1, Partition: r.Partition, Offset: r.Offset, Version: event.RecordVersion,
+			Key: []byte(writes[i].Ref().String()), Value: event.AppendWrite(nil, &writes[i]),
+		}})
+	}
+	before := cfg.Partitions
+	if _, err := b.admin(t).CreatePartitions(t.Context(), 3, cfg.EventsTopic()); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Partitions += 3
+	for i, a := range newProducer(t, cfg).Replay(t.Context(), letters) {
+		if !errors.Is(a.Err, kafka.ErrTopicMismatch) {
+			t.Errorf("letter %d: receipt %s, error %v; want %v", i, a.Receipt, a.Err, kafka.ErrTopicMismatch)
+		}
+	}
+	ends, err := b.admin(t).ListEndOffsets(t.Context(), cfg.EventsTopic())
+	if err != nil {
+		t.Fatal(err)
+	}
+	records := int64(0)
+	ends.Each(func(o kadm.ListedOffset) { records += o.Offset })
+	if records != int64(len(writes)) {
+		t.Errorf("%d records in the log, want %d", records, len(writes))
+	}
+	cfg.Partitions = before
+	for i, a := range newProducer(t, cfg).Replay(t.Context(), letters) {
+		if a.Err != nil || a.Receipt.Partition != letters[i].Record.Partition {
+			t.Errorf("letter %d: receipt %s, error %v", i, a.Receipt, a.Err)
 		}
 	}
 }

@@ -29,5 +29,9 @@ func NewLetterRecord(topic string, l *event.DeadLetter) *kgo.Record { return new
 // ParseLetter reads what NewLetterRecord made.
 func ParseLetter(r *kgo.Record) (event.DeadLetter, error) { return parseLetter(r) }
 
-// DetailBytesMax is the longest detail of a dead letter.
-const DetailBytesMax = detailBytesMax
+const (
+	// DetailBytesMax is the longest detail of a dead letter.
+	DetailBytesMax = detailBytesMax
+	// TopicBytesMax is the longest batch of the events topic.
+	TopicBytesMax = topicBytesMax
+)
