@@ -994,9 +994,11 @@ func testDeadLetters(t *testing.T, b *backend) {
 		Op: event.OpCreate, ID: event.NewID(time.Now().UnixMicro(), "c"), Fresh: true, ConversationID: "c",
 		Set: event.Fields(0).With(event.FieldEventName), EventName: "event_a",
 	}
+	bad := updates(0, 1, 1)[0]
+	bad.Fresh = true
 	letters := []event.DeadLetter{
 		{
-			Record: event.Record{Generation: 1, Partition: 3, Offset: 1 << 40, Key: []byte(fresh.Ref().String()), Value: event.AppendWrite(nil, &fresh), Version: 1},
+			Record: event.Record{Generation: 2, Partition: 3, Offset: 1 << 40, Key: []byte(fresh.Ref().String()), Value: event.AppendWrite(nil, &fresh), Version: 1},
 			Reason: event.CodeRejectedByStore, Detail: "the database refused the row",
 		},
 		{
@@ -1014,6 +1016,11 @@ func testDeadLetters(t *testing.T, b *backend) {
 		{
 			Record: event.Record{Generation: 1, Partition: 1, Offset: 9, Key: []byte("large"), Value: make([]byte, kafka.RecordBytesMax), Version: 1},
 			Reason: event.CodeBadRecord, Detail: strings.Repeat("d", kafka.DetailBytesMax),
+		},
+		{
+			// It can be decoded, and would be valid without its mark.
+			Record: event.Record{Generation: 1, Partition: 2, Offset: 3, Key: []byte(bad.Ref().String()), Value: event.AppendWrite(nil, &bad), Version: 1},
+			Reason: event.CodeBadRecord, Detail: "is fresh and no create",
 		},
 	}
 	if err := d.Send(t.Context(), letters); err != nil {

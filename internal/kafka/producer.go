@@ -200,26 +200,35 @@ func (p *Producer) Produce(ctx context.Context, writes []event.Write) []event.Ac
 }
 
 // Replay writes the records of dead letters to the events topic again, with
-// the answers of [Producer.Produce]. A write that can be read loses its Fresh
-// mark: other writes of its id may precede it by now. One that cannot is
-// written as it was.
+// the answers of [Producer.Produce]. A valid write loses its Fresh mark: other
+// writes of its id may precede it by now. Whatever else is written as it was.
+//
+// Where partitions were added to the topic since, which nothing here can tell but
+// the letters, nothing is written: the error wraps [ErrTopicMismatch].
 func (p *Producer) Replay(ctx context.Context, letters []event.DeadLetter) []event.Ack {
+	if err := p.checkPartitions(letters); err != nil {
+		acks := make([]event.Ack, len(letters))
+		for i := range acks {
+			acks[i].Err = err
+		}
+		return acks
+	}
 	c := p.newCall(len(letters))
 	for i := range letters {
 		c.expect(len(letters[i].Record.Key) + len(letters[i].Record.Value))
 	}
 	for i := range letters {
-		r := &letters[i].Record
-		value, headers := r.Value, p.headers
-		var w event.Write
-		switch {
-		case r.Version == event.RecordVersion && event.DecodeWrite(&w, r.Value) == nil:
+		r := letters[i].Record
+		r.AppendTime = time.Now() // as it will be
+		value, headers := r.Value, []kgo.RecordHeader{VersionHeader(r.Version)}
+		if r.Version == 0 {
+			headers = nil
+		}
+		// Not what merely can be decoded: to encode that again might make a
+		// write of it.
+		if w, err := event.ReadRecord(&r); err == nil && w.Fresh {
 			w.Fresh = false
 			value = event.AppendWrite(nil, &w)
-		case r.Version == 0:
-			headers = nil
-		default:
-			headers = []kgo.RecordHeader{VersionHeader(r.Version)}
 		}
 		b := c.room(len(r.Key) + len(value))
 		start := len(b.buf)
@@ -228,6 +237,27 @@ func (p *Producer) Replay(ctx context.Context, letters []event.DeadLetter) []eve
 		c.add(b, b.buf[start:mid:mid], b.buf[mid:len(b.buf):len(b.buf)], headers)
 	}
 	return c.run(ctx)
+}
+
+// checkPartitions looks for a write that would not go where the other writes of
+// its event are.
+func (p *Producer) checkPartitions(letters []event.DeadLetter) error {
+	partitions := kgo.StickyKeyPartitioner(nil).ForTopic(p.topic)
+	for i := range letters {
+		r := letters[i].Record
+		r.AppendTime = time.Now()
+		if r.Generation != p.cfg.Generation {
+			continue
+		}
+		if _, err := event.ReadRecord(&r); err != nil {
+			continue // has no place
+		}
+		if to := partitions.Partition(&kgo.Record{Key: r.Key}, p.cfg.Partitions); to != int(r.Partition) {
+			return fmt.Errorf("%w: of the %d partitions of %s, the write at %s would go to %d now; has their number changed?",
+				ErrTopicMismatch, p.cfg.Partitions, p.topic, r.Receipt(), to)
+		}
+	}
+	return nil
 }
 
 func sizeHint(w *event.Write) int {
