@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"time"
@@ -31,6 +32,10 @@ func newClient(cfg *Config, log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, err
 		kgo.DialTimeout(cfg.DialTimeout),
 		// A new leader is to be found soon after the old one is gone.
 		kgo.MetadataMinAge(250 * time.Millisecond),
+		// A connection that swallows what is sent is given up when an answer is so
+		// much later than the brokers may take for it.
+		kgo.RequestTimeoutOverhead(requestTimeout),
+		kgo.RetryBackoffFn(retryPause),
 	}
 	if cfg.TLS.Enabled {
 		conf, err := cfg.TLS.load()
@@ -48,6 +53,18 @@ func newClient(cfg *Config, log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, err
 		return nil, fmt.Errorf("kafka client: %w", err)
 	}
 	return cl, nil
+}
+
+// retryPause is the client's pause after so many failures. Its own default, up
+// to 5 s, is long for a group without rebalances: it takes each loss of the
+// coordinator, of however long ago, for one more failure of a row.
+func retryPause(failures int) time.Duration {
+	const least, most = 250 * time.Millisecond, time.Second
+	pause := most
+	if failures < 3 {
+		pause = least << max(0, failures-1)
+	}
+	return pause*4/5 + rand.N(pause*2/5) //nolint:gosec // jitter needs no secrecy
 }
 
 func (c TLSConfig) load() (*tls.Config, error) {
