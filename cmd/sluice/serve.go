@@ -253,7 +253,8 @@ func migrate(ctx context.Context, store *clickhouse.Store, log *slog.Logger) err
 }
 
 // ensureTopics makes the topics, and checks that the events topic is the one
-// that the database knows. It puts the number of its partitions into cfg.
+// that the database knows. It puts the number of its partitions and its id into
+// cfg.
 func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config, store *clickhouse.Store) error {
 	var info kafka.TopicInfo
 	err := p.retry(ctx, "reach Kafka", func(err error) bool { return !errors.Is(err, kafka.ErrTopicMismatch) },
@@ -264,7 +265,7 @@ func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config, store *cl
 	if err != nil {
 		return err
 	}
-	cfg.Partitions = info.Partitions
+	cfg.Partitions, cfg.TopicID = info.Partitions, info.ID
 	return p.retry(ctx, "record the topic", recordRetryable, func(ctx context.Context) error {
 		return store.RecordTopic(ctx, info.Generation, info.Topic, info.ID, info.Partitions)
 	})

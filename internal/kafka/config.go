@@ -61,6 +61,10 @@ type Config struct {
 	// 0, the default, is what the topic has, which [EnsureTopics] and
 	// [FindTopics] tell; a producer and a watcher have to know it.
 	Partitions int
+	// TopicID is the events topic's own, which [EnsureTopics] and [FindTopics]
+	// tell: a producer is not ready for another topic of the same name. Default:
+	// any.
+	TopicID string
 	// PartitionsNew is the number of a topic that is made where Partitions is 0.
 	// Default 12.
 	PartitionsNew int

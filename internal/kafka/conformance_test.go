@@ -411,15 +411,32 @@ func testReady(t *testing.T, b *backend) {
 	if err := p.Ready(t.Context()); err == nil {
 		t.Error("ready without a topic")
 	}
-	if _, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t)); err != nil {
+	info, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t))
+	if err != nil {
 		t.Fatal(err)
 	}
+	if err := p.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+	cfg.TopicID = info.ID
+	p = newProducer(t, cfg)
 	if err := p.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
 	cfg.Partitions = 5
 	if err := newProducer(t, cfg).Ready(t.Context()); !errors.Is(err, kafka.ErrTopicMismatch) {
 		t.Errorf("error %v, want a mismatch of partitions", err)
+	}
+	cfg.Partitions = 0
+	if _, err := b.admin(t).DeleteTopic(t.Context(), info.Topic); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another topic of the name", func() bool {
+		now, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t))
+		return err == nil && now.ID != info.ID
+	})
+	if err := p.Ready(t.Context()); !errors.Is(err, kafka.ErrTopicMismatch) {
+		t.Errorf("error %v, want a mismatch of ids", err)
 	}
 }
 

@@ -436,7 +436,7 @@ func (p *Producer) reserve(records, bytes int) bool {
 }
 
 // Ready reports whether the events topic can be written to: that the brokers
-// answer and every partition has a leader.
+// answer, that it is the one it was, and that every partition has a leader.
 func (p *Producer) Ready(ctx context.Context) error {
 	details, err := kadm.NewClient(p.cl).ListTopics(ctx, p.topic)
 	if err != nil {
@@ -445,6 +445,9 @@ func (p *Producer) Ready(ctx context.Context) error {
 	d := details[p.topic]
 	if d.Err != nil {
 		return fmt.Errorf("read topic %s: %w", p.topic, d.Err)
+	}
+	if id := d.ID.String(); p.cfg.TopicID != "" && id != p.cfg.TopicID {
+		return fmt.Errorf("%w: %s has the id %s, expected %s: it was made anew", ErrTopicMismatch, p.topic, id, p.cfg.TopicID)
 	}
 	if len(d.Partitions) != p.cfg.Partitions {
 		return fmt.Errorf("%w: %s has %d partitions, expected %d", ErrTopicMismatch, p.topic, len(d.Partitions), p.cfg.Partitions)
