@@ -46,7 +46,7 @@ SHORT ?=
 RELEASE ?=
 faults: engine kafka ## break everything and check that nothing is lost: SHORT=1, RELEASE=1
 	SLUICE_FAULTS=$(if $(RELEASE),release,$(if $(SHORT),short,full)) \
-		$(GO) test -tags faults -count=1 -timeout $(if $(RELEASE),24h,2h) -run '^TestFault' -v $(TESTFLAGS) ./e2e
+		$(GO) test -tags faults -count=1 -timeout $(if $(RELEASE),24h,2h) -parallel 4 -run '^TestFault' -v $(TESTFLAGS) ./e2e
 
 # How long each fuzz target runs.
 FUZZTIME ?= 30s

@@ -3,14 +3,17 @@
 package e2e_test
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -288,10 +291,9 @@ func (s *system) loadSlowly(seed uint64, clients int, pause time.Duration) (stop
 // waitForWrites waits until so many more writes were acknowledged.
 func (s *system) waitForWrites(t *testing.T, n int) {
 	t.Helper()
-	acknowledged := func() int { return s.history.Count(checker.Acknowledged) + s.history.Count(checker.Applied) }
-	want := acknowledged() + n
+	want := s.acknowledged() + n
 	eventually(t, startBound, fmt.Sprintf("%d more writes", n), func() error {
-		if now := acknowledged(); now < want {
+		if now := s.acknowledged(); now < want {
 			return fmt.Errorf("%d are missing", want-now)
 		}
 		return nil
@@ -454,4 +456,77 @@ func (s *system) embeddedBroker(t *testing.T, do func()) {
 		}
 	}()
 	do()
+}
+
+// ourIDs begins the ids that tests write to themselves, beside the load, where
+// the ids are theirs to choose.
+const ourIDs = "ours/"
+
+// isOurs is for [checker.History.Foreign].
+func isOurs(id string) bool { return strings.HasPrefix(id, ourIDs) }
+
+// readLog reads both topics.
+func (s *system) readLog(t *testing.T) *checker.Log {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	log, err := checker.ReadLog(ctx, s.kafka)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log
+}
+
+// requireRunning fails the test if a process has ended by itself.
+func requireRunning(t *testing.T, processes ...*process) {
+	t.Helper()
+	for _, p := range processes {
+		if p.ended() {
+			t.Errorf("sluice %s has ended, exit code %d", p.name, p.cmd.ProcessState.ExitCode())
+		}
+	}
+}
+
+// acknowledged is the number of the load's writes that are.
+func (s *system) acknowledged() int {
+	return s.history.Count(checker.Acknowledged) + s.history.Count(checker.Applied)
+}
+
+func randomBytes(random *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(random.Uint32())
+	}
+	return b
+}
+
+// mountSmall mounts a file system of a size like "8m" at dir, and returns what
+// gives it another size.
+func mountSmall(t *testing.T, dir, size string) (resize func(size string)) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mount := func(options string) error {
+		out, err := exec.Command("mount", "-t", "tmpfs", "-o", options, "tmpfs", dir).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("mount: %w: %s", err, bytes.TrimSpace(out))
+		}
+		return nil
+	}
+	if err := mount("size=" + size); err != nil {
+		t.Skipf("no small disk can be had here: %v", err)
+	}
+	t.Cleanup(func() {
+		// Lazily: its processes end after this.
+		if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	return func(size string) {
+		t.Helper()
+		if err := mount("remount,size=" + size); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

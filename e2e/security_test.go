@@ -354,6 +354,7 @@ func writeKeys(t *testing.T, path string, lines ...string) {
 // TestFaultSecurityCredentials sends every operation with every state of
 // credentials, on every address.
 func TestFaultSecurityCredentials(t *testing.T) {
+	t.Parallel()
 	for _, listen := range []string{"0.0.0.0:0", ":0", "[::]:0", "localhost.example:0"} {
 		for _, command := range []string{"serve", "api"} {
 			p := start(t, command, "--listen", listen)
@@ -473,6 +474,7 @@ func expectStatus(c *client, want int) error {
 
 // TestFaultSecurityKeyChange replaces a key of a running server.
 func TestFaultSecurityKeyChange(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "keys")
 	other, otherLine := newKey(t, "other", "read")
 	key, line := newKey(t, "first", "write,read")
@@ -614,6 +616,7 @@ func tables(t *testing.T, dir string) []string {
 // TestFaultSecurityInjection has hostile strings stored and asked for, and then
 // sent as every parameter of every operation and every field of every body.
 func TestFaultSecurityInjection(t *testing.T) {
+	t.Parallel()
 	const askers = 8
 	dir := t.TempDir()
 	p, c := serve(t, dir, "--event-names", "event_a,"+strings.Join(hostileNames(), ","))
@@ -879,6 +882,7 @@ func (c canaries) requests() []request {
 // TestFaultSecurityCanaries sends recognizable texts in every place, with all
 // that is logged shown, while ClickHouse hangs and dies. None is in any log.
 func TestFaultSecurityCanaries(t *testing.T) {
+	t.Parallel()
 	all := canaries{}
 	dir, keys := t.TempDir(), filepath.Join(t.TempDir(), "keys")
 	key, line := newKey(t, "canary", "write,read,admin")

@@ -39,7 +39,7 @@ type Load struct {
 	// Clients is how many requests are under way at a time. Default 4.
 	Clients int
 	// Pause is the least time from one request of a client to its next, after
-	// one that nobody answered ten times that. Default 10 ms.
+	// one that nobody answered four times that. Default 40 ms.
 	Pause time.Duration
 	// Seed of all that is random.
 	Seed uint64
@@ -75,7 +75,7 @@ func (l *Load) Run(ctx context.Context) {
 		l.Clients = 4
 	}
 	if l.Pause == 0 {
-		l.Pause = 10 * time.Millisecond
+		l.Pause = 40 * time.Millisecond
 	}
 	if l.Timeout == 0 {
 		l.Timeout = 20 * time.Second
@@ -97,7 +97,7 @@ func (l *Load) Run(ctx context.Context) {
 				if l.step(random) { //nolint:contextcheck // what is under way at ctx's end is to be answered
 					tick.Reset(l.Pause)
 				} else {
-					tick.Reset(10 * l.Pause)
+					tick.Reset(4 * l.Pause)
 				}
 			}
 		})
