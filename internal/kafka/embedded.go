@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -111,12 +112,13 @@ func newBroker(cfg BrokerConfig, log *slog.Logger, fsync func(*os.File) error) (
 	}
 	commits := newGroupCommit(makeDurable)
 	go commits.run()
+	says := &brokerLogger{log: log, commits: commits}
 	opts := []kfake.Opt{
 		kfake.NumBrokers(1),
 		kfake.ClusterID("sluice-embedded"),
 		kfake.DataDir(filepath.Join(cfg.Dir, "data")),
 		kfake.ListenFn(commits.listen),
-		kfake.WithLogger(brokerLogger{log, commits}),
+		kfake.WithLogger(says),
 		kfake.BrokerConfigs(map[string]string{
 			// Its own retention empties a partition whole, after which a crash
 			// would make it begin at offset 0 again; see retain.
@@ -130,6 +132,12 @@ func newBroker(cfg BrokerConfig, log *slog.Logger, fsync func(*os.File) error) (
 		opts = append(opts, kfake.Ports(cfg.Port))
 	}
 	cluster, err := kfake.NewCluster(opts...)
+	if err == nil && says.tornState.Load() {
+		// It would append to what it passed over, and read none of that at its
+		// next start. When it is closed, it writes those files anew.
+		cluster.Close()
+		cluster, err = kfake.NewCluster(opts...)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start embedded broker: %w", err), commits.close(), unlock())
 	}
@@ -262,14 +270,20 @@ func (b *Broker) Close() error {
 type brokerLogger struct {
 	log     *slog.Logger
 	commits *groupCommit
+	// tornState is set when the end of a file other than a segment was passed
+	// over, such as that of the groups' commits.
+	tornState atomic.Bool
 }
 
-func (l brokerLogger) Logf(level kfake.LogLevel, format string, args ...any) {
+func (l *brokerLogger) Logf(level kfake.LogLevel, format string, args ...any) {
 	if level != kfake.LogLevelError && level != kfake.LogLevelWarn {
 		return
 	}
 	detail := fmt.Sprintf(format, args...)
 	l.log.Warn("embedded broker", "detail", detail)
+	if strings.HasSuffix(detail, "corrupt trailing bytes") {
+		l.tornState.Store(true)
+	}
 	// The broker would go on, and take the client's second try for a duplicate
 	// of the first, which is not in the log. Nobody has an answer yet.
 	if strings.HasPrefix(detail, "persist ") {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -69,6 +70,62 @@ func startBrokerProcess(t *testing.T, dir string) *brokerProcess {
 	return &brokerProcess{addr: strings.TrimSpace(line), cmd: cmd, end: stdin.Close}
 }
 
+func (p *brokerProcess) kill(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.cmd.Wait() // killed, as it says
+}
+
+// What is committed after a start that found the last commit torn is there at
+// the next one.
+func TestEmbeddedBrokerTornCommit(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	proc := startBrokerProcess(t, dir)
+	b := &backend{addr: proc.addr}
+	cfg := b.topics(t)
+	p := newProducer(t, cfg)
+	produce(t, p, updates(0, 100, 10))
+	c := newConsumer(t, cfg, nil)
+	records := collect(t, c, 100)
+	if err := c.Commit(t.Context(), offsets(records[:50])); err != nil {
+		t.Fatal(err)
+	}
+	proc.kill(t)
+
+	path := filepath.Join(dir, "data", "groups.log")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(text, text[:20]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	proc = startBrokerProcess(t, dir)
+	b.addr = proc.addr
+	if diff := cmp.Diff(offsets(records[:50]), groupOffsets(t, b, cfg)); diff != "" {
+		t.Errorf("commits after the first restart: %s", diff)
+	}
+	cfg.Brokers = []string{proc.addr}
+	c = newConsumer(t, cfg, nil)
+	collect(t, c, 50)
+	if err := c.Commit(t.Context(), offsets(records)); err != nil {
+		t.Fatal(err)
+	}
+	proc.kill(t)
+
+	proc = startBrokerProcess(t, dir)
+	b.addr = proc.addr
+	if diff := cmp.Diff(offsets(records), groupOffsets(t, b, cfg)); diff != "" {
+		t.Errorf("commits after the second restart: %s", diff)
+	}
+	if err := proc.end(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The data of a broker that was killed, or closed, is there at its next start:
 // topics with their ids and configs, records, and the group's commits.
 func TestEmbeddedBrokerRestart(t *testing.T) {
@@ -77,12 +134,7 @@ func TestEmbeddedBrokerRestart(t *testing.T) {
 		name string
 		stop func(t *testing.T, p *brokerProcess)
 	}{
-		{"killed", func(t *testing.T, p *brokerProcess) {
-			if err := p.cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			_ = p.cmd.Wait() // killed, as it says
-		}},
+		{"killed", func(t *testing.T, p *brokerProcess) { p.kill(t) }},
 		{"closed", func(t *testing.T, p *brokerProcess) {
 			if err := p.end(); err != nil {
 				t.Fatal(err)
