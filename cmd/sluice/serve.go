@@ -253,7 +253,7 @@ func migrate(ctx context.Context, store *clickhouse.Store, log *slog.Logger) err
 }
 
 // ensureTopics makes the topics, and checks that the events topic is the one
-// that the database knows. It puts the number of its partitions and its id into
+// that the database knows, with all that was applied of it. It puts the number of its partitions and its id into
 // cfg.
 func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config, store *clickhouse.Store) error {
 	var info kafka.TopicInfo
@@ -266,9 +266,14 @@ func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config, store *cl
 		return err
 	}
 	cfg.Partitions, cfg.TopicID = info.Partitions, info.ID
-	return p.retry(ctx, "record the topic", recordRetryable, func(ctx context.Context) error {
+	err = p.retry(ctx, "record the topic", recordRetryable, func(ctx context.Context) error {
 		return store.RecordTopic(ctx, info.Generation, info.Topic, info.ID, info.Partitions)
 	})
+	if err != nil {
+		return err
+	}
+	return p.retry(ctx, "compare the log with the commits", func(err error) bool { return !errors.Is(err, kafka.ErrDataLoss) },
+		func(ctx context.Context) error { return kafka.CheckCommits(ctx, *cfg, p.log) })
 }
 
 // recordRetryable reports whether the topic may be the right one, for all that

@@ -831,6 +831,7 @@ func testDataLoss(t *testing.T, b *backend) {
 			resp, err := adm.CommitOffsets(t.Context(), cfg.Group, os)
 			return err == nil && resp.Error() == nil
 		})
+		check(t, kafka.CheckCommits(t.Context(), cfg, logTo(t)), "partition 0", "at offset 10", "ends at 0")
 		check(t, poll(t, newConsumer(t, cfg, nil)), "partition 0", "at offset 10", "ends at 0")
 	})
 	t.Run("a log that begins after the commit", func(t *testing.T) {
@@ -871,6 +872,9 @@ func testDataLoss(t *testing.T, b *backend) {
 		produce(t, p, updates(0, 10, 1))
 		commit(t, cfg, 10, 10)
 		truncate(t, cfg, 10)
+		if err := kafka.CheckCommits(t.Context(), cfg, logTo(t)); err != nil {
+			t.Error(err)
+		}
 		produce(t, p, updates(10, 5, 1))
 		collect(t, newConsumer(t, cfg, nil), 5)
 	})

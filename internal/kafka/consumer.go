@@ -142,7 +142,7 @@ func (c *Consumer) fail(err error) {
 }
 
 func (c *Consumer) lost(partition int32, format string, args ...any) error {
-	return fmt.Errorf("%w: topic %s partition %d: %s", ErrDataLoss, c.topic, partition, fmt.Sprintf(format, args...))
+	return lostError(c.topic, partition, format, args...)
 }
 
 // take turns fetches into chunks, and checks that no offset is missing: on a

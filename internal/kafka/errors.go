@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 )
@@ -9,8 +10,8 @@ import (
 var (
 	// ErrDataLoss is wrapped by [Consumer.Poll] when records that were never
 	// read are gone from the log: it was truncated, expired before it was
-	// consumed, or made anew. It names the partition and the offsets, and is
-	// final: going on would skip acknowledged writes.
+	// consumed, or made anew; and by [CheckCommits]. It names the partition and
+	// the offsets, and is final: going on would skip acknowledged writes.
 	ErrDataLoss = errors.New("records are missing from the log")
 
 	// ErrFenced is wrapped by [Consumer.Commit] when the group has gone on
@@ -25,6 +26,10 @@ var (
 	// ErrLocked is wrapped by [NewBroker] when another process uses the directory.
 	ErrLocked = errors.New("directory is in use by another process")
 )
+
+func lostError(topic string, partition int32, format string, args ...any) error {
+	return fmt.Errorf("%w: topic %s partition %d: %s", ErrDataLoss, topic, partition, fmt.Sprintf(format, args...))
+}
 
 // isFenced reports whether the broker refused a commit because the member is
 // not, or no longer, one of the group's generation.

@@ -95,6 +95,40 @@ func findTopics(ctx context.Context, cfg *Config, adm *kadm.Client) (TopicInfo, 
 	}, nil
 }
 
+// CheckCommits checks that the log of the events has all that the consumer group
+// has committed. An error that wraps [ErrDataLoss] says that it has not: what is
+// written to it would get offsets, and so versions, that other writes had.
+func CheckCommits(ctx context.Context, cfg Config, log *slog.Logger) error {
+	cl, err := newClient(&cfg, log)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	adm, topic := kadm.NewClient(cl), cfg.EventsTopic()
+	commits, err := adm.FetchOffsets(ctx, cfg.Group)
+	if err == nil {
+		err = commits.Error()
+	}
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+		return fmt.Errorf("read the commits of group %s: %w", cfg.Group, err)
+	}
+	// The log only grows meanwhile, and the commits were read before.
+	ends, err := adm.ListEndOffsets(ctx, topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("list end offsets of %s: %w", topic, err)
+	}
+	var errs []error
+	ends.Each(func(end kadm.ListedOffset) {
+		if c, ok := commits.Lookup(topic, end.Partition); ok && c.At > end.Offset {
+			errs = append(errs, lostError(topic, end.Partition, "group %q is at offset %d and the log ends at %d", cfg.Group, c.At, end.Offset))
+		}
+	})
+	return errors.Join(errs...)
+}
+
 func createTopic(ctx context.Context, adm *kadm.Client, spec topicSpec, replicas int) error {
 	details, err := adm.ListTopics(ctx, spec.name)
 	if err != nil {
