@@ -85,6 +85,11 @@ func NewConsumer(cfg Config, revoked RevokedFunc, log *slog.Logger) (*Consumer, 
 		kgo.RebalanceTimeout(cfg.Consumer.RebalanceTimeout),
 		kgo.SessionTimeout(cfg.Consumer.SessionTimeout),
 		kgo.HeartbeatInterval(cfg.Consumer.SessionTimeout/15),
+		// To join again it does not take the connection that it joined on: only a
+		// new one is known to be answered on. On one that swallows what is sent, it
+		// would wait for RebalanceTimeout before it found out, as joining may take
+		// that long.
+		kgo.ConnIdleTimeout(requestTimeout),
 		kgo.FetchMaxBytes(int32(cfg.Consumer.FetchBytesMax)),
 		kgo.FetchMaxPartitionBytes(int32(cfg.Consumer.PartitionBytesMax)),
 	)
