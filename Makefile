@@ -33,6 +33,7 @@ engine: ## install ClickHouse's library
 kafka: ## install Apache Kafka, for the tests
 	@scripts/install-tools.sh java mvn
 	@scripts/install-kafka.sh
+	@$(GO) run ./internal/tools/kafkaarchive
 
 test: engine kafka ## every test, with the race detector, on real engines
 	@scripts/install-tools.sh gcc curl

@@ -62,6 +62,9 @@ type Broker struct {
 	CAFile string
 
 	quickStart bool
+	// record is where the first broker leaves an archive of its classes when it
+	// is asked to end; empty for none.
+	record string
 
 	dir   string
 	java  string
@@ -130,7 +133,9 @@ func Start(tb testing.TB, opts Options) *Broker {
 
 // New is [Start] outside of a test, such as in TestMain. The cluster keeps its
 // data in dir. Close it with [Broker.Close].
-func New(dir string, opts Options) (*Broker, error) {
+func New(dir string, opts Options) (*Broker, error) { return newBroker(dir, opts, "") }
+
+func newBroker(dir string, opts Options, record string) (*Broker, error) {
 	libs, err := libsDir()
 	if err != nil {
 		return nil, err
@@ -140,7 +145,7 @@ func New(dir string, opts Options) (*Broker, error) {
 		return nil, fmt.Errorf("java: %w", err)
 	}
 	n := max(1, opts.Brokers)
-	b := &Broker{quickStart: opts.QuickStart, dir: dir, java: java, libs: libs, CAFile: filepath.Join(dir, "ca.pem")}
+	b := &Broker{quickStart: opts.QuickStart, record: record, dir: dir, java: java, libs: libs, CAFile: filepath.Join(dir, "ca.pem")}
 	keystore := filepath.Join(dir, "keystore.pem")
 	if err := writeCertificates(b.CAFile, keystore); err != nil {
 		return nil, fmt.Errorf("make certificates: %w", err)
@@ -233,12 +238,12 @@ func (b *Broker) properties(i, n int, voters []string, keystore string) string {
 }
 
 func (b *Broker) format(i, n int) error {
-	args := []string{
-		"-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", filepath.Join(b.libs, "*"), "kafka.tools.StorageTool", "format",
+	args := append(b.archiveArgs(), "-Xmx128m", "-XX:TieredStopAtLevel=1",
+		"-cp", filepath.Join(b.libs, "*"), "kafka.tools.StorageTool", "format",
 		"-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", b.path(i, "server.properties"),
 		"--add-scram", fmt.Sprintf("SCRAM-SHA-256=[name=%s,password=%s]", User, Password),
 		"--add-scram", fmt.Sprintf("SCRAM-SHA-512=[name=%s,password=%s]", User, Password),
-	}
+	)
 	if n == 1 {
 		args = append(args, "--standalone")
 	}
@@ -260,7 +265,10 @@ func (b *Broker) launch(i int) error {
 	if len(b.Addrs) > 1 {
 		heap = "-Xmx512m"
 	}
-	args := []string{heap}
+	args := append(b.archiveArgs(), heap)
+	if b.record != "" {
+		args = append(args, "-XX:ArchiveClassesAtExit="+b.record)
+	}
 	if b.quickStart {
 		args = append(args, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 	}
@@ -274,6 +282,79 @@ func (b *Broker) launch(i int) error {
 	}
 	b.procs[i] = p
 	return nil
+}
+
+func archivePath(libs string) string { return filepath.Join(filepath.Dir(libs), "classes.jsa") }
+
+// archiveArgs has Java take classes from the archive, where there is one. One
+// of another Java, or of other jars, it does not heed.
+func (b *Broker) archiveArgs() []string {
+	path := archivePath(b.libs)
+	if _, err := os.Stat(path); err != nil {
+		return nil
+	}
+	return []string{"-XX:SharedArchiveFile=" + path, "-Xlog:cds=off", "-Xlog:cds+dynamic=off"}
+}
+
+// Archive makes the archive of the classes that a broker loads, already parsed
+// and verified, with which all that start later do so in half the time. It does
+// nothing where there is one. Several runs at once are safe.
+func Archive() error {
+	libs, err := libsDir()
+	if err != nil {
+		return err
+	}
+	path := archivePath(libs)
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".archive-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	made := filepath.Join(dir, "classes.jsa")
+	b, err := newBroker(dir, Options{QuickStart: true}, made)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := b.use(ctx); err != nil {
+		return fmt.Errorf("use the broker: %w", err)
+	}
+	p := b.procs[0]
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("end the broker: %w", err)
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return fmt.Errorf("the broker does not end: %w", ctx.Err())
+	}
+	return os.Rename(made, path)
+}
+
+// use makes the broker load what it needs for a topic, a record and a group.
+func (b *Broker) use(ctx context.Context) error {
+	const topic = "topic"
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Addrs...), kgo.ConsumeTopics(topic), kgo.ConsumerGroup("group"),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if _, err := kadm.NewClient(cl).CreateTopic(ctx, 1, 1, nil, topic); err != nil {
+		return err
+	}
+	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte("value")}).FirstErr(); err != nil {
+		return err
+	}
+	if err := cl.PollFetches(ctx).Err(); err != nil {
+		return err
+	}
+	return cl.CommitUncommittedOffsets(ctx)
 }
 
 // wait returns when n brokers answer and one of them coordinates groups.
