@@ -34,8 +34,13 @@ type victim struct {
 	life time.Duration
 }
 
-// pointWait is how long a process that is to die at a point may live.
-const pointWait = 3 * time.Second
+const (
+	// readyWait is how long a process may take until it works, before it is
+	// killed all the same.
+	readyWait = 3 * time.Second
+	// pointWait is how long a process that is to die at a point may live.
+	pointWait = 10 * time.Second
+)
 
 // hits counts the kills at each point.
 type hits struct {
@@ -65,34 +70,43 @@ func (h *hits) require(t *testing.T, points []string) {
 	t.Logf("killed at %s", strings.Join(told, ", "))
 }
 
-// killAll kills the victim as often as it says, at random instants and at every
-// point, and then starts it to stay.
+// killAll kills the victim as often as it says, at random instants and at the
+// points, and once more at each point that it was not killed at yet. Then it
+// starts it to stay.
 func (v *victim) killAll(t *testing.T, random *rand.Rand, at *hits) *process {
 	t.Helper()
-	for i := range v.kills {
-		var point string
-		if len(v.points) > 0 && i%2 == 0 {
-			point = v.points[i/2%len(v.points)]
+	killed := make(map[string]bool)
+	killAt := func(point string, pass int, wait time.Duration) {
+		p := v.start(fmt.Sprintf("%s=%s:%d", fault.PointVariable, point, pass))
+		v.await(p)
+		if pause(p, wait) {
+			killed[point] = true
+			at.add(point)
 		}
-		if point == "" {
+		p.kill()
+	}
+	for i := range v.kills {
+		if len(v.points) == 0 || i%2 > 0 {
 			p := v.start()
 			v.await(p)
 			pause(p, upTo(random, v.life))
 			p.kill()
 			continue
 		}
-		pass := 1
+		point, pass := v.points[i/2%len(v.points)], 1
 		if point != fault.Revoked { // which a life rarely has more than one of
 			pass += random.IntN(4)
 		}
-		p := v.start(fmt.Sprintf("%s=%s:%d", fault.PointVariable, point, pass))
-		v.await(p)
-		if pause(p, pointWait) {
-			at.add(point)
-		}
-		p.kill()
+		killAt(point, pass, pointWait)
 	}
-	t.Logf("%s: killed %d times", v.name, v.kills)
+	more := 0
+	for _, point := range v.points {
+		if !killed[point] {
+			killAt(point, 1, startBound)
+			more++
+		}
+	}
+	t.Logf("%s: killed %d times", v.name, v.kills+more)
 	p := v.start()
 	eventually(t, startBound, v.name+" to work again", func() error {
 		if p.ended() {
@@ -105,7 +119,7 @@ func (v *victim) killAll(t *testing.T, random *rand.Rand, at *hits) *process {
 
 // await waits until the victim works, or has ended.
 func (v *victim) await(p *process) {
-	for deadline := time.Now().Add(pointWait); time.Now().Before(deadline) && !p.ended(); {
+	for deadline := time.Now().Add(readyWait); time.Now().Before(deadline) && !p.ended(); {
 		if v.ready(p) == nil {
 			return
 		}

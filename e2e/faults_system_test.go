@@ -501,8 +501,8 @@ func randomBytes(random *rand.Rand, n int) []byte {
 }
 
 // mountSmall mounts a file system of a size like "8m" at dir, and returns what
-// gives it another size.
-func mountSmall(t *testing.T, dir, size string) (resize func(size string)) {
+// gives it another size, which must have room for what is there.
+func mountSmall(t *testing.T, dir, size string) (resize func(size string) error) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -523,10 +523,5 @@ func mountSmall(t *testing.T, dir, size string) (resize func(size string)) {
 			t.Errorf("umount: %v: %s", err, out)
 		}
 	})
-	return func(size string) {
-		t.Helper()
-		if err := mount("remount,size=" + size); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return func(size string) error { return mount("remount,size=" + size) }
 }
