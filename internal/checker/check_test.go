@@ -97,6 +97,24 @@ func record(t *testing.T, w *Write, at time.Time, offset int64) event.Record {
 	}
 }
 
+// readBetween adds a read of event 0 that sees its contents after, and its core
+// before, a create that lost.
+func readBetween(t *testing.T, w *world, call time.Duration) {
+	t.Helper()
+	w.history.writes[5].Outcome = Acknowledged
+	update := &Write{
+		Number: w.history.number(), Op: event.OpUpdate, ID: w.ids[0], Set: contentFields, Outcome: Applied,
+		Receipt: event.Receipt{Generation: 1, Offset: 9}, Call: 7300 * time.Millisecond, Return: 7500 * time.Millisecond,
+	}
+	w.history.add([]*Write{update}, nil)
+	w.log.Records = append(w.log.Records, record(t, update, w.log.Records[0].AppendTime, 9))
+	w.tables = fold(w.log.Records).tables
+	r := w.history.reads[1]
+	r.After = event.Receipt{}
+	r.Call, r.Return = call, call+seconds
+	r.Seen[event.FieldLatency], r.Seen[event.FieldInput], r.Seen[event.FieldOutput] = 1, update.Number, update.Number
+}
+
 // TestCheckNotices spoils a world in one way at a time.
 func TestCheckNotices(t *testing.T) {
 	id := func(w *world, i int) event.ID {
@@ -126,11 +144,13 @@ func TestCheckNotices(t *testing.T) {
 			}
 			w.tables = fold(w.log.Records).tables
 		}, ""},
-		"a lost update":           {func(w *world) { core(w, 0, func(c *event.Core) { c.Latency = 1 }) }, "table events"},
-		"another version":         {func(w *world) { core(w, 0, func(c *event.Core) { c.Version++ }) }, "table events"},
-		"an event that came back": {func(w *world) { core(w, 1, func(c *event.Core) { c.Deleted = false }) }, "table events"},
-		"a lost event":            {func(w *world) { delete(w.tables.Cores, id(w, 0)) }, "a row is missing"},
-		"an event too many":       {func(w *world) { w.tables.Cores[event.ID{1}] = event.Core{} }, "a row too many"},
+		"a read between the tables, across a create that lost": {func(w *world) { readBetween(t, w, 7400*time.Millisecond) }, ""},
+		"the same when the create was applied":                 {func(w *world) { readBetween(t, w, 8*seconds) }, "no order of the operations"},
+		"a lost update":                                        {func(w *world) { core(w, 0, func(c *event.Core) { c.Latency = 1 }) }, "table events"},
+		"another version":                                      {func(w *world) { core(w, 0, func(c *event.Core) { c.Version++ }) }, "table events"},
+		"an event that came back":                              {func(w *world) { core(w, 1, func(c *event.Core) { c.Deleted = false }) }, "table events"},
+		"a lost event":                                         {func(w *world) { delete(w.tables.Cores, id(w, 0)) }, "a row is missing"},
+		"an event too many":                                    {func(w *world) { w.tables.Cores[event.ID{1}] = event.Core{} }, "a row too many"},
 		"other contents": {func(w *world) {
 			k := wideKey{id(w, 0), event.FieldOutput}
 			row := w.tables.Contents[k]

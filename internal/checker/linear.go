@@ -17,14 +17,16 @@ const linearTimeout = time.Minute
 // linearizable: whether there is an order of its writes and reads, in which
 // each takes effect at one moment between its call and its return, that gives
 // every read what it saw. A write that was acknowledged and not waited for may
-// take effect at any time after its call.
+// take effect at any time after its call, until the return of a later one of the
+// event that was.
 //
 // Of the log it knows which of the writes without an answer are in it, and that
 // those of one table of an event take effect in its order; without that, the
 // search would try all orders of the writes that were not waited for. The loads
 // change one table of an event per write where they read:
 // what a write puts into two tables is not seen in one moment, except by who
-// waits for it.
+// waits for it. Creates of what was there, or had been, change nothing and are
+// left out: between the tables, their place in the log says nothing to a reader.
 func (h *History) checkLinear(f *folded) []error {
 	errs := report{what: "linearizability"}
 	var operations []porcupine.Operation
@@ -37,16 +39,27 @@ func (h *History) checkLinear(f *folded) []error {
 		})
 	}
 	places := make(map[int]int) // in the log of the event, by number
+	idle := make(map[int]bool)  // creates that change nothing, by number
 	deleted := make(map[string]bool)
 	for id, entries := range f.keys {
 		if h.foreign(id) {
 			continue
 		}
+		existed := false
 		for i := range entries {
+			op := entries[i].write.Op
 			if n, _ := recordNumber(&entries[i].write); n > 0 { // else told by checkLog
 				places[n] = i + 1
+				idle[n] = op == event.OpCreate && existed
 			}
-			deleted[id] = deleted[id] || entries[i].write.Op == event.OpDelete
+			existed = existed || op != event.OpUpdate
+			deleted[id] = deleted[id] || op == event.OpDelete
+		}
+	}
+	waited := make(map[string][]*Write) // for, by id
+	for _, w := range h.writes {
+		if w.Outcome == Applied || w.Outcome == NotApplied {
+			waited[w.ID] = append(waited[w.ID], w)
 		}
 	}
 	for i, w := range h.writes {
@@ -58,12 +71,17 @@ func (h *History) checkLinear(f *folded) []error {
 			Call: int64(w.Call), Return: int64(w.Return),
 		}
 		switch {
-		case !read[w.ID], w.Outcome == Refused:
+		case !read[w.ID], w.Outcome == Refused, idle[w.Number]:
 			continue
 		case w.Outcome == Unknown && w.Op == event.OpDelete && !deleted[w.ID], w.Outcome == Unknown && w.Op != event.OpDelete && places[w.Number] == 0:
 			continue
 		case w.Outcome == Unknown, w.Outcome == Acknowledged:
 			operation.Return = math.MaxInt64
+			for _, later := range waited[w.ID] {
+				if p := places[w.Number]; p > 0 && places[later.Number] > p {
+					operation.Return = min(operation.Return, int64(later.Return))
+				}
+			}
 		}
 		operations = append(operations, operation)
 	}
