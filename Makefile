@@ -51,7 +51,7 @@ faults: engine kafka ## break everything and check that nothing is lost: SHORT=1
 
 # How long each fuzz target runs.
 FUZZTIME ?= 30s
-fuzz: engine ## every fuzz target, two at a time
+fuzz: engine ## every fuzz target, four at a time
 	@scripts/fuzz.sh $(FUZZTIME)
 
 e2e: engine kafka ## the end-to-end tests alone, on the whole corpus with DATA=DIR

@@ -89,8 +89,15 @@ func testPipeline(t *testing.T, records []eventObject, changes int, withEmbeddin
 		events[i] = creates[i].event
 	}
 	m := newModel(events)
-	checkConversationPages(t, c, m, withEmbeddings)
-	took(fmt.Sprintf("every event of %d conversations compared", len(m.conversations)))
+	var checked []string
+	for i, id := range m.conversations {
+		// On Apache Kafka, of which the reads know nothing, one of three.
+		if len(args) == 0 || i%3 == 0 {
+			checked = append(checked, id)
+		}
+	}
+	checkConversationPages(t, c, m, checked, withEmbeddings)
+	took(fmt.Sprintf("every event of %d conversations compared", len(checked)))
 	checkSingleEvents(t, c, m)
 	took("single events compared")
 	t.Run("queries", func(t *testing.T) { checkQueries(t, c, m) })
@@ -98,11 +105,12 @@ func testPipeline(t *testing.T, records []eventObject, changes int, withEmbeddin
 	checkRefused(t, c)
 }
 
-// checkConversationPages compares every event, as its conversation lists it.
-func checkConversationPages(t *testing.T, c *client, m *model, withEmbeddings bool) {
+// checkConversationPages compares every event of the conversations, as they
+// list it.
+func checkConversationPages(t *testing.T, c *client, m *model, ids []string, withEmbeddings bool) {
 	t.Helper()
-	err := inParallel(len(m.conversations), loaders, func(i int) error {
-		id := m.conversations[i]
+	err := inParallel(len(ids), loaders, func(i int) error {
+		id := ids[i]
 		// One page for most; a query more for each page would double the time.
 		limit := 1000
 		if i%20 == 0 {
