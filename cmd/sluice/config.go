@@ -22,7 +22,7 @@ type httpFlags struct {
 	EventNames  []string      `help:"Event names that are accepted." default:"event_a,event_b,event_c" group:"http"`
 	BatchItems  int           `help:"Most items of one batch." default:"50000" group:"http"`
 	Connections int           `help:"Most open connections." default:"4096" group:"http"`
-	AckTimeout  time.Duration `help:"Longest wait for the broker's acknowledgement, before 503." default:"5s" group:"http"`
+	AckTimeout  time.Duration `help:"Longest wait for the broker's acknowledgement, before 503: so that it comes within 5 s." default:"4500ms" group:"http"`
 }
 
 func (f *httpFlags) config() (api.Config, error) {

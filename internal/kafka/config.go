@@ -112,7 +112,7 @@ type SASLConfig struct {
 // ProducerConfig bounds the producer.
 type ProducerConfig struct {
 	// AckTimeout is how long [Producer.Produce] waits for the brokers.
-	// Writes that were not sent by then are dropped soon after. Default 5 s.
+	// Writes that were not sent by then are dropped soon after. Default 4.5 s.
 	AckTimeout time.Duration
 	// BufferBytesMax and BufferRecordsMax bound the writes that wait for an
 	// acknowledgement, as encoded. When they do not fit, Produce refuses the
@@ -169,7 +169,7 @@ func (c Config) WithDefaults() Config {
 	def(&c.DeadLetterRetention, 30*24*time.Hour)
 	def(&c.Group, "sluice")
 	def(&c.DialTimeout, 5*time.Second)
-	def(&c.Producer.AckTimeout, 5*time.Second)
+	def(&c.Producer.AckTimeout, 4500*time.Millisecond)
 	def(&c.Producer.BufferBytesMax, 128<<20)
 	def(&c.Producer.BufferRecordsMax, 1<<18)
 	def(&c.Producer.Linger, time.Millisecond)
