@@ -164,18 +164,24 @@ func (s *system) killClickHouse(t *testing.T, random *rand.Rand, kills int) {
 			<-time.After(upTo(random, 500*time.Millisecond))
 			continue
 		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Errorf("kill ClickHouse: %v", err)
-		}
-		eventually(t, startBound, "another ClickHouse", func() error {
-			if now := s.clickhouse.engine.PID(); now == pid || now == 0 {
-				return fmt.Errorf("process %d", now)
-			}
-			return nil
-		})
+		s.restartClickHouse(t, pid)
 		<-time.After(200*time.Millisecond + upTo(random, time.Second))
 	}
 	t.Logf("ClickHouse: killed %d times", kills)
+}
+
+// restartClickHouse kills ClickHouse's process and waits for the next.
+func (s *system) restartClickHouse(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Errorf("kill ClickHouse: %v", err)
+	}
+	eventually(t, startBound, "another ClickHouse", func() error {
+		if now := s.clickhouse.engine.PID(); now == pid || now == 0 {
+			return fmt.Errorf("process %d", now)
+		}
+		return nil
+	})
 }
 
 // TestFaultKillsKafka kills every part of a system on Apache Kafka again and
