@@ -209,17 +209,6 @@ func newWholeSystem(t *testing.T, dir string) *system {
 	return s
 }
 
-// freeAddr is an address that nothing listens on now.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // run starts a process of the system, which ends with the test.
 func (s *system) run(t *testing.T, env []string, args ...string) *process {
 	t.Helper()

@@ -46,7 +46,7 @@ func runTests(m *testing.M) int {
 // atEnd is called when all tests have ended, in reverse.
 var atEnd []func()
 
-// build makes the binary as make build does. It also looks at every directory
+// build makes the binary. It also looks at every directory
 // of its source: go test then knows that a cached result depends on them.
 func build(target string) error {
 	for _, dir := range []string{"cmd", "internal", "sdk", "web"} {
@@ -55,8 +55,19 @@ func build(target string) error {
 			return fmt.Errorf("walk %s: %w", dir, err)
 		}
 	}
-	cmd := exec.Command("go", "build", "-tags", buildTags, "-o", target, "../cmd/sluice")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return goBuild(target)
+}
+
+// goBuild builds the binary with the tests' tags, and with the race detector
+// where the tests have it.
+func goBuild(target string, flags ...string) error {
+	cgo := "CGO_ENABLED=0"
+	if raceDetector {
+		flags, cgo = append(flags, "-race"), "CGO_ENABLED=1"
+	}
+	args := append([]string{"build", "-tags", buildTags, "-o", target}, flags...)
+	cmd := exec.Command("go", append(args, "../cmd/sluice")...)
+	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build sluice: %w\n%s", err, out)
 	}

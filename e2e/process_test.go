@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,6 +63,7 @@ func launch(t *testing.T, binary, dir string, env []string, args ...string) *pro
 			p.cmd.Env = append(p.cmd.Env, v)
 		}
 	}
+	p.cmd.Env = append(p.cmd.Env, "GORACE=halt_on_error=1") // for a binary with the race detector
 	p.cmd.Env = append(p.cmd.Env, env...)
 	started := make(chan error)
 	go func() {
@@ -146,7 +148,13 @@ func (p *process) addr(t *testing.T) string {
 // returns it with a client.
 func serve(t *testing.T, dir string, args ...string) (*process, *client) {
 	t.Helper()
-	p := start(t, append([]string{"serve", "--listen", "127.0.0.1:0", "--data-dir", dir}, args...)...)
+	return serveOn(t, dir, "127.0.0.1:0", args...)
+}
+
+// serveOn is serve at an address.
+func serveOn(t *testing.T, dir, addr string, args ...string) (*process, *client) {
+	t.Helper()
+	p := start(t, append([]string{"serve", "--listen", addr, "--data-dir", dir}, args...)...)
 	t.Cleanup(func() {
 		if t.Failed() {
 			text, _ := os.ReadFile(filepath.Join(dir, "clickhouse", "server.log"))
@@ -156,6 +164,42 @@ func serve(t *testing.T, dir string, args ...string) (*process, *client) {
 	c := newClient(p.addr(t))
 	c.waitReady(t)
 	return p, c
+}
+
+// freeAddr is an address that nothing listens on now.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// newKey has the program make a key, and returns it with its line for the file.
+func newKey(t *testing.T, name, scopes string) (key, line string) {
+	t.Helper()
+	p := start(t, "key", "new", name, "--scopes", scopes)
+	if code := p.wait(t, startBound); code != 0 {
+		t.Fatalf("key new exited %d", code)
+	}
+	fields := strings.Fields(string(p.out.bytes()))
+	if len(fields) != 4 {
+		t.Fatalf("key new printed %q", fields)
+	}
+	return fields[1], fields[3]
+}
+
+// writeKeys replaces the key file as an editor does.
+func writeKeys(t *testing.T, path string, lines ...string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // logBuffer keeps what a process writes.

@@ -326,31 +326,6 @@ func TestFaultSecurityBombs(t *testing.T) {
 	p.stop(t)
 }
 
-// newKey has the program make a key, and returns it with its line for the file.
-func newKey(t *testing.T, name, scopes string) (key, line string) {
-	t.Helper()
-	p := start(t, "key", "new", name, "--scopes", scopes)
-	if code := p.wait(t, startBound); code != 0 {
-		t.Fatalf("key new exited %d", code)
-	}
-	fields := strings.Fields(string(p.out.bytes()))
-	if len(fields) != 4 {
-		t.Fatalf("key new printed %q", fields)
-	}
-	return fields[1], fields[3]
-}
-
-// writeKeys replaces the key file as an editor does.
-func writeKeys(t *testing.T, path string, lines ...string) {
-	t.Helper()
-	if err := os.WriteFile(path+".new", []byte(strings.Join(lines, "\n")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestFaultSecurityCredentials sends every operation with every state of
 // credentials, on every address.
 func TestFaultSecurityCredentials(t *testing.T) {

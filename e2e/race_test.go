@@ -1,0 +1,6 @@
+//go:build race
+
+package e2e_test
+
+// raceDetector is whether the tests, and so the binary, have the race detector.
+const raceDetector = true
