@@ -241,12 +241,12 @@ func peakBytes(t *testing.T, p *process) int64 {
 const (
 	// answerBound is how long a write may take that nobody acknowledges: the 5 s
 	// that are promised, and what a busy machine of two cores adds.
-	answerBound = 6 * time.Second
+	answerBound = raceFactor * 6 * time.Second
 	// backBound is how long it may take from the end of an outage to the first
 	// write that is acknowledged, and to the first that is applied.
-	backBound = 10 * time.Second
+	backBound = raceFactor * 10 * time.Second
 	// memoryBound is that of the API's process, throughout.
-	memoryBound = 512 << 20
+	memoryBound = raceFactor * 512 << 20
 	mib         = 1 << 20
 )
 
@@ -317,7 +317,7 @@ func (s *system) testOutage(t *testing.T, random *rand.Rand, api *process, o out
 	// Enough for the buffer to be full: see the metrics below.
 	w := s.write(random, &writer{connections: 64, events: 16, inputBytes: o.inputBytes, pause: 500 * time.Millisecond})
 	defer w.stop()
-	<-time.After(answerBound) // until whatever was sent before has been answered
+	<-time.After(6 * time.Second) // until whatever was sent before has been answered
 	acknowledged, applied := s.acknowledged(), s.history.Count(checker.Applied)
 	<-time.After(o.lasts - time.Since(began))
 	buffered := metric(t, s.api, "sluice_produce_buffered_bytes")

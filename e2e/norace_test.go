@@ -2,4 +2,7 @@
 
 package e2e_test
 
-const raceDetector = false
+const (
+	raceDetector = false
+	raceFactor   = 1
+)
