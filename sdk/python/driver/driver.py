@@ -1,0 +1,154 @@
+"""The conformance driver; sdk/README.md says what it reads and writes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+import sluice
+from sluice._ids import mint
+
+Command = dict[str, Any]
+Answer = dict[str, Any]
+
+KINDS: list[tuple[type[Exception], str]] = [
+    (sluice.ValidationError, "invalid"),
+    (sluice.QueueFullError, "queue_full"),
+    (sluice.FlushTimeoutError, "timeout"),
+    (sluice.ClosedError, "closed"),
+    (sluice.ApiError, "api"),
+    (sluice.NetworkError, "network"),
+    (sluice.SpoolInUseError, "in_use"),
+]
+
+
+class TracedError(Exception):
+    pass
+
+
+class Driver:
+    def __init__(self) -> None:
+        self.opened: sluice.Client | None = None
+        self.reported: list[sluice.WriteError] = []
+
+    @property
+    def client(self) -> sluice.Client:
+        if self.opened is None:
+            raise RuntimeError("no client is open")
+        return self.opened
+
+    def do(self, command: Command) -> Answer:
+        name = command["do"]
+        if name in ("errors", "latency", "conversations", "timeseries"):
+            return self.analytics(name, command)
+        method: Callable[[Command], Answer] | None = getattr(self, f"do_{name}", None)
+        if method is None:
+            raise RuntimeError(f"unknown command {name}")
+        return method(command)
+
+    def do_mint(self, command: Command) -> Answer:
+        random = int(command["random"])
+        return {"id": mint(command["conversation_id"], int(command["unix_micros"]), random)}
+
+    def do_open(self, command: Command) -> Answer:
+        self.opened = sluice.Client(**command.get("options", {}), on_error=self.reported.append)
+        return {}
+
+    def do_track(self, command: Command) -> Answer:
+        # Python itself refuses a call without these two.
+        return {
+            "id": self.client.track_event(
+                **{"conversation_id": "", "event_name": ""} | command["event"]
+            )
+        }
+
+    def do_update(self, command: Command) -> Answer:
+        self.client.update_event(command["id"], **command["fields"])
+        return {}
+
+    def do_delete(self, command: Command) -> Answer:
+        self.client.delete_event(command["id"])
+        return {}
+
+    def do_flush(self, command: Command) -> Answer:
+        self.client.flush(command.get("timeout"))
+        return {}
+
+    def do_close(self, command: Command) -> Answer:
+        self.client.close(command.get("timeout", 10))
+        return {}
+
+    def do_event(self, command: Command) -> Answer:
+        return {"event": self.client.event(command["id"], wait=command.get("wait") or None)}
+
+    def do_conversation(self, command: Command) -> Answer:
+        events = self.client.conversation_events(
+            command["id"],
+            limit=command.get("limit") or None,
+            embeddings=command.get("embeddings", False),
+            wait=command.get("wait") or None,
+        )
+        return {"events": list(events)}
+
+    def analytics(self, name: str, command: Command) -> Answer:
+        query = dict(command.get("query", {}))
+        wait = command.get("wait") or query.pop("wait", None) or None
+        read: Callable[..., Answer] = getattr(
+            self.client, "time_series" if name == "timeseries" else name
+        )
+        return read(**query, wait=wait)
+
+    def do_trace(self, command: Command) -> Answer:
+        spans: list[sluice.Span] = []
+
+        def traced(span: sluice.Span) -> object:
+            spans.append(span)
+            span.input = command.get("input")
+            time.sleep(command.get("sleep") or 0)
+            if command.get("error"):
+                raise TracedError(command["error"])
+            return command.get("output")
+
+        try:
+            self.client.trace(command["conversation_id"], traced)
+        except TracedError as e:
+            return {"id": spans[0].id, "raised": str(e)}
+        return {"id": spans[0].id}
+
+    def do_reported(self, command: Command) -> Answer:
+        members = ("op", "id", "status", "code", "field")
+        errors = [{name: getattr(e, name) for name in members} for e in list(self.reported)]
+        return {"errors": errors}
+
+
+def failure(error: Exception) -> Answer:
+    kind = next((kind for cls, kind in KINDS if isinstance(error, cls)), "other")
+    return {
+        "error": {
+            "kind": kind,
+            "field": getattr(error, "field", ""),
+            "status": getattr(error, "status", 0),
+            "code": getattr(error, "code", ""),
+            "detail": getattr(error, "detail", "") or str(error),
+        }
+    }
+
+
+def main() -> None:
+    driver = Driver()
+    for line in sys.stdin.buffer:
+        try:
+            answer = driver.do(json.loads(line))
+        except Exception as e:
+            answer = failure(e)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

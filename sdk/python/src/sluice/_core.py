@@ -1,0 +1,199 @@
+"""What `Client` and `AsyncClient` share: the queue, its sender, the spool, and their end."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import threading
+from typing import Any
+
+from sluice import _reads
+from sluice._http import Transport
+from sluice._options import CLOSE_TIMEOUT, Options
+from sluice._queue import Queue, Write
+from sluice._sender import Sender
+from sluice._spool import Spool
+from sluice.errors import ClosedError, FlushTimeoutError, SluiceError
+from sluice.types import WriteError
+
+_JOIN_TIMEOUT = 1.0
+
+_log = logging.getLogger("sluice")
+
+
+class Core:
+    """One client's machinery. It is open until `close`, at the latest at the interpreter's exit."""
+
+    queue: Queue
+    sender: Sender
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._spool = None if options.spool_dir is None else Spool(options.spool_dir)
+        self._assemble()
+        if self._spool is not None:
+            try:
+                self._recover(self._spool)
+            except BaseException:
+                self._spool.close()
+                raise
+        _open_cores.add(self)
+
+    def _assemble(self) -> None:
+        self.closed = False
+        self._close_lock = threading.Lock()
+        self._stopped = threading.Event()
+        self.read_sleep = self._stopped.wait
+        self._transport = Transport(self.options.url, self.options.api_key)
+        self.queue = Queue(self.options, self._spool)
+        self.sender = Sender(self.options, self.queue, self._transport, self.report, self._stopped)
+
+    def _recover(self, spool: Spool) -> None:
+        found = spool.recover()
+        writes = []
+        for place, item in found.items:
+            write = _decoded(item)
+            if write is None:
+                found.corrupt.append(f"{place.file.path.name}: offset {place.offset}: is no write")
+                spool.answered([place], None)
+            else:
+                write.place = place
+                writes.append(write)
+        for detail in found.corrupt:
+            self.report(WriteError("", "", 0, "spool_corrupt", detail, ""))
+        if writes:
+            self.queue.restore(writes)
+            self.sender.start()
+
+    def put(self, write: Write, *, block: bool = True) -> None:
+        """Queues the write, as the options say where the queue is full."""
+        self.start_sender()
+        # The error callback must not wait for the room that only its own thread makes.
+        block = block and not self.options.fail_when_full and not self.sender.is_current()
+        self.queue.put(write, block=block, timeout=self.options.block_timeout)
+
+    def start_sender(self) -> None:
+        """Starts the sender with the first write, so that a client costs no thread before."""
+        self.check_open()
+        self.sender.start()
+
+    def check_open(self) -> None:
+        """Raises ClosedError if the client is closed."""
+        if self.closed:
+            raise ClosedError
+
+    def report(self, error: WriteError) -> None:
+        """Gives the error to the callback, or logs it without one."""
+        if self.options.on_error is None:
+            # Without the detail, which may repeat contents.
+            _log.warning(
+                "write failed: op=%s id=%s status=%s code=%s field=%s",
+                *(error.op, error.id, error.status, error.code, error.field),
+            )
+            return
+        try:
+            self.options.on_error(error)
+        except Exception:
+            _log.exception("on_error raised")
+
+    def flush(self, timeout: float | None) -> None:
+        """Waits until what was queued is answered. Raises FlushTimeoutError and ClosedError."""
+        self._not_in_callback()
+        seq = self.queue.flush_begin()
+        self.queue.flush_wait(seq, timeout)
+        self.flush_end(seq)
+
+    def flush_end(self, seq: int) -> None:
+        """Raises FlushTimeoutError if there are unanswered writes up to `seq`."""
+        left = self.queue.left(seq)
+        if left:
+            raise FlushTimeoutError(left)
+
+    def read(self, read: _reads.Read, wait: int | None) -> Any:
+        """Asks the server. With `wait`, what has been flushed before is seen."""
+        self.check_open()
+        return _reads.perform(
+            self._transport,
+            read,
+            request_timeout=self.options.request_timeout,
+            wait=wait,
+            after=self.sender.receipts(),
+            stopped=self._stopped,
+            sleep=self.read_sleep,
+        )
+
+    def close(self, timeout: float | None) -> None:
+        """Flushes, then ends everything. Raises FlushTimeoutError if writes are left."""
+        self._not_in_callback()
+        with self._close_lock:
+            if self.closed:
+                return
+            seq = self.queue.flush_begin(closing=True)
+            self.queue.flush_wait(seq, timeout)
+            self.shut(seq)
+
+    def shut(self, seq: int) -> None:
+        """Ends everything after a flush that was begun to close."""
+        self.closed = True
+        self._stopped.set()
+        self.queue.stop()
+        # With writes left, the sender may be in a request, which this ends.
+        self._transport.close()
+        self.sender.join(_JOIN_TIMEOUT)
+        if self._spool is not None:
+            self._spool.close()
+        _open_cores.discard(self)
+        self.flush_end(seq)
+
+    def log_left(self, error: FlushTimeoutError) -> None:
+        """For when nobody can be told that writes are left."""
+        _log.warning("the client was closed: %s", error)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: starts anew, as the threads and the spool are the parent's."""
+        if self.closed:
+            return
+        if self._spool is not None:
+            self._spool.abandon()
+            self._spool = None
+            _log.warning("the spool stays with the parent process; this one goes on without it")
+        self._assemble()
+
+    def _not_in_callback(self) -> None:
+        if self.sender.is_current():
+            raise SluiceError("on_error runs in the thread that sends and must not wait for it")
+
+
+def _decoded(item: bytes) -> Write | None:
+    try:
+        members = json.loads(item)
+        op, id = members.get("op", "create"), members["id"]
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+    if op not in ("create", "update", "delete") or not isinstance(id, str):
+        return None
+    return Write(op, id, item)
+
+
+# The cores that are not closed: for the end of the interpreter, and for forks.
+_open_cores: set[Core] = set()
+
+
+@atexit.register
+def _close_all() -> None:
+    for core in list(_open_cores):
+        try:
+            core.close(CLOSE_TIMEOUT)
+        except FlushTimeoutError as e:
+            core.log_left(e)
+
+
+def _after_fork() -> None:
+    for core in list(_open_cores):
+        core.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,337 @@
+"""Calls to writes: checks what the caller gave and encodes it, once, as the item that is sent."""
+
+from __future__ import annotations
+
+import array
+import binascii
+import json
+import math
+import re
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+
+from sluice._ids import mint
+from sluice._queue import Write
+from sluice.errors import ValidationError
+from sluice.types import UNSET, Embedding, Timestamp, Unset
+
+CONVERSATION_ID_BYTES_MAX = 256
+EVENT_NAME_BYTES_MAX = 128
+ID_BYTES_MAX = 128
+DIMENSIONS_MAX = 4096
+WRITE_BYTES_MAX = 1 << 20
+
+_TIMESTAMP_MIN = 946_684_800_000_000  # 2000-01-01, in Unix microseconds
+_TIMESTAMP_AHEAD = 24 * 3600 * 1_000_000
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+_RFC3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))",
+    re.ASCII,
+)
+
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def create(
+    *,
+    conversation_id: str,
+    event_name: str,
+    id: str | None = None,
+    timestamp: Timestamp | None = None,
+    conversation_metadata: Mapping[str, object] | None = None,
+    error: str | None = None,
+    latency: float | None = None,
+    input: object = None,
+    output: object = None,
+    input_embeddings: Embedding | None = None,
+    output_embeddings: Embedding | None = None,
+) -> Write:
+    """The write that creates an event; without an id, it mints one."""
+    check_conversation_id(conversation_id)
+    _check_event_name(event_name)
+    now = time.time_ns() // 1000
+    micros = now if timestamp is None else _micros(timestamp, now)
+    members: dict[str, object] = {}
+    if id is None:
+        id = mint(conversation_id, micros)
+        members["id"] = id
+    else:
+        check_id(id)
+        members["id"] = id
+        if timestamp is not None:
+            members["timestamp"] = rfc3339(micros)
+    members["conversation_id"] = conversation_id
+    members["event_name"] = event_name
+    # In a create, a null is as good as absent.
+    if conversation_metadata is not None:
+        members["conversation_metadata"] = _object(conversation_metadata)
+    if error is not None:
+        members["error"] = error
+    if latency is not None:
+        members["latency"] = _latency(latency)
+    if input is not None:
+        members["input"] = input
+    if output is not None:
+        members["output"] = output
+    vectors: dict[bytes, bytes] = {}
+    if input_embeddings is not None:
+        vectors[b"input_embeddings"] = _base64("input_embeddings", input_embeddings)
+    if output_embeddings is not None:
+        vectors[b"output_embeddings"] = _base64("output_embeddings", output_embeddings)
+    return Write("create", id, _item(members, vectors))
+
+
+def update(
+    id: str,
+    *,
+    event_name: str | Unset = UNSET,
+    conversation_metadata: Mapping[str, object] | Unset | None = UNSET,
+    error: str | Unset | None = UNSET,
+    latency: float | Unset | None = UNSET,
+    input: object = UNSET,
+    output: object = UNSET,
+    input_embeddings: Embedding | Unset | None = UNSET,
+    output_embeddings: Embedding | Unset | None = UNSET,
+) -> Write:
+    """The write that sets the fields given, and clears those given as None."""
+    check_id(id)
+    members: dict[str, object] = {"op": "update", "id": id}
+    if event_name is not UNSET:
+        _check_event_name(event_name)
+        members["event_name"] = event_name
+    if conversation_metadata is not UNSET:
+        members["conversation_metadata"] = (
+            None if conversation_metadata is None else _object(conversation_metadata)
+        )
+    if error is not UNSET:
+        members["error"] = error
+    if latency is not UNSET:
+        members["latency"] = None if latency is None else _latency(latency)
+    if input is not UNSET:
+        members["input"] = input
+    if output is not UNSET:
+        members["output"] = output
+    vectors: dict[bytes, bytes] = {}
+    if input_embeddings is None:
+        members["input_embeddings"] = None
+    elif input_embeddings is not UNSET:
+        vectors[b"input_embeddings"] = _base64("input_embeddings", input_embeddings)
+    if output_embeddings is None:
+        members["output_embeddings"] = None
+    elif output_embeddings is not UNSET:
+        vectors[b"output_embeddings"] = _base64("output_embeddings", output_embeddings)
+    if len(members) == 2 and not vectors:
+        raise ValidationError("", "an update needs at least one field; None clears one")
+    return Write("update", id, _item(members, vectors))
+
+
+def delete(id: str) -> Write:
+    """The write that deletes an event."""
+    check_id(id)
+    return Write("delete", id, _item({"op": "delete", "id": id}, {}))
+
+
+def check_conversation_id(value: str) -> None:
+    """Raises ValidationError unless the value can be a conversation's id."""
+    _check_text("conversation_id", value, CONVERSATION_ID_BYTES_MAX)
+
+
+def check_id(value: str) -> None:
+    """Raises ValidationError unless the value can be an event's id."""
+    if not isinstance(value, str) or not value:
+        raise ValidationError("id", "must be a string, and not empty")
+    if len(value) > ID_BYTES_MAX:
+        raise ValidationError("id", f"is longer than {ID_BYTES_MAX} characters")
+    if not (value.isascii() and value.isprintable()):
+        raise ValidationError("id", "has a character that is not printable ASCII")
+
+
+def rfc3339(micros: int) -> str:
+    """The text of a time in Unix microseconds."""
+    moment = EPOCH + micros * _MICROSECOND
+    text = moment.replace(tzinfo=None).isoformat(timespec="microseconds")
+    return text.rstrip("0").rstrip(".") + "Z"  # as the server writes it
+
+
+def datetime_micros(field: str, value: datetime) -> int:
+    """The datetime in Unix microseconds."""
+    if value.utcoffset() is None:
+        raise ValidationError(field, "has no time zone; use such as datetime.now(timezone.utc)")
+    return (value - EPOCH) // _MICROSECOND
+
+
+def _check_event_name(value: str) -> None:
+    _check_text("event_name", value, EVENT_NAME_BYTES_MAX)
+
+
+def _check_text(field: str, value: str, bytes_max: int) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValidationError(field, "must be a string, and not empty")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValidationError(field, "has a lone surrogate") from None
+    if length > bytes_max:
+        raise ValidationError(field, f"is longer than {bytes_max} bytes")
+
+
+def _micros(value: Timestamp, now: int) -> int:
+    """The timestamp in Unix microseconds; what is finer is cut off."""
+    if isinstance(value, datetime):
+        micros = datetime_micros("timestamp", value)
+    elif isinstance(value, str):
+        micros = _parse_rfc3339(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        micros = value * 1000
+    else:
+        raise ValidationError(
+            "timestamp", "must be a datetime, RFC 3339 text or Unix milliseconds (an int)"
+        )
+    if not _TIMESTAMP_MIN <= micros <= now + _TIMESTAMP_AHEAD:
+        raise ValidationError("timestamp", "must be from the year 2000 to 24 hours from now")
+    return micros
+
+
+def _parse_rfc3339(text: str) -> int:
+    # datetime.fromisoformat takes much that RFC 3339 does not, and not the same in all versions.
+    match = _RFC3339.fullmatch(text)
+    try:
+        if match is None:
+            raise ValueError
+        year, month, day, hour, minute, second = map(int, match.groups()[:6])
+        fraction, sign, hours, minutes = match.groups()[6:]
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
+        micros = (moment - EPOCH) // _MICROSECOND + int((fraction or "").ljust(6, "0")[:6])
+        if sign:
+            if int(hours) > 23 or int(minutes) > 59:
+                raise ValueError
+            offset = (int(hours) * 60 + int(minutes)) * 60_000_000
+            micros += offset if sign == "-" else -offset
+        return micros
+    except ValueError:
+        raise ValidationError(
+            "timestamp", "is not RFC 3339, such as 2026-01-31T12:00:00.25Z"
+        ) from None
+
+
+def _latency(value: float) -> float:
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        if not isinstance(value, (int, float)):  # NumPy's float32, Decimal and such
+            value = float(value)
+        if math.isfinite(value) and value >= 0:
+            return value
+    except TypeError:
+        raise ValidationError("latency", "must be a number of milliseconds") from None
+    except OverflowError:  # an int beyond float's range
+        pass
+    raise ValidationError("latency", "must be finite and not negative")
+
+
+def _object(value: Mapping[str, object]) -> dict[str, object]:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise ValidationError("conversation_metadata", "must be an object (a mapping)")
+
+
+def _base64(field: str, value: Embedding) -> bytes:
+    return binascii.b2a_base64(_float32s(field, value), newline=False)
+
+
+def _float32s(field: str, value: Embedding) -> bytes:
+    """The embedding as little-endian float32."""
+    numbers = _numbers(field, value)
+    if not 1 <= len(numbers) <= DIMENSIONS_MAX:
+        raise ValidationError(
+            field, f"has {len(numbers)} dimensions; there must be 1 to {DIMENSIONS_MAX}"
+        )
+    if not isinstance(numbers, array.array):
+        try:
+            numbers = array.array("f", numbers)
+        except (TypeError, ValueError, OverflowError):
+            raise _wrong_number(field, numbers) from None
+    # What array makes of numbers beyond float32 is infinite, and the sum of up to 4,096 finite
+    # ones is far from float64's end: it is finite only if each of them is.
+    if not math.isfinite(sum(numbers)):
+        raise _wrong_number(field, numbers)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _numbers(field: str, value: Embedding) -> list[float] | tuple[float, ...] | array.array[float]:
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, (str, bytes, bytearray, Mapping)):
+        raise ValidationError(field, "must be a sequence of numbers")
+    try:
+        view = memoryview(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    else:
+        if view.format == "f" and view.ndim == 1:
+            return array.array("f", view.tobytes())
+    try:
+        if hasattr(value, "tolist"):
+            value = value.tolist()
+        return list(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValidationError(field, "must be a sequence of numbers") from None
+
+
+def _wrong_number(
+    field: str, numbers: list[float] | tuple[float, ...] | array.array[float]
+) -> ValidationError:
+    for i, number in enumerate(numbers):
+        try:
+            (rounded,) = struct.unpack("<f", struct.pack("<f", number))
+            if math.isfinite(rounded):
+                continue
+            problem = "must be finite"
+        except OverflowError:
+            problem = "is beyond the range of float32"
+        except (struct.error, TypeError, ValueError):
+            problem = "must be a number"
+        return ValidationError(f"{field}[{i}]", problem)
+    return ValidationError(field, "must be finite numbers of float32's range")
+
+
+def _item(members: dict[str, object], vectors: dict[bytes, bytes]) -> bytes:
+    try:
+        item = _to_json(members).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise _not_json(members) from None
+    # Embeddings are often most of an item, and base64 has nothing for JSON to look for.
+    for name, base64 in vectors.items():
+        item = b'%b,"%b":"%b"}' % (item[:-1], name, base64)
+    if len(item) > WRITE_BYTES_MAX:
+        raise ValidationError("", f"the write is larger than {WRITE_BYTES_MAX} bytes as encoded")
+    return item
+
+
+def _not_json(members: dict[str, object]) -> ValidationError:
+    """Which member cannot be encoded. Its value is not told: it may be the caller's secret."""
+    for name, value in members.items():
+        try:
+            _to_json(value).encode()
+        except UnicodeEncodeError:
+            return ValidationError(name, "has a lone surrogate, which is not UTF-8")
+        except TypeError as e:
+            return ValidationError(name, f"cannot be encoded as JSON: {e}")
+        except (ValueError, RecursionError) as e:
+            reason = "is nested too deep" if isinstance(e, RecursionError) else _reason(e)
+            return ValidationError(name, f"cannot be encoded as JSON: {reason}")
+    return ValidationError("", "cannot be encoded as JSON")
+
+
+def _reason(e: ValueError) -> str:
+    # json's own text goes on with the value.
+    return str(e).partition(":")[0]

@@ -1,0 +1,72 @@
+"""The options of a client."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from sluice.errors import ValidationError
+from sluice.types import WriteError
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+CLOSE_TIMEOUT = 10.0
+
+OnError: TypeAlias = Callable[[WriteError], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """As `Client` documents them."""
+
+    url: str
+    api_key: str | None
+    batch_writes_max: int
+    batch_bytes_max: int
+    batch_age_max: float
+    queue_writes_max: int
+    queue_bytes_max: int
+    fail_when_full: bool
+    block_timeout: float | None
+    retry_for: float | None
+    request_timeout: float
+    gzip: bool
+    spool_dir: str | os.PathLike[str] | None
+    trace_event_name: str
+    on_error: OnError | None
+
+    def __post_init__(self) -> None:
+        if not _is_base(self.url):
+            raise ValidationError("url", "must be such as http://127.0.0.1:8080")
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
+            raise ValidationError("api_key", "must be printable ASCII")
+        for name in ("batch_writes_max", "batch_bytes_max", "queue_writes_max", "queue_bytes_max"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValidationError(name, "must be a whole number, 1 or more")
+        for name in ("batch_age_max", "block_timeout", "retry_for", "request_timeout"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise ValidationError(name, "must be seconds, 0 or more")
+        if not self.request_timeout:
+            raise ValidationError("request_timeout", "must be more than 0 seconds")
+
+
+def _is_base(text: str) -> bool:
+    """Whether the text is a URL to which paths can be appended."""
+    try:
+        url = urlsplit(text)
+        return (
+            url.scheme in ("http", "https")
+            and bool(url.hostname)
+            and url.port != 0  # raises ValueError where it is no port
+            and url.username is None
+            and not (url.query or url.fragment)
+            and re.fullmatch("[!-~]*", text) is not None
+        )
+    except ValueError:
+        return False

@@ -1,0 +1,243 @@
+"""The queue: the writes that were accepted and are not answered for good."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+
+from sluice._options import Options
+from sluice._spool import Place, Spool
+from sluice.errors import ClosedError, QueueFullError, ValidationError
+from sluice.types import Op
+
+
+class Write:
+    """One write, encoded. What is below `item` is the queue's and the sender's."""
+
+    __slots__ = ("first_tried", "id", "item", "next", "op", "place", "queued_at", "seq", "tries")
+
+    def __init__(self, op: Op, id: str, item: bytes) -> None:
+        self.op = op
+        self.id = id
+        self.item = item
+        self.seq = 0
+        self.queued_at = 0.0
+        self.place: Place | None = None
+        # The next write of the same id, which waits until this one is answered.
+        self.next: Write | None = None
+        self.first_tried: float | None = None
+        self.tries = 0
+
+
+class Queue:
+    """Writes in order, of which `take` gives batches with at most one write of an id.
+
+    A write is ready, waits for an earlier one of its id, or is in the batch that was taken; in any
+    case it is unanswered, and counts against the bounds, until `settle` is told that it is not.
+    All operations take time in proportion to the writes they are about, not to those queued.
+    """
+
+    def __init__(self, options: Options, spool: Spool | None) -> None:
+        self._options = options
+        self._spool = spool
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # the sender waits
+        self._room = threading.Condition(self._lock)  # calls that found the queue full
+        self._progress = threading.Condition(self._lock)  # flushes
+        self._wakers: dict[Callable[[], None], None] = {}  # coroutines, for room or progress
+
+        self._unanswered: OrderedDict[int, Write] = OrderedDict()  # by seq
+        self._bytes = 0
+        self._last_of: dict[str, Write] = {}  # the last unanswered write of each id
+        self._ready: deque[Write] = deque()
+        self._ready_bytes = 0
+        self._oldest = math.inf  # when the oldest of the ready ones was queued
+        self._last_seq = 0
+        self._flush_seq = 0  # writes up to here are sent without waiting for more
+        self._closing = False
+        self._stopped = False
+
+    def put(self, write: Write, *, block: bool, timeout: float | None = None) -> None:
+        """Queues the write; where there is no room, blocks for `timeout` seconds or for ever.
+
+        Raises QueueFullError, ClosedError, SpoolError, and ValidationError for a write that no
+        room would be enough for.
+        """
+        with self._lock:
+            if not self._fits(write) and not (
+                block and self._room.wait_for(lambda: self._fits(write), timeout)
+            ):
+                raise QueueFullError("the queue is full")
+            self._admit(write)
+
+    def try_put(self, write: Write, wake: Callable[[], None]) -> bool:
+        """Queues the write if there is room; else calls `wake` once when it may be there."""
+        with self._lock:
+            if self._fits(write):
+                self._admit(write)
+                return True
+            self._wakers[wake] = None
+            return False
+
+    def restore(self, writes: Iterable[Write]) -> None:
+        """Queues what the spool has kept, whatever the bounds."""
+        with self._lock:
+            for write in writes:
+                self._append(write)
+
+    def take(self) -> list[Write]:
+        """Waits until a batch is due and returns it, and an empty one once the queue is stopped."""
+        options = self._options
+        with self._lock:
+            while not self._stopped:
+                wait = self._due_in()
+                if wait is not None and wait <= 0:
+                    break
+                self._work.wait(wait)
+            else:
+                return []
+            batch: list[Write] = []
+            size = 0
+            while self._ready and len(batch) < options.batch_writes_max:
+                size += len(self._ready[0].item) + 1  # the newline
+                if batch and size > options.batch_bytes_max:
+                    break
+                write = self._ready.popleft()
+                self._ready_bytes -= len(write.item) + 1
+                batch.append(write)
+            self._oldest = self._ready[0].queued_at if self._ready else math.inf
+            return batch
+
+    def settle(self, answered: list[Write], retried: list[Write]) -> None:
+        """Says what became of a batch: what is not answered for good is ready again, and first."""
+        with self._lock:
+            for write in answered:
+                del self._unanswered[write.seq]
+                self._bytes -= len(write.item)
+                if write.next is not None:
+                    self._make_ready(write.next)
+                else:
+                    del self._last_of[write.id]
+            for write in reversed(retried):
+                self._ready.appendleft(write)
+                self._ready_bytes += len(write.item) + 1
+                self._oldest = min(self._oldest, write.queued_at)
+            first = next(iter(self._unanswered.values()), None)
+            if self._spool is not None:
+                answered_before = self._spool.end() if first is None else first.place
+        if self._spool is not None:
+            # Outside of the lock, as it is slow, and before those who flush are told.
+            self._spool.answered([write.place for write in answered], answered_before)
+        self._tell()
+
+    def flush_begin(self, *, closing: bool = False) -> int:
+        """Makes what is queued due at once, and with `closing` refuses all that comes later.
+
+        Returns the seq of the last write. Raises ClosedError unless it is to close.
+        """
+        with self._lock:
+            if self._closing and not closing:
+                raise ClosedError
+            self._closing = closing
+            seq = self._flush_seq = self._last_seq
+            self._work.notify()
+        if closing:
+            self._tell()
+        return seq
+
+    def flush_wait(self, seq: int, timeout: float | None) -> None:
+        """Waits until all writes up to `seq` are answered, or the queue is stopped."""
+        with self._lock:
+            self._progress.wait_for(lambda: self._flushed(seq), timeout)
+
+    def flush_poll(self, seq: int, wake: Callable[[], None]) -> bool:
+        """Whether flush_wait would return at once; else calls `wake` once when it may."""
+        with self._lock:
+            if self._flushed(seq):
+                return True
+            self._wakers[wake] = None
+            return False
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Takes back the waker of a coroutine that no longer waits."""
+        with self._lock:
+            self._wakers.pop(wake, None)
+
+    def left(self, seq: int) -> int:
+        """How many writes up to `seq` are not answered."""
+        with self._lock:
+            return sum(1 for _ in itertools.takewhile(lambda s: s <= seq, self._unanswered))
+
+    def stop(self) -> None:
+        """Wakes everyone up; `take` gives nothing more."""
+        with self._lock:
+            self._closing = self._stopped = True
+            self._work.notify()
+        self._tell()
+
+    def _fits(self, write: Write) -> bool:
+        if self._closing:
+            raise ClosedError
+        options = self._options
+        if len(write.item) > options.queue_bytes_max:
+            raise ValidationError("", "the write is larger than the whole queue")
+        return (
+            len(self._unanswered) < options.queue_writes_max
+            and self._bytes + len(write.item) <= options.queue_bytes_max
+        )
+
+    def _admit(self, write: Write) -> None:
+        if self._spool is not None:
+            write.place = self._spool.append(write.item)
+        self._append(write)
+
+    def _append(self, write: Write) -> None:
+        self._last_seq += 1
+        write.seq = self._last_seq
+        write.queued_at = time.monotonic()
+        self._unanswered[write.seq] = write
+        self._bytes += len(write.item)
+        previous = self._last_of.get(write.id)
+        self._last_of[write.id] = write
+        if previous is None:
+            self._make_ready(write)
+        else:
+            previous.next = write
+
+    def _make_ready(self, write: Write) -> None:
+        self._ready.append(write)
+        self._ready_bytes += len(write.item) + 1
+        self._oldest = min(self._oldest, write.queued_at)
+        if len(self._ready) == 1 or self._full_batch():
+            self._work.notify()
+
+    def _full_batch(self) -> bool:
+        return (
+            len(self._ready) >= self._options.batch_writes_max
+            or self._ready_bytes >= self._options.batch_bytes_max
+        )
+
+    def _due_in(self) -> float | None:
+        """In how many seconds the next batch is due, or None if there is nothing to send."""
+        if not self._ready:
+            return None
+        # While the sender asks, no batch is out: the first unanswered write is ready, or waits
+        # for one that is.
+        if self._full_batch() or next(iter(self._unanswered)) <= self._flush_seq:
+            return 0.0
+        return self._oldest + self._options.batch_age_max - time.monotonic()
+
+    def _flushed(self, seq: int) -> bool:
+        return self._stopped or next(iter(self._unanswered), seq + 1) > seq
+
+    def _tell(self) -> None:
+        with self._lock:
+            self._room.notify_all()
+            self._progress.notify_all()
+            wakers, self._wakers = self._wakers, {}
+        for wake in wakers:
+            wake()

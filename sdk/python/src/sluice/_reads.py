@@ -1,0 +1,150 @@
+"""Reads: their requests, and how they are tried again."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from sluice import _http
+from sluice._encode import check_conversation_id, check_id, datetime_micros, rfc3339
+from sluice.errors import ApiError, ClosedError, NetworkError, ValidationError
+from sluice.types import Moment
+
+RETRY_FOR = 30.0
+WAIT_MIN = 1
+WAIT_MAX = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What is asked for: a path, and the parameters of its query string."""
+
+    path: str
+    params: list[tuple[str, str]]
+
+
+def event(id: str) -> Read:
+    """GET /event/{id}."""
+    check_id(id)
+    return Read(f"/event/{_segment(id)}", [])
+
+
+def conversation(
+    id: str, *, limit: int | None = None, cursor: str | None = None, embeddings: bool = False
+) -> Read:
+    """GET /conversations/{id}/events."""
+    check_conversation_id(id)
+    return Read(
+        f"/conversations/{_segment(id)}/events",
+        _params(limit=limit, cursor=cursor, embeddings=embeddings or None),
+    )
+
+
+def analytics(
+    name: str,
+    *,
+    since: Moment | None,
+    until: Moment | None,
+    metadata: Mapping[str, str | float | bool] | None,
+    q: Sequence[float] | None = None,
+    group_by: Iterable[str] | None = None,
+    **others: str | int | None,
+) -> Read:
+    """GET /analytics/{name}."""
+    params = _params(
+        since=_moment("since", since),
+        until=_moment("until", until),
+        group_by=None if group_by is None else ",".join(group_by),
+        **others,
+    )
+    params += [("q", _text(quantile)) for quantile in q or ()]
+    params += [(f"metadata.{key}", _text(value)) for key, value in (metadata or {}).items()]
+    return Read(f"/analytics/{name}", params)
+
+
+def check_wait(wait: float) -> int:
+    """The wait as whole seconds, which are all that the server takes."""
+    if not WAIT_MIN <= wait <= WAIT_MAX:
+        raise ValidationError("wait", f"must be {WAIT_MIN} to {WAIT_MAX} seconds")
+    return math.ceil(wait)
+
+
+def perform(
+    transport: _http.Transport,
+    read: Read,
+    *,
+    request_timeout: float,
+    wait: int | None,
+    after: Sequence[str],
+    stopped: threading.Event,
+    sleep: Callable[[float], object],
+) -> Any:
+    """Asks the server until it answers, for at most RETRY_FOR; with `wait`, it waits for `after`.
+
+    Raises ApiError, NetworkError and ClosedError.
+    """
+    params = list(read.params)
+    headers = {"Accept": "application/json"}
+    if wait is not None:
+        params += [("after", receipt) for receipt in after]
+        headers["Prefer"] = f"wait={wait}"
+    target = read.path
+    if params:
+        # The server says what is wrong with what is not UTF-8.
+        target += "?" + urlencode(params, quote_via=quote, errors="surrogatepass")
+
+    deadline = time.monotonic() + RETRY_FOR
+    tries = 0
+    while True:
+        retry_after = 0.0
+        try:
+            # The server's wait is not part of the time that it has to answer.
+            timeout = min(request_timeout, deadline - time.monotonic()) + (wait or 0)
+            response = transport.request("GET", target, headers=headers, timeout=timeout)
+            if response.status == 200:
+                return _decoded(response.body)
+            retry_after = response.retry_after
+            raise response.error()
+        except (ApiError, NetworkError) as e:
+            tries += 1
+            pause = _http.pause_after(tries, retry_after)
+            if not _http.is_retryable(e) or time.monotonic() + pause >= deadline:
+                raise
+            if stopped.is_set():
+                raise ClosedError from e
+        sleep(pause)
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise NetworkError("the answer cannot be read") from None
+
+
+def _segment(text: str) -> str:
+    # A path takes these two for steps, unless they are escaped.
+    if text in (".", ".."):
+        return text.replace(".", "%2E")
+    return quote(text, safe="")
+
+
+def _params(**values: str | int | bool | None) -> list[tuple[str, str]]:
+    return [(name, _text(value)) for name, value in values.items() if value is not None]
+
+
+def _text(value: str | float | bool) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _moment(field: str, value: Moment | None) -> str | int | None:
+    if isinstance(value, datetime):
+        return rfc3339(datetime_micros(field, value))
+    return value

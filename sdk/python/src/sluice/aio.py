@@ -1,0 +1,459 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Literal, TypeVar, cast, overload
+
+from sluice import _encode, _reads
+from sluice._core import Core
+from sluice._options import CLOSE_TIMEOUT, DEFAULT_URL, OnError, Options
+from sluice._queue import Queue, Write
+from sluice._trace import Span, finished, report
+from sluice.errors import FlushTimeoutError, QueueFullError, SluiceError
+from sluice.types import (
+    UNSET,
+    ConversationPage,
+    ConversationRows,
+    Embedding,
+    ErrorCount,
+    Event,
+    LatencyRows,
+    Moment,
+    TimeSeriesRows,
+    Timestamp,
+    Unset,
+)
+
+T = TypeVar("T")
+
+_READS_MAX = 8
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same options, methods and exceptions, as coroutines.
+
+    It sends from a thread too. What waits (for room in the queue, for a flush, for an answer) does
+    so without holding up the event loop. Reads run in threads of the client's own, at most 8 at a
+    time; one that is cancelled goes on in its thread, and its answer is dropped. The methods may be
+    called from several loops; opening a spool reads it at once, in the constructor.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        batch_writes_max: int = 500,
+        batch_bytes_max: int = 1 << 20,
+        batch_age_max: float = 0.1,
+        queue_writes_max: int = 10_000,
+        queue_bytes_max: int = 64 << 20,
+        fail_when_full: bool = False,
+        block_timeout: float | None = None,
+        retry_for: float | None = None,
+        request_timeout: float = 30.0,
+        gzip: bool = False,
+        spool_dir: str | os.PathLike[str] | None = None,
+        trace_event_name: str = "event_a",
+        on_error: OnError | None = None,
+    ) -> None:
+        self._core = Core(
+            Options(
+                url=url,
+                api_key=api_key,
+                batch_writes_max=batch_writes_max,
+                batch_bytes_max=batch_bytes_max,
+                batch_age_max=batch_age_max,
+                queue_writes_max=queue_writes_max,
+                queue_bytes_max=queue_bytes_max,
+                fail_when_full=fail_when_full,
+                block_timeout=block_timeout,
+                retry_for=retry_for,
+                request_timeout=request_timeout,
+                gzip=gzip,
+                spool_dir=spool_dir,
+                trace_event_name=trace_event_name,
+                on_error=on_error,
+            )
+        )
+        # Not the loop's own threads: reads may take long, and others need those.
+        self._threads = ThreadPoolExecutor(_READS_MAX, thread_name_prefix="sluice-read")
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self.close()
+        except FlushTimeoutError as e:
+            if exc is None:
+                raise
+            self._core.log_left(e)
+
+    async def track_event(
+        self,
+        *,
+        conversation_id: str,
+        event_name: str,
+        id: str | None = None,
+        timestamp: Timestamp | None = None,
+        conversation_metadata: Mapping[str, object] | None = None,
+        error: str | None = None,
+        latency: float | None = None,
+        input: object = None,
+        output: object = None,
+        input_embeddings: Embedding | None = None,
+        output_embeddings: Embedding | None = None,
+    ) -> str:
+        """Queues a new event and returns its id; see `Client.track_event`.
+
+        It only ever waits for room in the queue.
+        """
+        write = _encode.create(
+            id=id,
+            conversation_id=conversation_id,
+            event_name=event_name,
+            timestamp=timestamp,
+            conversation_metadata=conversation_metadata,
+            error=error,
+            latency=latency,
+            input=input,
+            output=output,
+            input_embeddings=input_embeddings,
+            output_embeddings=output_embeddings,
+        )
+        await self._put(write)
+        return write.id
+
+    async def update_event(
+        self,
+        id: str,
+        *,
+        event_name: str | Unset = UNSET,
+        conversation_metadata: Mapping[str, object] | Unset | None = UNSET,
+        error: str | Unset | None = UNSET,
+        latency: float | Unset | None = UNSET,
+        input: object = UNSET,
+        output: object = UNSET,
+        input_embeddings: Embedding | Unset | None = UNSET,
+        output_embeddings: Embedding | Unset | None = UNSET,
+    ) -> None:
+        """Queues an update of an event's fields; see `Client.update_event`."""
+        write = _encode.update(
+            id,
+            event_name=event_name,
+            conversation_metadata=conversation_metadata,
+            error=error,
+            latency=latency,
+            input=input,
+            output=output,
+            input_embeddings=input_embeddings,
+            output_embeddings=output_embeddings,
+        )
+        await self._put(write)
+
+    async def delete_event(self, id: str) -> None:
+        """Queues the delete of an event; see `Client.delete_event`."""
+        await self._put(_encode.delete(id))
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Sends what is queued and waits until it is answered; see `Client.flush`."""
+        seq = self._core.queue.flush_begin()
+        await self._flushed(seq, timeout)
+        self._core.flush_end(seq)
+
+    async def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
+        """Flushes and ends the client; see `Client.close`."""
+        if self._core.closed:
+            return
+        seq = self._core.queue.flush_begin(closing=True)
+        await self._flushed(seq, timeout)
+        self._threads.shutdown(wait=False)
+        # It waits for the sender's thread for a moment.
+        await asyncio.to_thread(self._core.shut, seq)
+
+    async def event(self, id: str, *, wait: float | None = None) -> Event:
+        """Reads an event; see `Client.event`."""
+        return cast(Event, await self._read(_reads.event(id), wait))
+
+    async def conversation(
+        self,
+        conversation_id: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        embeddings: bool = False,
+        wait: float | None = None,
+    ) -> ConversationPage:
+        """Reads a page of a conversation's events; see `Client.conversation`."""
+        read = _reads.conversation(
+            conversation_id, limit=limit, cursor=cursor, embeddings=embeddings
+        )
+        return cast(ConversationPage, await self._read(read, wait))
+
+    async def conversation_events(
+        self,
+        conversation_id: str,
+        *,
+        limit: int | None = None,
+        embeddings: bool = False,
+        wait: float | None = None,
+    ) -> AsyncIterator[Event]:
+        """Iterates over all events of a conversation; see `Client.conversation_events`."""
+        cursor = None
+        while True:
+            page = await self.conversation(
+                conversation_id, limit=limit, cursor=cursor, embeddings=embeddings, wait=wait
+            )
+            for event in page["events"]:
+                yield event
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+            wait = None
+
+    async def errors(
+        self,
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        conversation_id: str | None = None,
+        event_name: str | None = None,
+        metadata: Mapping[str, str | float | bool] | None = None,
+        wait: float | None = None,
+    ) -> ErrorCount:
+        """Counts events and errors; see `Client.errors`."""
+        read = _reads.analytics(
+            "errors",
+            since=since,
+            until=until,
+            conversation_id=conversation_id,
+            event_name=event_name,
+            metadata=metadata,
+        )
+        return cast(ErrorCount, await self._read(read, wait))
+
+    async def latency(
+        self,
+        *,
+        q: Sequence[float] | None = None,
+        group_by: Sequence[Literal["conversation", "event_name"]] | None = None,
+        limit: int | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        conversation_id: str | None = None,
+        event_name: str | None = None,
+        metadata: Mapping[str, str | float | bool] | None = None,
+        wait: float | None = None,
+    ) -> LatencyRows:
+        """Reads latency quantiles by group; see `Client.latency`."""
+        read = _reads.analytics(
+            "latency",
+            q=q,
+            group_by=group_by,
+            limit=limit,
+            since=since,
+            until=until,
+            conversation_id=conversation_id,
+            event_name=event_name,
+            metadata=metadata,
+        )
+        return cast(LatencyRows, await self._read(read, wait))
+
+    async def conversations(
+        self,
+        *,
+        order_by: Literal["error_rate", "errors", "events"] | None = None,
+        min_events: int | None = None,
+        limit: int | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        conversation_id: str | None = None,
+        event_name: str | None = None,
+        metadata: Mapping[str, str | float | bool] | None = None,
+        wait: float | None = None,
+    ) -> ConversationRows:
+        """Reads conversations ranked; see `Client.conversations`."""
+        read = _reads.analytics(
+            "conversations",
+            order_by=order_by,
+            min_events=min_events,
+            limit=limit,
+            since=since,
+            until=until,
+            conversation_id=conversation_id,
+            event_name=event_name,
+            metadata=metadata,
+        )
+        return cast(ConversationRows, await self._read(read, wait))
+
+    async def time_series(
+        self,
+        *,
+        interval: str | None = None,
+        q: Sequence[float] | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        conversation_id: str | None = None,
+        event_name: str | None = None,
+        metadata: Mapping[str, str | float | bool] | None = None,
+        wait: float | None = None,
+    ) -> TimeSeriesRows:
+        """Reads events, errors and latency quantiles per interval; see `Client.time_series`."""
+        read = _reads.analytics(
+            "timeseries",
+            interval=interval,
+            q=q,
+            since=since,
+            until=until,
+            conversation_id=conversation_id,
+            event_name=event_name,
+            metadata=metadata,
+        )
+        return cast(TimeSeriesRows, await self._read(read, wait))
+
+    @overload
+    def trace(
+        self,
+        conversation_id: str,
+        fn: Callable[[Span], Awaitable[T]],
+        *,
+        event_name: str | None = None,
+        id: str | None = None,
+        conversation_metadata: Mapping[str, object] | None = None,
+        input: object = None,
+    ) -> Coroutine[Any, Any, T]: ...
+
+    @overload
+    def trace(
+        self,
+        conversation_id: str,
+        fn: None = None,
+        *,
+        event_name: str | None = None,
+        id: str | None = None,
+        conversation_metadata: Mapping[str, object] | None = None,
+        input: object = None,
+    ) -> contextlib.AbstractAsyncContextManager[Span]: ...
+
+    def trace(
+        self,
+        conversation_id: str,
+        fn: Callable[[Span], Awaitable[T]] | None = None,
+        *,
+        event_name: str | None = None,
+        id: str | None = None,
+        conversation_metadata: Mapping[str, object] | None = None,
+        input: object = None,
+    ) -> Coroutine[Any, Any, T] | contextlib.AbstractAsyncContextManager[Span]:
+        """Awaits `fn` with a span and tracks one event for it; see `Client.trace`.
+
+        Without `fn`, it is an asynchronous context manager. A call that is cancelled is tracked as
+        one that raised.
+        """
+        traced = self._traced(conversation_id, event_name, id, conversation_metadata, input)
+        return traced if fn is None else _call(traced, fn)
+
+    @contextlib.asynccontextmanager
+    async def _traced(
+        self,
+        conversation_id: str,
+        event_name: str | None,
+        id: str | None,
+        conversation_metadata: Mapping[str, object] | None,
+        input: object,
+    ) -> AsyncIterator[Span]:
+        name = self._core.options.trace_event_name if event_name is None else event_name
+        span = Span(conversation_id, name, id, conversation_metadata, input)
+        raised: BaseException | None = None
+        try:
+            yield span
+        except BaseException as e:
+            raised = e
+            raise
+        finally:
+            write = finished(self._core, span, raised)
+            if write is not None:
+                try:
+                    if raised is None or isinstance(raised, Exception):
+                        await self._put(write)
+                    else:
+                        # A task that was cancelled is not to wait for the network.
+                        self._core.put(write, block=False)
+                except SluiceError as e:
+                    report(self._core, span, e)
+
+    async def _put(self, write: Write) -> None:
+        options = self._core.options
+        if options.fail_when_full:
+            self._core.put(write)
+            return
+        self._core.start_sender()
+        queue = self._core.queue
+        if not await _until(queue, lambda wake: queue.try_put(write, wake), options.block_timeout):
+            raise QueueFullError("the queue is full")
+
+    async def _flushed(self, seq: int, timeout: float | None) -> None:
+        queue = self._core.queue
+        await _until(queue, lambda wake: queue.flush_poll(seq, wake), timeout)
+
+    async def _read(self, read: _reads.Read, wait: float | None) -> object:
+        seconds = None if wait is None else _reads.check_wait(wait)
+        if wait is not None:
+            await self.flush(wait)
+        self._core.check_open()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._core.read, read, seconds)
+
+
+async def _call(
+    traced: contextlib.AbstractAsyncContextManager[Span], fn: Callable[[Span], Awaitable[T]]
+) -> T:
+    async with traced as span:
+        result = await fn(span)
+        span._returned = result
+    return result
+
+
+async def _until(
+    queue: Queue, attempt: Callable[[Callable[[], None]], bool], timeout: float | None
+) -> bool:
+    """Attempts until it succeeds or the time is over, each time that the queue has changed."""
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        changed = asyncio.Event()
+
+        def wake(changed: asyncio.Event = changed) -> None:
+            # Called by the sender; the loop may be closed by then.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(changed.set)
+
+        if attempt(wake):
+            return True
+        left = None if deadline is None else deadline - time.monotonic()
+        try:
+            await asyncio.wait_for(changed.wait(), left)
+        except asyncio.TimeoutError:  # not the builtin one before Python 3.11
+            return False
+        finally:
+            queue.forget(wake)

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import array
+import base64
+import json
+import math
+import struct
+from collections import OrderedDict
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from sluice import UNSET, ValidationError
+from sluice._encode import WRITE_BYTES_MAX, create, update
+
+
+def item(**fields: Any) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(
+        create(**{"conversation_id": "c1", "event_name": "event_a"} | fields).item
+    )
+    return decoded
+
+
+def refused(**fields: Any) -> ValidationError:
+    with pytest.raises(ValidationError) as caught:
+        item(**fields)
+    return caught.value
+
+
+def floats(text: str) -> list[float]:
+    data = base64.b64decode(text, validate=True)
+    return list(struct.unpack(f"<{len(data) // 4}f", data))
+
+
+class Array:
+    """Like NumPy's arrays of any type but float32."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def tolist(self) -> Any:
+        return self.values
+
+
+class Float:
+    """Like NumPy's float32."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [0.5, -2, 3],
+        (0.5, -2.0, 3.0),
+        array.array("f", [0.5, -2, 3]),
+        array.array("d", [0.5, -2, 3]),
+        memoryview(array.array("f", [0.5, 9, -2, 9, 3]))[::2],
+        Array([0.5, -2.0, 3.0]),
+        [Float(0.5), Float(-2), Decimal(3)],
+        {0.5: "a", -2: "b", 3: "c"}.keys(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_embeddings(value: Any) -> None:
+    assert floats(item(input_embeddings=value)["input_embeddings"]) == [0.5, -2, 3]
+
+
+def test_embeddings_of_float32_are_kept_bit_by_bit() -> None:
+    values = array.array("f", [math.pi, -0.0, 1e-45, 3.4028234e38])
+    assert base64.b64decode(item(output_embeddings=values)["output_embeddings"]) == values.tobytes()
+
+
+def test_most_dimensions() -> None:
+    assert len(floats(item(input_embeddings=[1e38] * 4096)["input_embeddings"])) == 4096
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ([1, math.nan], "[1]"),
+        ([math.inf, 1], "[0]"),
+        ([1, -math.inf, math.inf], "[1]"),
+        ([1, 2, 1e39], "[2]"),
+        ([1, 10**400], "[1]"),
+        ([1, "2"], "[1]"),
+        ([1, None], "[1]"),
+        ([1, [2]], "[1]"),
+        (Array([[1.0], [2.0]]), "[0]"),
+        (Array(1.0), ""),
+        (array.array("f", [1, math.nan]), "[1]"),
+        (array.array("f"), ""),
+        ([0.0] * 4097, ""),
+        ([], ""),
+        ("AACAPwAAIMA=", ""),
+        (b"\0\0\0\0", ""),
+        ({"0": 1}, ""),
+        (1.5, ""),
+        (object(), ""),
+    ],
+    ids=str,
+)
+def test_wrong_embeddings(value: Any, field: str) -> None:
+    assert refused(input_embeddings=value).field == "input_embeddings" + field
+    with pytest.raises(ValidationError) as caught:
+        update("order-1", output_embeddings=value)
+    assert caught.value.field == "output_embeddings" + field
+
+
+NOON = datetime(2026, 1, 2, 12, 0, 0, 250, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        NOON,
+        NOON.astimezone(timezone(timedelta(hours=-5, minutes=-30))),
+        "2026-01-02T12:00:00.000250Z",
+        "2026-01-02T13:00:00.0002509+01:00",
+    ],
+    ids=str,
+)
+def test_timestamps(value: Any) -> None:
+    assert item(timestamp=value, id="a")["timestamp"] == "2026-01-02T12:00:00.00025Z"
+    assert "timestamp" not in item(timestamp=value)
+    assert item(timestamp=value)["id"].startswith("019b7e94-3200-80fa-82d3-93")
+
+
+@pytest.mark.parametrize(
+    "value", [datetime(2026, 1, 2), True, 1767355200000.0, [], "noon"], ids=str
+)
+def test_wrong_timestamps(value: Any) -> None:
+    assert refused(timestamp=value).field == "timestamp"
+
+
+def test_timestamp_up_to_a_day_ahead() -> None:
+    now = datetime.now(timezone.utc)
+    item(timestamp=now + timedelta(hours=23))
+    assert refused(timestamp=now + timedelta(hours=25)).field == "timestamp"
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"), [(0, 0), (12.5, 12.5), (Float(2.5), 2.5), (Decimal("1.5"), 1.5)]
+)
+def test_latency(value: Any, sent: float) -> None:
+    assert item(latency=value)["latency"] == sent
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -0.1, 10**400, True, "1", [], Float(-1)], ids=str
+)
+def test_wrong_latency(value: Any) -> None:
+    assert refused(latency=value).field == "latency"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"a": 1}, OrderedDict(a=1), MappingProxyType({"a": 1})],
+    ids=lambda v: type(v).__name__,
+)
+def test_metadata(value: Mapping[str, object]) -> None:
+    assert item(conversation_metadata=value)["conversation_metadata"] == {"a": 1}
+
+
+@pytest.mark.parametrize("value", ["{}", [], 1, True], ids=str)
+def test_wrong_metadata(value: Any) -> None:
+    assert refused(conversation_metadata=value).field == "conversation_metadata"
+
+
+def circular() -> list[object]:
+    value: list[object] = []
+    value.append(value)
+    return value
+
+
+def deep() -> list[object]:
+    value: list[object] = []
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        math.nan,
+        {"a": [math.inf]},
+        object(),
+        {1, 2},
+        b"x",
+        "\ud83d",
+        {"\udfff": 1},
+        {(): 1},
+        circular(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("field", ["input", "output", "error"])
+def test_what_is_not_json(field: str, value: object) -> None:
+    error = refused(**{field: value})
+    assert error.field == field
+    with pytest.raises(ValidationError) as caught:
+        update("order-1", **{field: value})  # type: ignore[arg-type]
+    assert caught.value.field == field
+
+
+def test_what_is_nested_too_deep() -> None:
+    assert refused(output=deep()).field == "output"
+
+
+def test_errors_do_not_tell_values() -> None:
+    for value in ("secret\ud83d", {"a": {"secret": math.nan}}, {"secret": math.nan}):
+        assert "secret" not in str(refused(input=value))
+
+
+def test_texts_are_utf8() -> None:
+    write = create(conversation_id="c1", event_name="event_a", input="漢字 \u2028 😀")
+    assert "漢字 \u2028 😀".encode() in write.item
+    assert b"\n" not in write.item
+
+
+def test_none_is_absent_in_a_create() -> None:
+    nothing = dict.fromkeys(
+        ["id", "timestamp", "conversation_metadata", "error", "latency", "input", "output"]
+    ) | dict.fromkeys(["input_embeddings", "output_embeddings"])
+    assert set(item(**nothing)) == {"id", "conversation_id", "event_name"}
+
+
+def test_an_event_name_cannot_be_cleared() -> None:
+    with pytest.raises(ValidationError) as caught:
+        update("order-1", event_name=None)  # type: ignore[arg-type]
+    assert caught.value.field == "event_name"
+
+
+def test_unset_is_left_alone() -> None:
+    assert json.loads(update("order-1", error=None, latency=UNSET).item) == {
+        "op": "update",
+        "id": "order-1",
+        "error": None,
+    }
+
+
+@pytest.mark.parametrize("field", ["conversation_id", "event_name", "id"])
+@pytest.mark.parametrize("value", [1, b"c1", "", "\ud83d"], ids=repr)
+def test_wrong_texts(field: str, value: Any) -> None:
+    assert refused(**{field: value}).field == field
+
+
+def test_largest_write() -> None:
+    rest = len(create(conversation_id="c1", event_name="event_a", input="").item)
+    fits = create(conversation_id="c1", event_name="event_a", input="x" * (WRITE_BYTES_MAX - rest))
+    assert len(fits.item) == WRITE_BYTES_MAX
+    assert refused(input="x" * (WRITE_BYTES_MAX - rest + 1)).field == ""
+
+
+def test_minted_ids_differ() -> None:
+    ids = {item()["id"] for _ in range(1000)}
+    assert len(ids) == 1000
