@@ -1,0 +1,414 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+
+import { setMaxListeners } from 'node:events';
+
+import { checkConversationId, encodeCreate, encodeDelete, encodeMinted, encodeUpdate, type Encoded } from './encode.js';
+import { ApiError, ClosedError, NetworkError, QueueFullError, SluiceError, TimeoutError, ValidationError } from './errors.js';
+import { Queue, Write } from './queue.js';
+import { Reader } from './reads.js';
+import { Sender, type Outcome } from './sender.js';
+import { Spool } from './spool.js';
+import { Span, traceCall } from './trace.js';
+import { Transport } from './transport.js';
+import type {
+  ClientOptions,
+  ConversationOptions,
+  ConversationPage,
+  ConversationPageOptions,
+  ConversationRow,
+  ConversationsOptions,
+  ErrorCount,
+  EventUpdate,
+  FilterOptions,
+  LatencyOptions,
+  LatencyRow,
+  NewEvent,
+  Op,
+  ReadOptions,
+  StoredEvent,
+  TimeoutOptions,
+  TimeSeriesOptions,
+  TimeSeriesRow,
+  TraceOptions,
+  WriteFailure,
+} from './types.js';
+
+const closeTimeoutMs = 10_000;
+/** The longest time that Node's timers know. */
+const timeoutMsMax = 2 ** 31 - 1;
+
+/**
+ * A client of one Sluice server. Make one and keep it: it has a queue, a background sender and connections.
+ *
+ * Writes are queued and sent in batches behind your back, which does not keep the process alive: call {@link Client.close}
+ * before it ends, or what is still queued is lost (which is logged), unless there is a spool.
+ */
+export class Client implements AsyncDisposable {
+  readonly #queue: Queue;
+  readonly #spool: Spool | undefined;
+  readonly #sender: Sender;
+  readonly #reader: Reader;
+  readonly #transport: Transport;
+  readonly #traceEventName: string;
+  readonly #onError: (failure: WriteFailure) => void;
+  /** Ends what is under way when the client is closed. */
+  readonly #abort = new AbortController();
+  #closed: Promise<void> | undefined;
+
+  /** The bytes of the write that was refused last for lack of room; 0 once one was taken. */
+  #refusedBytes = 0;
+  #roomWaiters: (() => void)[] = [];
+
+  /**
+   * Opens a client. Nothing is connected to yet, but what a spool holds is sent from now on.
+   *
+   * @throws {@link ValidationError} for an option that cannot be.
+   * @throws {@link SpoolInUseError} where another client has the spool's directory.
+   * @throws {@link SluiceError} where the spool's directory cannot be used.
+   */
+  constructor(options: ClientOptions = {}) {
+    const requestTimeoutMs = bounded(options, 'requestTimeoutMs', 30_000, 1, timeoutMsMax);
+    this.#traceEventName = options.traceEventName ?? 'event_a';
+    this.#onError = options.onError ?? warn;
+    this.#queue = new Queue(
+      bounded(options, 'queueWritesMax', 10_000, 1, Number.MAX_SAFE_INTEGER),
+      bounded(options, 'queueBytesMax', 64 << 20, 1, Number.MAX_SAFE_INTEGER),
+    );
+    const senderOptions = {
+      batchWritesMax: bounded(options, 'batchWritesMax', 500, 1, 50_000),
+      batchBytesMax: bounded(options, 'batchBytesMax', 1 << 20, 1, 16 << 20),
+      batchAgeMaxMs: bounded(options, 'batchAgeMaxMs', 100, 0, timeoutMsMax),
+      retryForMs: bounded(options, 'retryForMs', Infinity, 1, Infinity),
+      requestTimeoutMs,
+      gzip: options.gzip ?? false,
+    };
+    setMaxListeners(0, this.#abort.signal); // one for each request under way
+    this.#transport = new Transport(options.url ?? 'http://127.0.0.1:8080', options.apiKey, this.#abort.signal);
+    this.#spool = options.spoolDir === undefined ? undefined : new Spool(options.spoolDir);
+    this.#sender = new Sender(this.#queue, this.#spool, this.#transport, senderOptions);
+    this.#sender.onFailure = (write, error) => { this.#report(error, write); };
+    this.#sender.onRoom = () => { this.#wakeWaiters(); };
+    const readerOptions = {
+      requestTimeoutMs,
+      checkOpen: () => { this.#checkOpen(); },
+      writes: async (timeoutMs: number) => {
+        await this.flush({ timeoutMs });
+        return this.#sender.receipts();
+      },
+    };
+    this.#reader = new Reader(this.#transport, readerOptions, this.#abort.signal);
+    if (this.#spool !== undefined) {
+      this.#takeOver(this.#spool);
+    }
+    warnAtExit(this, () => (this.#spool === undefined ? this.#queue.unanswered : 0));
+  }
+
+  /**
+   * Queues an event to be created.
+   *
+   * @returns its id: the event's own, or the one that was minted.
+   * @throws {@link ValidationError} where the event cannot be.
+   * @throws {@link QueueFullError} where the queue has no room; see {@link Client.ready}.
+   * @throws {@link ClosedError} after close.
+   * @throws {@link SluiceError} where the spool cannot be written.
+   */
+  trackEvent(event: NewEvent): string {
+    this.#checkOpen();
+    return this.#push('create', encodeCreate(event));
+  }
+
+  /**
+   * Queues an update of an event, whether or not that was sent yet. A field that is null is cleared, one that is undefined or
+   * absent is left alone. It throws what {@link Client.trackEvent} does.
+   */
+  updateEvent(id: string, fields: EventUpdate): void {
+    this.#checkOpen();
+    this.#push('update', encodeUpdate(id, fields));
+  }
+
+  /** Queues the deletion of an event, which is final. It throws what {@link Client.trackEvent} does. */
+  deleteEvent(id: string): void {
+    this.#checkOpen();
+    this.#push('delete', encodeDelete(id));
+  }
+
+  /**
+   * Waits until the queue has room: for the write that was refused last, if one was.
+   *
+   * @throws {@link ClosedError} after close, and when the client is closed meanwhile.
+   */
+  async ready(): Promise<void> {
+    const release = this.#sender.hold();
+    try {
+      this.#checkOpen();
+      while (!this.#queue.hasRoom(this.#refusedBytes)) {
+        await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+        this.#checkOpen();
+      }
+    } finally {
+      release();
+    }
+  }
+
+  /**
+   * Sends what is queued without waiting for more, and waits until all that was queued before the call is answered for good:
+   * taken, refused or given up. What was refused went to `onError` before.
+   *
+   * @param options - `timeoutMs`: default no limit.
+   * @throws {@link TimeoutError} when the time is over. What is left stays queued.
+   * @throws {@link ClosedError} after close, and when the client is closed meanwhile.
+   */
+  async flush(options: TimeoutOptions = {}): Promise<void> {
+    const timeoutMs = bounded(options, 'timeoutMs', Infinity, 0, Infinity);
+    this.#checkOpen();
+    const outcome = await this.#flushWithin(timeoutMs);
+    if (outcome === 'stopped') {
+      throw new ClosedError();
+    }
+    if (outcome === 'timeout') {
+      throw this.#timeoutError('flush', timeoutMs);
+    }
+  }
+
+  /**
+   * Flushes and closes. Calls from now on fail with a {@link ClosedError}; another close waits for the first.
+   *
+   * @param options - `timeoutMs`: default 10,000.
+   * @throws {@link TimeoutError} where writes are left, which are lost, unless there is a spool: the next client that opens it
+   * sends them.
+   */
+  async close(options: TimeoutOptions = {}): Promise<void> {
+    this.#closed ??= this.#close(bounded(options, 'timeoutMs', closeTimeoutMs, 0, Infinity));
+    await this.#closed;
+  }
+
+  /** The same as {@link Client.close}, for `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /**
+   * Reads an event, with its embeddings.
+   *
+   * This and the other reads are tried again, for up to 30 seconds, when the server cannot answer.
+   *
+   * @throws {@link ApiError} with the code `unknown_event` where there is none; or what else the server says.
+   * @throws {@link NetworkError} where the server cannot be reached.
+   * @throws {@link TimeoutError} where it does not answer; or, with `waitSeconds`, where what was queued is not written in time.
+   * @throws {@link ValidationError} for an id or option that cannot be.
+   * @throws {@link ClosedError} after close.
+   */
+  event(id: string, options: ReadOptions = {}): Promise<StoredEvent> {
+    return this.#reader.event(id, options);
+  }
+
+  /** Reads a page of a conversation's events, in order of time. It throws what {@link Client.event} does. */
+  conversation(id: string, options: ConversationPageOptions = {}): Promise<ConversationPage> {
+    return this.#reader.conversation(id, options);
+  }
+
+  /**
+   * Reads all events of a conversation, in order of time, a page at a time. It throws what {@link Client.event} does. With
+   * `waitSeconds`, the first page is waited for.
+   */
+  async *conversationEvents(id: string, options: ConversationOptions = {}): AsyncGenerator<StoredEvent, void, undefined> {
+    const { waitSeconds, ...rest } = options;
+    let page = await this.conversation(id, { ...rest, waitSeconds });
+    for (;;) {
+      yield* page.events;
+      if (page.nextCursor === null) {
+        return;
+      }
+      page = await this.conversation(id, { ...rest, cursor: page.nextCursor });
+    }
+  }
+
+  /** Counts events and errors. It throws what {@link Client.event} does. */
+  errors(options: FilterOptions = {}): Promise<ErrorCount> {
+    return this.#reader.errors(options);
+  }
+
+  /** Reads latency quantiles by group, the highest first. It throws what {@link Client.event} does. */
+  latency(options: LatencyOptions = {}): Promise<LatencyRow[]> {
+    return this.#reader.latency(options);
+  }
+
+  /** Ranks conversations, the highest first. It throws what {@link Client.event} does. */
+  conversations(options: ConversationsOptions = {}): Promise<ConversationRow[]> {
+    return this.#reader.conversations(options);
+  }
+
+  /** Reads events, errors and latency quantiles per interval, in order of time. It throws what {@link Client.event} does. */
+  timeSeries(options: TimeSeriesOptions = {}): Promise<TimeSeriesRow[]> {
+    return this.#reader.timeSeries(options);
+  }
+
+  /**
+   * Calls the function and tracks an event for the call: its timestamp is the start, its latency how long it took, its output
+   * what was returned and its error what was thrown, unless set on the span.
+   *
+   * What the function returns or throws goes on to the caller unchanged; where it returns a promise, so does this, and the call
+   * ends when that is settled. An event that cannot be queued goes to `onError`.
+   *
+   * @throws {@link ValidationError} for a conversation's id that cannot be, and {@link ClosedError} after close, before the
+   * function is called.
+   */
+  trace<T>(conversationId: string, fn: (span: Span) => T, options: TraceOptions = {}): T {
+    this.#checkOpen();
+    checkConversationId(conversationId);
+    const span = new Span(conversationId, this.#traceEventName, options);
+    return traceCall(span, fn, () => {
+      try {
+        this.#checkOpen();
+        this.#push('create', encodeMinted(span.id, span.end()));
+      } catch (error) {
+        queueMicrotask(() => { this.#report(error as SluiceError, { op: 'create', id: span.id }); });
+      }
+    });
+  }
+
+  #checkOpen(): void {
+    if (this.#closed !== undefined) {
+      throw new ClosedError();
+    }
+  }
+
+  #push(op: Op, { id, line }: Encoded): string {
+    if (line.length > this.#queue.bytesMax) {
+      throw new ValidationError('', `the write is ${line.length} bytes, more than the queue ever holds`);
+    }
+    if (!this.#queue.hasRoom(line.length)) {
+      this.#refusedBytes = line.length;
+      throw new QueueFullError('the queue is full');
+    }
+    this.#refusedBytes = 0;
+    const write = new Write(op, id, line, this.#sender.now());
+    this.#spool?.append(write);
+    this.#queue.push(write);
+    this.#sender.poke();
+    return id;
+  }
+
+  /** Queues what the spool holds of earlier processes. */
+  #takeOver(spool: Spool): void {
+    for (const write of spool.loaded) {
+      this.#queue.push(write);
+    }
+    if (spool.loaded.length > 0) {
+      this.#sender.poke();
+    }
+    for (const detail of spool.corrupt) {
+      queueMicrotask(() => { this.#report(new SluiceError(detail)); });
+    }
+    spool.loaded.length = spool.corrupt.length = 0;
+  }
+
+  async #flushWithin(timeoutMs: number): Promise<Outcome | 'timeout'> {
+    const { done, cancel } = this.#sender.flush();
+    const release = this.#sender.hold();
+    let timer: NodeJS.Timeout | undefined;
+    const over = new Promise<'timeout'>((resolve) => {
+      if (timeoutMs !== Infinity) {
+        timer = setTimeout(resolve, Math.min(timeoutMs, timeoutMsMax), 'timeout');
+      }
+    });
+    try {
+      return await Promise.race([done, over]);
+    } finally {
+      clearTimeout(timer);
+      cancel();
+      release();
+    }
+  }
+
+  async #close(timeoutMs: number): Promise<void> {
+    const outcome = await this.#flushWithin(timeoutMs);
+    this.#abort.abort();
+    await this.#sender.stop();
+    this.#wakeWaiters();
+    this.#transport.close();
+    this.#spool?.close();
+    openClients.delete(this);
+    if (outcome === 'timeout') {
+      throw this.#timeoutError('close', timeoutMs);
+    }
+  }
+
+  #timeoutError(call: string, timeoutMs: number): TimeoutError {
+    const left = writesAre(this.#queue.unanswered);
+    return new TimeoutError(`${call}: ${left} left after ${timeoutMs} ms`, { cause: this.#sender.lastError });
+  }
+
+  #wakeWaiters(): void {
+    const waiters = this.#roomWaiters;
+    this.#roomWaiters = [];
+    for (const wake of waiters) {
+      wake();
+    }
+  }
+
+  #report(error: SluiceError, write?: { op: Op; id: string }): void {
+    const { status, detail } = error instanceof ApiError ? error : { status: undefined, detail: error.message };
+    const field = error instanceof ApiError || error instanceof ValidationError ? error.field : undefined;
+    try {
+      this.#onError({ op: write?.op, id: write?.id, status, code: codeOf(error, write), detail, field, error });
+    } catch (thrown) {
+      console.error('sluice: onError threw', thrown); // and the sender goes on
+    }
+  }
+}
+
+function codeOf(error: SluiceError, write: object | undefined): string | undefined {
+  if (error instanceof ApiError) return error.code;
+  if (error instanceof NetworkError) return 'network';
+  if (error instanceof TimeoutError) return 'timeout';
+  if (error instanceof ValidationError) return 'invalid';
+  if (error instanceof QueueFullError) return 'queue_full';
+  if (error instanceof ClosedError) return 'closed';
+  return write === undefined ? 'spool_corrupt' : 'spool';
+}
+
+/** What becomes of failures without a callback. Never with contents, which a server's detail may quote. */
+function warn({ op, id, status, code, field, error }: WriteFailure): void {
+  if (op === undefined) {
+    console.warn(`sluice: ${error.message}`);
+  } else {
+    const why = [status, code, field].filter((part) => part !== undefined && part !== '').join(' ');
+    console.warn(`sluice: the ${op} of ${String(id)} failed: ${why}`);
+  }
+}
+
+/** Clients that are not closed, and how many writes of theirs would be lost now. */
+const openClients = new Map<Client, () => number>();
+
+function warnAtExit(client: Client, unsent: () => number): void {
+  process.off('exit', warnUnsent).on('exit', warnUnsent); // one listener for all
+  openClients.set(client, unsent);
+}
+
+function warnUnsent(): void {
+  for (const unsent of openClients.values()) {
+    if (unsent() > 0) {
+      console.warn(`sluice: ${writesAre(unsent())} lost, because the process ends without client.close()`);
+    }
+  }
+}
+
+function writesAre(n: number): string {
+  return n === 1 ? '1 write is' : `${n} writes are`;
+}
+
+/** An option that is a number between the bounds. It throws a {@link ValidationError}. */
+function bounded<K extends string>(
+  options: Partial<Record<K, number | undefined>>,
+  name: K,
+  absent: number,
+  min: number,
+  max: number,
+): number {
+  const value = options[name] ?? absent;
+  if (!(value >= min && value <= max)) {
+    throw new ValidationError(name, `must be ${max === Infinity ? `at least ${min}` : `from ${min} to ${max}`}`);
+  }
+  return value;
+}

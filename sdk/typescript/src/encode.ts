@@ -1,0 +1,246 @@
+import { endianness } from 'node:os';
+
+import { ValidationError } from './errors.js';
+import { conversationHash, conversationIdBytesMax, mintId, nowMicros } from './ids.js';
+import type { Embedding, EventUpdate, NewEvent, Time } from './types.js';
+
+/** The most bytes of one write as encoded, the server's own limit. */
+const writeBytesMax = 1 << 20;
+const eventNameBytesMax = 128;
+const dimensionsMax = 4096;
+const timestampMinMicros = 946_684_800_000_000; // 2000-01-01
+const timestampAheadMicros = 24 * 3600 * 1e6;
+
+/** A write as it is sent: a line of NDJSON, with its newline. */
+export interface Encoded {
+  id: string;
+  line: Buffer;
+}
+
+/** The members of an item of `POST /events`; those that are undefined are left out. */
+interface Item {
+  op: 'update' | 'delete' | undefined;
+  id: string;
+  conversation_id: string | undefined;
+  timestamp: string | undefined;
+  conversation_metadata: unknown;
+  event_name: string | undefined;
+  error: string | null | undefined;
+  latency: number | null | undefined;
+  input: unknown;
+  output: unknown;
+  input_embeddings: string | null | undefined;
+  output_embeddings: string | null | undefined;
+}
+
+/** Encodes a create. It throws a {@link ValidationError}. */
+export function encodeCreate(event: NewEvent): Encoded {
+  checkProperties(event, createProperties);
+  const hash = checkConversationId(event.conversationId);
+  if (event.eventName as unknown === undefined) {
+    throw new ValidationError('event_name', 'is required');
+  }
+  const timestamp = event.timestamp ?? undefined;
+  const micros = timestamp === undefined ? nowMicros() : timestampMicros(timestamp);
+  if (event.id === undefined || event.id === null) {
+    return encode(makeItem(undefined, mintId(micros, hash), event)); // which has the time
+  }
+  checkId(event.id);
+  const item = makeItem(undefined, event.id, event);
+  item.timestamp = timestamp === undefined || typeof timestamp === 'string' ? timestamp : formatMicros(micros);
+  return encode(item);
+}
+
+/** Encodes the create of an event whose id was minted before. It throws a {@link ValidationError}. */
+export function encodeMinted(id: string, event: NewEvent): Encoded {
+  return encode(makeItem(undefined, id, event));
+}
+
+/** Encodes an update. It throws a {@link ValidationError}. */
+export function encodeUpdate(id: string, fields: EventUpdate): Encoded {
+  checkId(id);
+  checkProperties(fields, updateProperties);
+  if (Object.values(fields).every((value) => value === undefined)) {
+    throw new ValidationError('', 'an update needs at least one field; null clears one');
+  }
+  return encode(makeItem('update', id, fields));
+}
+
+/** Encodes a delete. It throws a {@link ValidationError}. */
+export function encodeDelete(id: string): Encoded {
+  checkId(id);
+  return encode(makeItem('delete', id, {}));
+}
+
+/** Checks an event's id. */
+export function checkId(id: string): void {
+  if (typeof id as unknown !== 'string' || !/^[ -~]{1,128}$/.test(id)) {
+    throw new ValidationError('id', 'must be 1 to 128 printable ASCII characters');
+  }
+}
+
+/** Checks a conversation's id and returns its hash. */
+export function checkConversationId(id: string): number {
+  if (typeof id as unknown !== 'string' || id === '' || !id.isWellFormed()) {
+    throw new ValidationError('conversation_id', 'must be a string of Unicode that is not empty');
+  }
+  const hash = conversationHash(id);
+  if (hash === undefined) {
+    throw new ValidationError('conversation_id', `is longer than ${conversationIdBytesMax} bytes`);
+  }
+  return hash;
+}
+
+/** RFC 3339, to the microsecond. */
+export function formatMicros(micros: number): string {
+  const millis = Math.floor(micros / 1000);
+  const rest = micros - millis * 1000;
+  return new Date(millis).toISOString().replace('Z', rest === 0 ? 'Z' : `${String(rest).padStart(3, '0')}Z`);
+}
+
+const updateProperties = new Set<string>([
+  'eventName',
+  'conversationMetadata',
+  'error',
+  'latency',
+  'input',
+  'output',
+  'inputEmbeddings',
+  'outputEmbeddings',
+] satisfies (keyof EventUpdate)[]);
+
+const createProperties = new Set([
+  ...updateProperties,
+  ...(['id', 'conversationId', 'timestamp'] satisfies (keyof NewEvent)[]),
+]);
+
+/** Refuses properties that are not known: an event that lacks what was misspelt would be a silent loss. */
+function checkProperties(value: object, known: Set<string>): void {
+  for (const name in value) {
+    if (!known.has(name)) {
+      throw new ValidationError(name, 'is not a field');
+    }
+  }
+}
+
+/** Checks the fields that updates may set, and makes an item with them. */
+function makeItem(op: Item['op'], id: string, fields: EventUpdate & { conversationId?: string }): Item {
+  const { eventName, conversationMetadata, error, latency, input, output, inputEmbeddings, outputEmbeddings } = fields;
+  if (eventName !== undefined && !isEventName(eventName)) {
+    throw new ValidationError('event_name', `must be a string of 1 to ${eventNameBytesMax} bytes`);
+  }
+  if (conversationMetadata !== undefined && (typeof conversationMetadata !== 'object' || Array.isArray(conversationMetadata))) {
+    throw new ValidationError('conversation_metadata', 'must be an object');
+  }
+  if (error !== undefined && error !== null && typeof error as unknown !== 'string') {
+    throw new ValidationError('error', 'must be a string');
+  }
+  if (latency !== undefined && latency !== null && !(Number.isFinite(latency) && latency >= 0)) {
+    throw new ValidationError('latency', 'must be a finite number of milliseconds, 0 or more');
+  }
+  return {
+    op,
+    id,
+    conversation_id: fields.conversationId,
+    timestamp: undefined,
+    conversation_metadata: conversationMetadata,
+    event_name: eventName,
+    error,
+    latency,
+    input: checkContent('input', input),
+    output: checkContent('output', output),
+    input_embeddings: encodeEmbedding('input_embeddings', inputEmbeddings),
+    output_embeddings: encodeEmbedding('output_embeddings', outputEmbeddings),
+  };
+}
+
+function isEventName(name: unknown): boolean {
+  return typeof name === 'string' && name !== '' && name.length <= eventNameBytesMax && Buffer.byteLength(name) <= eventNameBytesMax;
+}
+
+function checkContent(field: string, value: unknown): unknown {
+  // JSON.stringify would leave them out.
+  if (typeof value === 'function' || typeof value === 'symbol') {
+    throw new ValidationError(field, `is a ${typeof value}, which is not JSON`);
+  }
+  return value;
+}
+
+const littleEndian = endianness() === 'LE';
+
+function encodeEmbedding(field: string, values: Embedding | null | undefined): string | null | undefined {
+  if (values === undefined || values === null) {
+    return values;
+  }
+  if (!Array.isArray(values) && !(values instanceof Float32Array) && !(values instanceof Float64Array)) {
+    throw new ValidationError(field, 'must be an array of numbers');
+  }
+  if (values.length < 1 || values.length > dimensionsMax) {
+    throw new ValidationError(field, `must have 1 to ${dimensionsMax} dimensions`);
+  }
+  const floats = values instanceof Float32Array ? values : new Float32Array(values.length);
+  for (let i = 0; i < values.length; i++) {
+    const value = Math.fround(values[i] as number);
+    if (typeof values[i] !== 'number' || !Number.isFinite(value)) {
+      throw new ValidationError(`${field}[${i}]`, 'must be a finite number of the range of float32');
+    }
+    floats[i] = value;
+  }
+  const bytes = Buffer.from(floats.buffer, floats.byteOffset, floats.byteLength);
+  return (littleEndian ? bytes : Buffer.from(bytes).swap32()).toString('base64');
+}
+
+function encode(item: Item): Encoded {
+  let json: string;
+  try {
+    json = JSON.stringify(item);
+  } catch (error) {
+    throw notJson(item, error);
+  }
+  const line = Buffer.from(json + '\n');
+  if (line.length - 1 > writeBytesMax) {
+    throw new ValidationError('', `the write is ${line.length - 1} bytes, more than ${writeBytesMax}`);
+  }
+  return { id: item.id, line };
+}
+
+/** Says which field cannot be written as JSON: it refers to itself, has a BigInt, or a toJSON that throws. */
+function notJson(item: Item, cause: unknown): ValidationError {
+  for (const field of ['conversation_metadata', 'input', 'output'] as const) {
+    try {
+      JSON.stringify(item[field]);
+    } catch (error) {
+      return new ValidationError(field, 'cannot be written as JSON', { cause: error });
+    }
+  }
+  return new ValidationError('', 'the write cannot be written as JSON', { cause });
+}
+
+const rfc3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))$/;
+
+/** The time in Unix microseconds; what is finer is cut off. */
+function timestampMicros(time: Time): number {
+  const micros = typeof time === 'string' ? parseRfc3339(time) : Math.floor(Number(time) * 1000);
+  if (Number.isNaN(micros)) {
+    throw new ValidationError('timestamp', 'must be a valid Date, Unix milliseconds, or RFC 3339 such as 2026-01-31T12:00:00.25Z');
+  }
+  if (micros < timestampMinMicros || micros > Date.now() * 1000 + timestampAheadMicros) {
+    throw new ValidationError('timestamp', 'must lie between 2000-01-01T00:00:00Z and 24 h from now');
+  }
+  return micros;
+}
+
+function parseRfc3339(text: string): number {
+  const match = rfc3339.exec(text);
+  if (match === null) {
+    return NaN;
+  }
+  const part = (i: number) => Number(match[i] ?? 0);
+  const date = new Date(Date.UTC(part(1), part(2) - 1, part(3), part(4), part(5), part(6)));
+  if (date.getUTCMonth() !== part(2) - 1 || date.getUTCDate() !== part(3)) {
+    return NaN; // a day that the month does not have
+  }
+  const fraction = Number((match[7] ?? '').slice(0, 6).padEnd(6, '0'));
+  const offsetMinutes = (match[8] === '-' ? -1 : 1) * (part(9) * 60 + part(10));
+  return (date.getTime() - offsetMinutes * 60_000) * 1000 + fraction;
+}

@@ -1,0 +1,9 @@
+/**
+ * The client library of Sluice.
+ *
+ * @packageDocumentation
+ */
+export { Client } from './client.js';
+export * from './errors.js';
+export type { Span } from './trace.js';
+export type * from './types.js';

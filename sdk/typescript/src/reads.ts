@@ -1,0 +1,232 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import { checkConversationId, checkId, formatMicros } from './encode.js';
+import { ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
+import { apiError, isRetryable, parseJson, pauseMs, retryAfterMs, type Transport } from './transport.js';
+import type {
+  ConversationPage,
+  ConversationPageOptions,
+  ConversationRow,
+  ConversationsOptions,
+  ErrorCount,
+  FilterOptions,
+  LatencyOptions,
+  LatencyRow,
+  Quantiles,
+  ReadOptions,
+  StoredEvent,
+  TimeSeriesOptions,
+  TimeSeriesRow,
+  Time,
+} from './types.js';
+
+/** How long a read is tried, beside what it waits for. */
+const readForMs = 30_000;
+
+export interface ReaderOptions {
+  requestTimeoutMs: number;
+  /** Throws where the client is closed. */
+  checkOpen: () => void;
+  /** Flushes, and returns the receipts to wait for. */
+  writes: (timeoutMs: number) => Promise<string[]>;
+}
+
+/** Asks the server. */
+export class Reader {
+  readonly #transport: Transport;
+  readonly #options: ReaderOptions;
+  readonly #signal: AbortSignal;
+
+  constructor(transport: Transport, options: ReaderOptions, signal: AbortSignal) {
+    this.#transport = transport;
+    this.#options = options;
+    this.#signal = signal;
+  }
+
+  async event(id: string, options: ReadOptions): Promise<StoredEvent> {
+    checkId(id);
+    return storedEvent((await this.#get(`/event/${escape(id)}`, {}, options)) as ApiEvent);
+  }
+
+  async conversation(id: string, { limit, cursor, embeddings, ...options }: ConversationPageOptions): Promise<ConversationPage> {
+    checkConversationId(id);
+    const query = { limit, cursor: cursor ?? undefined, embeddings };
+    const page = (await this.#get(`/conversations/${escape(id)}/events`, query, options)) as {
+      events: ApiEvent[];
+      next_cursor: string | null;
+    };
+    return { events: page.events.map(storedEvent), nextCursor: page.next_cursor };
+  }
+
+  async errors(options: FilterOptions): Promise<ErrorCount> {
+    const count = (await this.#get('/analytics/errors', filter(options), options)) as {
+      event_name: string | null;
+      events: number;
+      errors: number;
+      error_rate: number;
+      since: string;
+      until: string;
+    };
+    const { event_name: eventName, error_rate: errorRate, ...rest } = count;
+    return { eventName, errorRate, ...rest };
+  }
+
+  async latency(options: LatencyOptions): Promise<LatencyRow[]> {
+    const query = { ...filter(options), q: options.q, group_by: options.groupBy?.join(','), limit: options.limit };
+    const { rows } = (await this.#get('/analytics/latency', query, options)) as {
+      rows: { conversation_id: string | null; event_name: string | null; events: number; quantiles: Quantiles }[];
+    };
+    return rows.map(({ conversation_id: conversationId, event_name: eventName, ...rest }) => ({ conversationId, eventName, ...rest }));
+  }
+
+  async conversations(options: ConversationsOptions): Promise<ConversationRow[]> {
+    const query = { ...filter(options), order_by: options.orderBy, min_events: options.minEvents, limit: options.limit };
+    const { rows } = (await this.#get('/analytics/conversations', query, options)) as {
+      rows: { conversation_id: string; events: number; errors: number; error_rate: number; first: string; last: string }[];
+    };
+    return rows.map(({ conversation_id: conversationId, error_rate: errorRate, ...rest }) => ({ conversationId, errorRate, ...rest }));
+  }
+
+  async timeSeries(options: TimeSeriesOptions): Promise<TimeSeriesRow[]> {
+    const query = { ...filter(options), q: options.q, interval: options.interval };
+    const { rows } = (await this.#get('/analytics/timeseries', query, options)) as {
+      rows: { time: string; events: number; errors: number; error_rate: number; quantiles: Quantiles }[];
+    };
+    return rows.map(({ error_rate: errorRate, ...rest }) => ({ errorRate, ...rest }));
+  }
+
+  async #get(path: string, query: Query, { waitSeconds }: ReadOptions): Promise<unknown> {
+    this.#options.checkOpen();
+    const wait = waitSeconds ?? 0;
+    if (!Number.isInteger(wait) || wait < 0 || wait > 30) {
+      throw new ValidationError('waitSeconds', 'must be a whole number from 1 to 30');
+    }
+    const headers: Record<string, string> = {};
+    if (wait > 0) {
+      query = { ...query, after: await this.#options.writes(wait * 1000) };
+      headers.Prefer = `wait=${wait}`;
+    }
+    const search = queryString(query);
+    const end = performance.now() + readForMs;
+    for (let attempts = 1; ; attempts++) {
+      const timeoutMs = Math.min(this.#options.requestTimeoutMs, Math.max(end - performance.now(), 1)) + wait * 1000;
+      const { value, error, retryAfter } = await this.#try(path + search, headers, timeoutMs);
+      if (error === undefined) {
+        return value;
+      }
+      const pause = pauseMs(attempts, retryAfter, Math.random());
+      if (performance.now() + pause > end) {
+        throw error;
+      }
+      await this.#sleep(pause);
+    }
+  }
+
+  /** One try. An error that is returned is worth another one, one that is thrown is not. */
+  async #try(path: string, headers: Record<string, string>, timeoutMs: number): Promise<Try> {
+    try {
+      const answer = await this.#transport.send({ method: 'GET', path, headers, timeoutMs });
+      if (isRetryable(answer.status)) {
+        return { error: apiError(answer), retryAfter: retryAfterMs(answer.headers) };
+      }
+      if (answer.status !== 200) {
+        throw apiError(answer);
+      }
+      const value = parseJson(answer.body);
+      if (typeof value !== 'object' || value === null) {
+        throw new NetworkError(`GET ${path.replace(/\?.*/, '')}: an answer that cannot be read`);
+      }
+      return { value, retryAfter: 0 };
+    } catch (error) {
+      if (error instanceof NetworkError || error instanceof TimeoutError) {
+        return { error, retryAfter: 0 };
+      }
+      throw error;
+    }
+  }
+
+  async #sleep(ms: number): Promise<void> {
+    try {
+      await sleep(ms, undefined, { signal: this.#signal });
+    } catch {
+      throw new ClosedError();
+    }
+  }
+}
+
+interface Try {
+  value?: unknown;
+  error?: SluiceError;
+  retryAfter: number;
+}
+
+type Query = Record<string, string | number | boolean | readonly (string | number)[] | undefined>;
+
+function queryString(query: Query): string {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) {
+    for (const one of Array.isArray(value) ? (value as readonly (string | number)[]) : [value as string | number | boolean | undefined]) {
+      if (one !== undefined) {
+        search.append(name, String(one));
+      }
+    }
+  }
+  return search.size === 0 ? '' : `?${search.toString()}`;
+}
+
+function filter({ since, until, conversationId, eventName, metadata }: FilterOptions): Query {
+  return {
+    since: moment(since),
+    until: moment(until),
+    conversation_id: conversationId,
+    event_name: eventName,
+    ...Object.fromEntries(Object.entries(metadata ?? {}).map(([key, value]) => [`metadata.${key}`, value])),
+  };
+}
+
+function moment(time: Time | undefined): string | undefined {
+  if (time === undefined || typeof time === 'string') {
+    return time;
+  }
+  const millis = Number(time);
+  if (Number.isNaN(millis) || Math.abs(millis) > 8.64e15) {
+    throw new ValidationError('since', 'and until must be valid times');
+  }
+  return formatMicros(Math.floor(millis * 1000));
+}
+
+/** Escapes an id for a path. The two that a path would take for steps are escaped by hand. */
+function escape(id: string): string {
+  return id === '.' || id === '..' ? id.replaceAll('.', '%2E') : encodeURIComponent(id);
+}
+
+/** An event as the API has it. */
+interface ApiEvent {
+  id: string;
+  conversation_id: string;
+  conversation_metadata: Record<string, unknown> | null;
+  event_name: string;
+  timestamp: string;
+  error: string | null;
+  latency: number | null;
+  input: unknown;
+  output: unknown;
+  input_embeddings?: number[] | null;
+  output_embeddings?: number[] | null;
+}
+
+function storedEvent(event: ApiEvent): StoredEvent {
+  return {
+    id: event.id,
+    conversationId: event.conversation_id,
+    conversationMetadata: event.conversation_metadata,
+    eventName: event.event_name,
+    timestamp: event.timestamp,
+    error: event.error,
+    latency: event.latency,
+    input: event.input,
+    output: event.output,
+    ...(event.input_embeddings !== undefined && { inputEmbeddings: event.input_embeddings }),
+    ...(event.output_embeddings !== undefined && { outputEmbeddings: event.output_embeddings }),
+  };
+}
