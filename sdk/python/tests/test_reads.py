@@ -276,6 +276,14 @@ def test_what_is_not_tried_again(status: int, client: Client, server: Server) ->
     assert len(server.requests) == 1
 
 
+def test_a_wait_that_is_over_is_not_begun_again(client: Client, server: Server) -> None:
+    server.default = lambda _: problem(503, "not_yet_applied", **{"Retry-After": "1"})
+    with pytest.raises(ApiError) as caught:
+        client.event("a", wait=1)
+    assert caught.value.code == "not_yet_applied"
+    assert len(server.requests) == 1
+
+
 def test_it_is_tried_for_30_s_in_all(
     client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

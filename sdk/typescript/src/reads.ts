@@ -126,11 +126,13 @@ export class Reader {
   async #try(path: string, headers: Record<string, string>, timeoutMs: number): Promise<Try> {
     try {
       const answer = await this.#transport.send({ method: 'GET', path, headers, timeoutMs });
-      if (isRetryable(answer.status)) {
-        return { error: apiError(answer), retryAfter: retryAfterMs(answer.headers) };
-      }
       if (answer.status !== 200) {
-        throw apiError(answer);
+        const error = apiError(answer);
+        // A wait that is over is not begun again.
+        if (!isRetryable(answer.status) || error.code === 'not_yet_applied') {
+          throw error;
+        }
+        return { error, retryAfter: retryAfterMs(answer.headers) };
       }
       const value = parseJson(answer.body);
       if (typeof value !== 'object' || value === null) {

@@ -454,6 +454,13 @@ describe('reads', () => {
     assert.equal(server.received.length, 4);
   });
 
+  test('are not tried again where the wait is over', async (t) => {
+    const body = '{"status":503,"code":"not_yet_applied","detail":"not yet"}';
+    const { server, client } = await open(t, {}, () => ({ status: 503, body }));
+    await assert.rejects(client.event('x', { waitSeconds: 1 }), (error) => error instanceof ApiError && error.code === 'not_yet_applied');
+    assert.equal(server.received.length, 1);
+  });
+
   test('are not tried again where the pause would end after 30 s', async (t) => {
     const { server, client } = await open(t, {}, () => ({ status: 503, headers: { 'Retry-After': '31' }, body: '' }));
     await assert.rejects(client.event('x'), (error) => error instanceof ApiError && error.status === 503);

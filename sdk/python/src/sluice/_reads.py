@@ -115,11 +115,18 @@ def perform(
         except (ApiError, NetworkError) as e:
             tries += 1
             pause = _http.pause_after(tries, retry_after)
-            if not _http.is_retryable(e) or time.monotonic() + pause >= deadline:
+            if not _worth_another(e) or time.monotonic() + pause >= deadline:
                 raise
             if stopped.is_set():
                 raise ClosedError from e
         sleep(pause)
+
+
+def _worth_another(error: ApiError | NetworkError) -> bool:
+    # A wait that is over is not begun again.
+    if isinstance(error, ApiError) and error.code == "not_yet_applied":
+        return False
+    return _http.is_retryable(error)
 
 
 def _decoded(body: bytes) -> Any:

@@ -1,0 +1,190 @@
+package sluice
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/sluicehq/sluice/sdk/go/internal/id"
+)
+
+// closeTimeout is how long Close flushes where its context has no deadline.
+const closeTimeout = 10 * time.Second
+
+// A Client sends events to Sluice in the background, and reads them. All its
+// methods may be called concurrently. Whoever made it closes it.
+type Client struct {
+	opts     Options
+	queue    *queue
+	spool    *spool // nil without SpoolDir
+	receipts receipts
+	encoders sync.Pool // of *encoder
+
+	ownHTTP bool // whether the HTTP client is the default one
+
+	gzip   *gzip.Writer       // of the sender
+	stop   context.CancelFunc // ends the sender
+	sender sync.WaitGroup
+}
+
+// New returns a client, which sends what its spool directory still has before
+// anything else. The error joins the [*FieldError] of each wrong option, is
+// [ErrSpoolInUse], or is the file system's. The server need not be there.
+func New(o Options) (*Client, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	// Fast, as a body is on its way once; the level is one that gzip has.
+	zip, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	c := &Client{
+		ownHTTP:  o.HTTPClient == nil,
+		opts:     o.withDefaults(),
+		gzip:     zip,
+		encoders: sync.Pool{New: func() any { return newEncoder() }},
+	}
+	c.queue = newQueue(&c.opts)
+	var corrupt []error
+	if o.SpoolDir != "" {
+		spool, writes, bad, err := openSpool(o.SpoolDir)
+		if err != nil {
+			return nil, fmt.Errorf("open the spool %s: %w", o.SpoolDir, err)
+		}
+		c.spool, corrupt = spool, bad
+		c.queue.restore(writes, time.Now())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.stop = cancel
+	c.sender.Go(func() { c.run(ctx, corrupt) })
+	return c, nil
+}
+
+// TrackEvent queues the event and returns its id. It does not wait for the
+// network; with a spool the event is in a file when it returns. ctx bounds the
+// wait for room in a full queue and nothing else, so an event can be tracked
+// though the request that it is about was cancelled.
+//
+// The error is a [*FieldError], [ErrQueueFull], [ErrClosed], or the file
+// system's where there is a spool; nothing was queued then. What becomes of
+// the event later is told to [Options].OnError alone.
+func (c *Client) TrackEvent(ctx context.Context, e Event) (string, error) {
+	now := time.Now()
+	if err := e.check(now); err != nil {
+		return "", err
+	}
+	eventID := e.ID
+	if eventID == "" {
+		at := e.Timestamp
+		if at.IsZero() {
+			at = now
+		}
+		eventID = id.Mint(e.ConversationID, at.UnixMicro(), rand.Uint64()) //nolint:gosec // unique, not secret
+	}
+	enc := c.encoders.Get().(*encoder)
+	enc.create(&e, eventID)
+	if err := c.enqueue(ctx, OpCreate, eventID, enc); err != nil {
+		return "", err
+	}
+	return eventID, nil
+}
+
+// UpdateEvent queues a change of an event's fields, to be made after all that
+// this client wrote of the event before. See [Client.TrackEvent] for the rest.
+// An update of an event that was never created has no effect.
+func (c *Client) UpdateEvent(ctx context.Context, id string, fields Fields) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if err := checkEventName(fields.EventName); err != nil {
+		return err
+	}
+	enc := c.encoders.Get().(*encoder)
+	enc.update(&fields, id)
+	return c.enqueue(ctx, OpUpdate, id, enc)
+}
+
+// DeleteEvent queues the delete of an event, which is final: nothing revives an
+// id. See [Client.TrackEvent] for the rest.
+func (c *Client) DeleteEvent(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	enc := c.encoders.Get().(*encoder)
+	enc.delete(id)
+	return c.enqueue(ctx, OpDelete, id, enc)
+}
+
+// enqueue queues the write that enc has, and gives enc back.
+func (c *Client) enqueue(ctx context.Context, op Op, id string, enc *encoder) error {
+	defer func() {
+		if enc.reusable() {
+			c.encoders.Put(enc)
+		}
+	}()
+	item, err := enc.end()
+	if err != nil {
+		return err
+	}
+	if err := c.queue.reserve(ctx, len(item)); err != nil {
+		return err
+	}
+	w := &write{op: op, id: id, item: bytes.Clone(item)}
+	if c.spool == nil {
+		return c.queue.push(w, time.Now())
+	}
+	return c.spool.append(c.queue, w, enc.line)
+}
+
+// Flush sends what is queued and returns when all of it was acknowledged or
+// reported to [Options].OnError. When ctx ends first, the error says how many
+// writes are left and wraps ctx.Err(); they stay queued. After Close it is
+// [ErrClosed].
+func (c *Client) Flush(ctx context.Context) error {
+	if c.queue.isClosed() {
+		return ErrClosed
+	}
+	return leftError(ctx, "flush", c.queue.flush(ctx))
+}
+
+// Close flushes and gives up all that the client has: its goroutine, its
+// connections, its spool directory. It takes until ctx ends, and 10 s where ctx
+// has no deadline. Then the error says how many writes are left and wraps the
+// context's: with a spool they are sent by the next client, else they are lost.
+// Calls after Close, or that still wait for room, return [ErrClosed].
+func (c *Client) Close(ctx context.Context) error {
+	if c.spool != nil {
+		c.spool.stop()
+	}
+	if err := c.queue.close(); err != nil {
+		return err
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, closeTimeout)
+		defer cancel()
+	}
+	c.queue.flush(ctx)
+	c.stop()
+	c.sender.Wait()
+	err := leftError(ctx, "close", c.queue.abandoned())
+	if c.spool != nil {
+		if cleanup := c.spool.close(); cleanup != nil {
+			err = errors.Join(err, fmt.Errorf("sluice: close the spool: %w", cleanup))
+		}
+	}
+	if c.ownHTTP {
+		c.opts.HTTPClient.CloseIdleConnections()
+	}
+	return err
+}
+
+func leftError(ctx context.Context, call string, left int) error {
+	if left == 0 {
+		return nil
+	}
+	return fmt.Errorf("sluice: %s: %d writes left: %w", call, left, ctx.Err())
+}

@@ -1,0 +1,121 @@
+package sluice_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"time"
+
+	sluice "github.com/sluicehq/sluice/sdk/go"
+)
+
+func Example() {
+	ctx := context.Background()
+	client, err := sluice.New(sluice.Options{URL: "http://127.0.0.1:8080", APIKey: os.Getenv("SLUICE_API_KEY")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() {
+		if err := client.Close(ctx); err != nil {
+			log.Print(err)
+		}
+	}()
+
+	id, err := client.TrackEvent(ctx, sluice.Event{
+		ConversationID: "support-42",
+		EventName:      "event_a",
+		Latency:        sluice.Millis(412 * time.Millisecond),
+		Input:          "Where is my order?",
+		Output:         "On its way: it arrives on Monday.",
+	})
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	fmt.Println(id)
+}
+
+func ExampleClient_UpdateEvent() {
+	var client *sluice.Client // from New
+	err := client.UpdateEvent(context.Background(), "order-7/turn-1", sluice.Fields{
+		Output: "It is cancelled.",
+		Clear:  sluice.ClearError | sluice.ClearLatency,
+	})
+	if err != nil {
+		log.Print(err)
+	}
+}
+
+func ExampleClient_Event() {
+	var client *sluice.Client // from New
+	event, err := client.Event(context.Background(), "order-7/turn-1", sluice.Wait(5*time.Second))
+	var refusal *sluice.APIError
+	if errors.As(err, &refusal) && refusal.Code == sluice.CodeUnknownEvent {
+		fmt.Println("there is none")
+		return
+	}
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	fmt.Println(event.Timestamp, string(event.Output))
+}
+
+func ExampleClient_ConversationEvents() {
+	var client *sluice.Client // from New
+	for event, err := range client.ConversationEvents(context.Background(), "support-42", sluice.ConversationQuery{}) {
+		if err != nil {
+			log.Print(err)
+			return
+		}
+		fmt.Println(event.Timestamp, event.EventName)
+	}
+}
+
+func ExampleClient_Latency() {
+	var client *sluice.Client // from New
+	rows, err := client.Latency(context.Background(), sluice.LatencyQuery{
+		Filter:    sluice.Filter{Since: time.Now().Add(-24 * time.Hour), Metadata: map[string]string{"plan": "free"}},
+		Quantiles: []float64{0.95, 0.5},
+		GroupBy:   []sluice.Group{sluice.ByEventName},
+	})
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	for _, row := range rows {
+		fmt.Println(row.EventName, row.Events, row.Quantiles[0.95], row.Quantiles[0.5])
+	}
+}
+
+func ExampleClient_Trace() {
+	var (
+		client   *sluice.Client // from New
+		complete func(ctx context.Context, prompt string) (string, error)
+		reply    string
+	)
+	id, err := client.Trace(context.Background(), "support-42", func(ctx context.Context, span *sluice.Span) error {
+		span.SetInput("Where is my order?")
+		var err error
+		if reply, err = complete(ctx, "Where is my order?"); err != nil {
+			return err
+		}
+		span.SetOutput(reply)
+		return nil
+	})
+	fmt.Println(id, reply, err)
+}
+
+func ExampleOptions_onError() {
+	options := sluice.Options{OnError: func(e sluice.WriteError) {
+		var refusal *sluice.APIError
+		if errors.As(e, &refusal) {
+			log.Printf("%s of %s was refused: %s", e.Op, e.ID, refusal.Code)
+		}
+	}}
+	if _, err := sluice.New(options); err != nil {
+		log.Print(err)
+	}
+}

@@ -1,0 +1,31 @@
+package sluice
+
+import "iter"
+
+const SegmentBytesMax = segmentBytesMax
+
+// SpooledWrite is what a segment has of a write.
+type SpooledWrite struct {
+	Op     Op
+	ID     string
+	Item   []byte
+	Offset int64
+}
+
+// ReadSegment reads a segment's data from an offset on.
+func ReadSegment(data []byte, from int64) (iter.Seq[SpooledWrite], []error) {
+	writes, corrupt := new(segment).read(data, from)
+	return func(yield func(SpooledWrite) bool) {
+		for _, w := range writes {
+			if !yield(SpooledWrite{w.op, w.id, w.item, w.offset}) {
+				return
+			}
+		}
+	}, corrupt
+}
+
+// ParseDone reads the file done.
+func ParseDone(text []byte) (segment, offset int64) {
+	done := parseDone(text)
+	return done.segment, done.offset
+}

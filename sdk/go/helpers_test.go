@@ -1,0 +1,227 @@
+package sluice_test
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	sluice "github.com/sluicehq/sluice/sdk/go"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childVariable) != "" {
+		child()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// An item is one of a batch, as the server sees it.
+type item map[string]any
+
+func (i item) id() string { s, _ := i["id"].(string); return s }
+
+func (i item) op() string { s, _ := i["op"].(string); return cmp.Or(s, "create") }
+
+// A request is one that the fake API got.
+type request struct {
+	at     time.Time
+	path   string
+	query  string
+	header http.Header
+	items  []item
+}
+
+// An answer is what the fake API says. A nil results acknowledges every item;
+// else there is one for each item.
+type answer struct {
+	status  int
+	header  map[string]string
+	body    string
+	results []string
+}
+
+const acknowledged = `{"id":"x","receipt":"1.0.7"}`
+
+// refusedItem is the result of an item.
+func refusedItem(status int, code string) string {
+	return fmt.Sprintf(`{"error":{"status":%d,"code":%q,"detail":"no","field":"input"}}`, status, code)
+}
+
+// fakeAPI answers with what answer says, 202 by default. It serves HTTP, and is
+// a transport for tests whose time is not real.
+type fakeAPI struct {
+	t      testing.TB
+	answer func(n int, r request) answer // n counts requests from 0
+
+	mu       sync.Mutex
+	requests []request
+}
+
+func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	got := request{at: time.Now(), path: r.URL.EscapedPath(), query: r.URL.RawQuery, header: r.Header}
+	var body io.Reader = r.Body
+	if body == nil {
+		body = bytes.NewReader(nil)
+	}
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		z, err := gzip.NewReader(body)
+		if err != nil {
+			a.t.Errorf("gzip: %v", err)
+			return
+		}
+		body = z
+	}
+	lines := bufio.NewScanner(body)
+	lines.Buffer(nil, 4<<20)
+	for lines.Scan() {
+		i := make(item)
+		if err := json.Unmarshal(lines.Bytes(), &i); err != nil {
+			a.t.Errorf("the item %.100s: %v", lines.Bytes(), err)
+		}
+		got.items = append(got.items, i)
+	}
+	if lines.Err() != nil {
+		return // the client went away
+	}
+	a.mu.Lock()
+	n := len(a.requests)
+	a.requests = append(a.requests, got)
+	a.mu.Unlock()
+
+	ans := answer{status: http.StatusAccepted}
+	if a.answer != nil {
+		ans = a.answer(n, got)
+	}
+	if ans.body == "" && ans.status < 300 {
+		if ans.results == nil {
+			for range got.items {
+				ans.results = append(ans.results, acknowledged)
+			}
+		}
+		ans.body = `{"results":[` + string(bytes.Join(toBytes(ans.results), []byte(","))) + `]}`
+	}
+	for name, value := range ans.header {
+		w.Header().Set(name, value)
+	}
+	w.WriteHeader(ans.status)
+	_, _ = io.WriteString(w, ans.body)
+}
+
+func toBytes(texts []string) (b [][]byte) {
+	for _, text := range texts {
+		b = append(b, []byte(text))
+	}
+	return b
+}
+
+func (a *fakeAPI) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
+	rec := httptest.NewRecorder()
+	a.ServeHTTP(rec, r)
+	return rec.Result(), nil
+}
+
+func (a *fakeAPI) got() []request {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.requests)
+}
+
+// items are those of all requests, in order.
+func (a *fakeAPI) items() (all []item) {
+	for _, r := range a.got() {
+		all = append(all, r.items...)
+	}
+	return all
+}
+
+// errorLog collects what the error callback gets.
+type errorLog struct {
+	mu   sync.Mutex
+	errs []sluice.WriteError
+}
+
+func (l *errorLog) add(e sluice.WriteError) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.errs = append(l.errs, e)
+}
+
+func (l *errorLog) all() []sluice.WriteError {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.errs)
+}
+
+// open makes a client of the fake API without a network, closed by the test's end.
+func open(t testing.TB, api *fakeAPI, o sluice.Options) *sluice.Client {
+	t.Helper()
+	api.t = t
+	o.HTTPClient = &http.Client{Transport: api}
+	return openAny(t, o)
+}
+
+// serve makes a client of the fake API with a real server.
+func serve(t testing.TB, api *fakeAPI, o sluice.Options) *sluice.Client {
+	t.Helper()
+	api.t = t
+	server := httptest.NewServer(api)
+	t.Cleanup(server.Close)
+	o.URL = server.URL
+	return openAny(t, o)
+}
+
+func openAny(t testing.TB, o sluice.Options) *sluice.Client {
+	t.Helper()
+	if o.Logger == nil {
+		o.Logger = quiet()
+	}
+	client, err := sluice.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { abandon(client) })
+	return client
+}
+
+// abandon closes the client without a flush; it may be closed already.
+func abandon(client *sluice.Client) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = client.Close(ctx)
+}
+
+func event(conversation string) sluice.Event {
+	return sluice.Event{ConversationID: conversation, EventName: "event_a"}
+}
+
+func mustTrack(t testing.TB, client *sluice.Client, e sluice.Event) string {
+	t.Helper()
+	id, err := client.TrackEvent(context.Background(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func mustFlush(t testing.TB, client *sluice.Client) {
+	t.Helper()
+	if err := client.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// server acknowledges every write but those of the id refused, and knows one event.
+func server(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/events":
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			var results []string
+			for line := range strings.Lines(string(body)) {
+				result := `{"id":"x","receipt":"1.0.7"}`
+				if strings.Contains(line, "refused") {
+					result = `{"error":{"status":422,"code":"invalid_value","detail":"no","field":"input"}}`
+				}
+				results = append(results, result)
+			}
+			w.WriteHeader(http.StatusMultiStatus)
+			_, _ = fmt.Fprintf(w, `{"results":[%s]}`, strings.Join(results, ","))
+		case "/event/x":
+			_, _ = io.WriteString(w, `{"id":"x","conversation_id":"c1","conversation_metadata":null,"event_name":"event_a",`+
+				`"timestamp":"2026-01-02T03:04:05.6789Z","error":null,"latency":1.5,"input":"a","output":null,"input_embeddings":[0.1],"output_embeddings":null}`)
+		case "/conversations/c1/events":
+			_, _ = io.WriteString(w, `{"events":[],"next_cursor":null}`)
+		case "/analytics/latency":
+			_, _ = fmt.Fprintf(w, `{"rows":[{"conversation_id":null,"event_name":%q,"events":1,"quantiles":{"0.5":null}}]}`, r.URL.RawQuery)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"status":404,"code":"unknown_event","detail":"names no event","field":"id"}`)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func TestDriver(t *testing.T) {
+	dir := t.TempDir()
+	var in, want bytes.Buffer
+	for _, step := range [][2]string{
+		{`{"do":"mint","conversation_id":"c1","unix_micros":1767323045678901,"random":"1"}`, `{"id":"019b7ca9-8f2e-8385-82d3-930000000001"}`},
+		{`{"do":"flush"}`, `{"error":{"kind":"other","field":"","status":0,"code":"","detail":"no client is open"}}`},
+		{fmt.Sprintf(`{"do":"open","options":{"url":%q,"spool_dir":%q,"batch_age_max":0.01}}`, server(t), dir), `{}`},
+		{fmt.Sprintf(`{"do":"open","options":{"spool_dir":%q}}`, dir), `{"error":{"kind":"in_use"}}`},
+		{`{"do":"track","event":{"id":"x","conversation_id":"c1","event_name":"event_a","timestamp":"2026-01-02T03:04:05Z","input_embeddings":[1],"output":null}}`, `{"id":"x"}`},
+		{`{"do":"track","event":{"event_name":"event_a"}}`, `{"error":{"kind":"invalid","field":"conversation_id"}}`},
+		{`{"do":"track","event":{"conversation_id":"c1","event_name":"event_a","output_embeddings":[1,1e39]}}`, `{"error":{"kind":"invalid","field":"output_embeddings[1]"}}`},
+		{`{"do":"update","id":"refused","fields":{"error":null,"latency":3,"input":"hi"}}`, `{}`},
+		{`{"do":"delete","id":"x"}`, `{}`},
+		{`{"do":"flush","timeout":5}`, `{}`},
+		{`{"do":"reported"}`, `{"errors":[{"op":"update","id":"refused","status":422,"code":"invalid_value","field":"input"}]}`},
+		{`{"do":"event","id":"x","wait":2}`, `{"event":{"id":"x","conversation_id":"c1","conversation_metadata":null,"event_name":"event_a","timestamp":"2026-01-02T03:04:05.6789Z","error":null,"latency":1.5,"input":"a","output":null,"input_embeddings":[0.1],"output_embeddings":null}}`},
+		{`{"do":"event","id":"y"}`, `{"error":{"kind":"api","field":"id","status":404,"code":"unknown_event","detail":"names no event"}}`},
+		{`{"do":"conversation","id":"c1","limit":10}`, `{"events":[]}`},
+		{`{"do":"latency","query":{"q":[0.5],"group_by":["event_name"],"since":1767323045678,"metadata":{"n":1,"s":"a"}}}`, `{"rows":[{"conversation_id":null,"event_name":"group_by=event_name&metadata.n=1&metadata.s=a&q=0.5&since=2026-01-02T03%3A04%3A05.678000Z","events":1,"quantiles":{"0.5":null}}]}`},
+		{`{"do":"trace","conversation_id":"","sleep":0.001}`, `{"error":{"kind":"invalid","field":"conversation_id"}}`},
+		{`{"do":"close","timeout":5}`, `{}`},
+		{`{"do":"delete","id":"x"}`, `{"error":{"kind":"closed"}}`},
+		{`{"do":"dance"}`, `{"error":{"kind":"other"}}`},
+	} {
+		in.WriteString(step[0] + "\n")
+		want.WriteString(step[1] + "\n")
+	}
+	var out bytes.Buffer
+	if err := new(driver).run(context.Background(), &in, &out); err != nil {
+		t.Fatal(err)
+	}
+	got, wanted := strings.Split(out.String(), "\n"), strings.Split(want.String(), "\n")
+	if len(got) != len(wanted) {
+		t.Fatalf("%d answers, want %d", len(got)-1, len(wanted)-1)
+	}
+	for i := range wanted[:len(wanted)-1] {
+		var x, y map[string]any
+		if err := json.Unmarshal([]byte(got[i]), &x); err != nil {
+			t.Fatalf("answer %d: %v", i, err)
+		}
+		if err := json.Unmarshal([]byte(wanted[i]), &y); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+		// Of an error, what the step names.
+		if e, ok := y["error"].(map[string]any); ok {
+			got, _ := x["error"].(map[string]any)
+			for name := range got {
+				if _, ok := e[name]; !ok {
+					delete(got, name)
+				}
+			}
+		}
+		if !reflect.DeepEqual(x, y) {
+			t.Errorf("answer %d is %s, want %s", i, got[i], wanted[i])
+		}
+	}
+}
+
+func TestDriverTraces(t *testing.T) {
+	in := strings.NewReader(fmt.Sprintf(`{"do":"open","options":{"url":%q}}
+{"do":"trace","conversation_id":"c1","input":"hi","output":["ho"],"sleep":0.001}
+{"do":"trace","conversation_id":"c1","error":"rate limited"}
+`, server(t)))
+	var out bytes.Buffer
+	if err := new(driver).run(context.Background(), in, &out); err != nil {
+		t.Fatal(err)
+	}
+	answers := strings.Split(out.String(), "\n")
+	if !strings.HasPrefix(answers[1], `{"id":"0`) || strings.Contains(answers[1], "raised") || !strings.HasSuffix(answers[2], `,"raised":"rate limited"}`) {
+		t.Errorf("the answers are %s", out.String())
+	}
+}

@@ -1,0 +1,480 @@
+package sluice
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// readFor is how long a read is tried in all, but for its wait.
+	readFor       = 30 * time.Second
+	waitMin       = time.Second
+	waitMax       = 30 * time.Second
+	receiptsMax   = 100 // of one request, says the server
+	timeParameter = "2006-01-02T15:04:05.000000Z07:00"
+)
+
+// A ReadOption is an option of one read.
+type ReadOption func(*readOptions)
+
+type readOptions struct{ wait time.Duration }
+
+// Wait makes a read see what this client has written before: the read flushes
+// and then waits on the server, for at most d, until that is applied. d is 1 to
+// 30 s, and rounded up to whole seconds. When it is over first, the read fails
+// with an [*APIError] of the code not_yet_applied.
+func Wait(d time.Duration) ReadOption {
+	return func(o *readOptions) { o.wait = d }
+}
+
+// Event reads one event, with its embeddings. Where there is none, the error is
+// an [*APIError] with [CodeUnknownEvent].
+//
+// Like every read, it is tried again for up to 30 s where that may help, or
+// until ctx ends. The error is that of the last try: an [*APIError], or what
+// went wrong on the way. A [*FieldError] and [ErrClosed] come at once.
+func (c *Client) Event(ctx context.Context, id string, opts ...ReadOption) (*StoredEvent, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	event := new(StoredEvent)
+	if err := c.get(ctx, "/event/"+pathSegment(id), make(url.Values), event, opts); err != nil {
+		return nil, err
+	}
+	return event, nil
+}
+
+// ConversationQuery says what to read of a conversation.
+type ConversationQuery struct {
+	// Limit is the most events of a page, 1 to 1,000. Default 100.
+	Limit int
+	// Cursor is Page.NextCursor of the page before. Default the first page.
+	Cursor string
+	// Embeddings says whether the events bring their embeddings.
+	Embeddings bool
+}
+
+// A Page is a part of a conversation, in order of time.
+type Page struct {
+	Events []StoredEvent `json:"events"`
+	// NextCursor is where the next page begins; empty on the last.
+	NextCursor string `json:"next_cursor"`
+}
+
+// Conversation reads a page of a conversation. One without events, or that
+// does not exist, has an empty page. See [Client.Event] for the errors.
+func (c *Client) Conversation(ctx context.Context, id string, q ConversationQuery, opts ...ReadOption) (*Page, error) {
+	if id == "" {
+		return nil, &FieldError{Field: "conversation_id", Reason: "is required"}
+	}
+	values := make(url.Values)
+	setInt(values, "limit", q.Limit)
+	set(values, "cursor", q.Cursor)
+	if q.Embeddings {
+		values.Set("embeddings", "true")
+	}
+	page := new(Page)
+	if err := c.get(ctx, "/conversations/"+pathSegment(id)+"/events", values, page, opts); err != nil {
+		return nil, err
+	}
+	return page, nil
+}
+
+// ConversationEvents reads all of a conversation from q.Cursor on, page by page.
+// It ends after the first error; see [Client.Event].
+func (c *Client) ConversationEvents(ctx context.Context, id string, q ConversationQuery, opts ...ReadOption) iter.Seq2[StoredEvent, error] {
+	return func(yield func(StoredEvent, error) bool) {
+		q, opts := q, opts // so that it can be ranged over again
+		for {
+			page, err := c.Conversation(ctx, id, q, opts...)
+			if err != nil {
+				yield(StoredEvent{}, err)
+				return
+			}
+			for _, event := range page.Events {
+				if !yield(event, nil) {
+					return
+				}
+			}
+			if page.NextCursor == "" {
+				return
+			}
+			q.Cursor, opts = page.NextCursor, nil
+		}
+	}
+}
+
+// A Filter says which events count. Empty fields do not narrow.
+type Filter struct {
+	// Since is the earliest timestamp, default 7 days ago; Until the one before
+	// which events count, default now.
+	Since, Until   time.Time
+	ConversationID string
+	EventName      string
+	// Metadata has up to 16 members that conversation_metadata must have, as
+	// strings, or as numbers or booleans that are written so.
+	Metadata map[string]string
+}
+
+func (f *Filter) values() url.Values {
+	values := make(url.Values)
+	for name, at := range map[string]time.Time{"since": f.Since, "until": f.Until} {
+		if !at.IsZero() {
+			values.Set(name, at.UTC().Format(timeParameter))
+		}
+	}
+	set(values, "conversation_id", f.ConversationID)
+	set(values, "event_name", f.EventName)
+	for key, value := range f.Metadata {
+		values.Set("metadata."+key, value)
+	}
+	return values
+}
+
+// ErrorCount is how many events were errors.
+type ErrorCount struct {
+	// EventName is that of the filter.
+	EventName string `json:"event_name"`
+	Events    int64  `json:"events"`
+	Errors    int64  `json:"errors"`
+	// ErrorRate is errors per event, 0 without events.
+	ErrorRate float64   `json:"error_rate"`
+	Since     time.Time `json:"since"`
+	Until     time.Time `json:"until"`
+}
+
+// Errors counts events and errors. See [Client.Event] for its errors.
+func (c *Client) Errors(ctx context.Context, f Filter, opts ...ReadOption) (*ErrorCount, error) {
+	count := new(ErrorCount)
+	if err := c.get(ctx, "/analytics/errors", f.values(), count, opts); err != nil {
+		return nil, err
+	}
+	return count, nil
+}
+
+// Quantiles has a latency in milliseconds by quantile, NaN where no event has a
+// latency.
+type Quantiles map[float64]float64
+
+// UnmarshalJSON reads what the API answers.
+func (q *Quantiles) UnmarshalJSON(b []byte) error {
+	var members map[string]*float64
+	if err := json.Unmarshal(b, &members); err != nil {
+		return err
+	}
+	*q = make(Quantiles, len(members))
+	for name, latency := range members {
+		quantile, err := strconv.ParseFloat(name, 64)
+		if err != nil {
+			return fmt.Errorf("quantile %q: %w", name, err)
+		}
+		(*q)[quantile] = math.NaN()
+		if latency != nil {
+			(*q)[quantile] = *latency
+		}
+	}
+	return nil
+}
+
+// MarshalJSON writes what the API answers.
+func (q Quantiles) MarshalJSON() ([]byte, error) {
+	members := make(map[string]*float64, len(q))
+	for quantile, latency := range q {
+		name := strconv.FormatFloat(quantile, 'f', -1, 64)
+		members[name] = nil
+		if !math.IsNaN(latency) {
+			members[name] = &latency
+		}
+	}
+	return json.Marshal(members)
+}
+
+// A Group is what rows of latencies are grouped by.
+type Group string
+
+// The groups.
+const (
+	ByConversation Group = "conversation"
+	ByEventName    Group = "event_name"
+)
+
+// LatencyQuery asks for latencies.
+type LatencyQuery struct {
+	Filter
+	// Quantiles are up to 16, each above 0 and below 1. Rows are ranked by the
+	// first. Default 0.95.
+	Quantiles []float64
+	// GroupBy has one or both of the groups. Default both.
+	GroupBy []Group
+	// Limit is the most rows, up to 10,000. Default 100.
+	Limit int
+}
+
+// A LatencyRow is the latencies of one group.
+type LatencyRow struct {
+	// ConversationID and EventName are empty where rows are not grouped by them.
+	ConversationID string    `json:"conversation_id"`
+	EventName      string    `json:"event_name"`
+	Events         int64     `json:"events"`
+	Quantiles      Quantiles `json:"quantiles"`
+}
+
+// Latency reads quantiles of the latency by group, the highest first. Only
+// events that have a latency count. See [Client.Event] for the errors.
+func (c *Client) Latency(ctx context.Context, q LatencyQuery, opts ...ReadOption) ([]LatencyRow, error) {
+	values := q.values()
+	setQuantiles(values, q.Quantiles)
+	setInt(values, "limit", q.Limit)
+	groups := make([]string, len(q.GroupBy))
+	for i, group := range q.GroupBy {
+		groups[i] = string(group)
+	}
+	set(values, "group_by", strings.Join(groups, ","))
+	return rows[LatencyRow](ctx, c, "/analytics/latency", values, opts)
+}
+
+// An Order is what conversations are ranked by, the highest first.
+type Order string
+
+// The orders.
+const (
+	OrderByErrorRate Order = "error_rate"
+	OrderByErrors    Order = "errors"
+	OrderByEvents    Order = "events"
+)
+
+// ConversationsQuery asks for a ranking of conversations.
+type ConversationsQuery struct {
+	Filter
+	// OrderBy defaults to OrderByErrorRate.
+	OrderBy Order
+	// MinEvents leaves out conversations with fewer events. Default 1.
+	MinEvents int
+	// Limit is the most rows, up to 10,000. Default 100.
+	Limit int
+}
+
+// A ConversationRow is one conversation.
+type ConversationRow struct {
+	ConversationID string  `json:"conversation_id"`
+	Events         int64   `json:"events"`
+	Errors         int64   `json:"errors"`
+	ErrorRate      float64 `json:"error_rate"`
+	// First and Last are the timestamps of its first and last event that count.
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
+}
+
+// Conversations ranks conversations. See [Client.Event] for the errors.
+func (c *Client) Conversations(ctx context.Context, q ConversationsQuery, opts ...ReadOption) ([]ConversationRow, error) {
+	values := q.values()
+	set(values, "order_by", string(q.OrderBy))
+	setInt(values, "min_events", q.MinEvents)
+	setInt(values, "limit", q.Limit)
+	return rows[ConversationRow](ctx, c, "/analytics/conversations", values, opts)
+}
+
+// TimeSeriesQuery asks for numbers by interval.
+type TimeSeriesQuery struct {
+	Filter
+	// Interval is a whole number of seconds; at most 10,000 may lie between
+	// Since and Until. Default one hour.
+	Interval time.Duration
+	// Quantiles are up to 16, each above 0 and below 1. Default 0.95.
+	Quantiles []float64
+}
+
+// A TimeSeriesRow is one interval.
+type TimeSeriesRow struct {
+	// Time is when the interval begins.
+	Time      time.Time `json:"time"`
+	Events    int64     `json:"events"`
+	Errors    int64     `json:"errors"`
+	ErrorRate float64   `json:"error_rate"`
+	Quantiles Quantiles `json:"quantiles"`
+}
+
+// TimeSeries reads events, errors and latencies by interval, in order of time.
+// Intervals without events have no row. See [Client.Event] for the errors.
+func (c *Client) TimeSeries(ctx context.Context, q TimeSeriesQuery, opts ...ReadOption) ([]TimeSeriesRow, error) {
+	if q.Interval < 0 || q.Interval%time.Second != 0 {
+		return nil, &FieldError{Field: "interval", Reason: "must be a whole number of seconds"}
+	}
+	values := q.values()
+	setQuantiles(values, q.Quantiles)
+	if q.Interval > 0 {
+		values.Set("interval", strconv.FormatInt(int64(q.Interval/time.Second), 10)+"s")
+	}
+	return rows[TimeSeriesRow](ctx, c, "/analytics/timeseries", values, opts)
+}
+
+func rows[T any](ctx context.Context, c *Client, path string, values url.Values, opts []ReadOption) ([]T, error) {
+	var answer struct{ Rows []T }
+	err := c.get(ctx, path, values, &answer, opts)
+	return answer.Rows, err
+}
+
+func set(values url.Values, name, value string) {
+	if value != "" {
+		values.Set(name, value)
+	}
+}
+
+func setInt(values url.Values, name string, n int) {
+	if n != 0 {
+		values.Set(name, strconv.Itoa(n))
+	}
+}
+
+func setQuantiles(values url.Values, quantiles []float64) {
+	for _, q := range quantiles {
+		values.Add("q", strconv.FormatFloat(q, 'f', -1, 64))
+	}
+}
+
+// pathSegment escapes an id for a path. "." and ".." would be taken for
+// directories.
+func pathSegment(id string) string {
+	if id == "." || id == ".." {
+		return strings.ReplaceAll(id, ".", "%2E")
+	}
+	return url.PathEscape(id)
+}
+
+// get reads a resource into answer. It may add to values.
+func (c *Client) get(ctx context.Context, path string, values url.Values, answer any, opts []ReadOption) error {
+	if c.queue.isClosed() {
+		return ErrClosed
+	}
+	var o readOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if o.wait != 0 && (o.wait < waitMin || o.wait > waitMax) {
+		return &FieldError{Field: "wait", Reason: "must be 1 to 30 s"}
+	}
+	o.wait = (o.wait + time.Second - 1).Truncate(time.Second)
+	ctx, cancel := context.WithTimeout(ctx, readFor+o.wait)
+	defer cancel()
+	if o.wait == 0 {
+		return c.tryGet(ctx, path+query(values, nil), 0, answer)
+	}
+
+	if err := c.Flush(ctx); err != nil {
+		return err
+	}
+	// The log hardly ever has more partitions than one request takes receipts of.
+	receipts := c.receipts.all()
+	for len(receipts) > receiptsMax {
+		err := c.tryGet(ctx, path+query(values, receipts[:receiptsMax]), o.wait, answer)
+		if err != nil && !hasCode(err, CodeUnknownEvent) {
+			return err
+		}
+		receipts = receipts[receiptsMax:]
+	}
+	return c.tryGet(ctx, path+query(values, receipts), o.wait, answer)
+}
+
+// query is the query string, which waits for the receipts.
+func query(values url.Values, receipts []string) string {
+	if len(receipts) > 0 {
+		values["after"] = receipts
+	}
+	if len(values) == 0 {
+		return ""
+	}
+	return "?" + values.Encode()
+}
+
+// tryGet makes the request until it succeeds or there is no time left.
+func (c *Client) tryGet(ctx context.Context, path string, wait time.Duration, answer any) error {
+	for failures := 0; ; failures++ {
+		retryAfter, err := c.getOnce(ctx, path, wait, answer)
+		if err == nil || !retriable(err) || hasCode(err, codeNotYetApplied) {
+			return err // not yet applied: the caller's wait is over
+		}
+		pause := max(backoff(failures), retryAfter)
+		if deadline, _ := ctx.Deadline(); ctx.Err() != nil || time.Until(deadline) < pause {
+			return err
+		}
+		sleep(ctx, pause, nil)
+	}
+}
+
+func (c *Client) getOnce(ctx context.Context, path string, wait time.Duration, answer any) (time.Duration, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.opts.URL+path, nil)
+	if err != nil {
+		return 0, err
+	}
+	if wait > 0 {
+		req.Header.Set("Prefer", "wait="+strconv.Itoa(int(wait/time.Second)))
+	}
+	body, retryAfter, err := c.do(req, c.opts.RequestTimeout+wait)
+	if err != nil {
+		return retryAfter, err
+	}
+	if err := json.Unmarshal(body, answer); err != nil {
+		return retryAfter, fmt.Errorf("%w: %w", errBadAnswer, err)
+	}
+	return retryAfter, nil
+}
+
+func hasCode(err error, code string) bool {
+	var refusal *APIError
+	return errors.As(err, &refusal) && refusal.Code == code
+}
+
+// receipts are the last of each partition of the log, of what this client wrote.
+type receipts struct {
+	mu   sync.Mutex
+	last map[int]receipt
+}
+
+// A receipt's text is generation.partition.offset.
+type receipt struct{ generation, partition, offset int }
+
+func (r *receipts) add(text string) {
+	var (
+		next receipt
+		errs [3]error
+	)
+	generation, rest, _ := strings.Cut(text, ".")
+	partition, offset, _ := strings.Cut(rest, ".")
+	next.generation, errs[0] = strconv.Atoi(generation)
+	next.partition, errs[1] = strconv.Atoi(partition)
+	next.offset, errs[2] = strconv.Atoi(offset)
+	if errors.Join(errs[:]...) != nil {
+		return // of a later server; nothing to compare it by
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil {
+		r.last = make(map[int]receipt)
+	}
+	last, ok := r.last[next.partition]
+	if !ok || next.generation > last.generation || next.generation == last.generation && next.offset > last.offset {
+		r.last[next.partition] = next
+	}
+}
+
+func (r *receipts) all() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	texts := make([]string, 0, len(r.last))
+	for _, last := range r.last {
+		texts = append(texts, fmt.Sprintf("%d.%d.%d", last.generation, last.partition, last.offset))
+	}
+	slices.Sort(texts)
+	return texts
+}

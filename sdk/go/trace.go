@@ -1,0 +1,99 @@
+package sluice
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// A Span is what the function that [Client.Trace] calls says about its event.
+// Its methods may be called concurrently; once the function has returned they
+// have no effect.
+type Span struct {
+	mu    sync.Mutex
+	ended bool
+	event Event
+}
+
+// SetEventName replaces [Options].TraceEventName for this event.
+func (s *Span) SetEventName(name string) { s.set(func(e *Event) { e.EventName = name }) }
+
+// SetInput sets the event's input. The value must not change before the traced
+// function returns; the same goes for all that are set.
+func (s *Span) SetInput(v any) { s.set(func(e *Event) { e.Input = v }) }
+
+// SetOutput sets the event's output.
+func (s *Span) SetOutput(v any) { s.set(func(e *Event) { e.Output = v }) }
+
+// SetConversationMetadata sets the conversation's metadata.
+func (s *Span) SetConversationMetadata(v any) { s.set(func(e *Event) { e.ConversationMetadata = v }) }
+
+// SetInputEmbeddings sets the embeddings of the input.
+func (s *Span) SetInputEmbeddings(v []float32) { s.set(func(e *Event) { e.InputEmbeddings = v }) }
+
+// SetOutputEmbeddings sets the embeddings of the output.
+func (s *Span) SetOutputEmbeddings(v []float32) { s.set(func(e *Event) { e.OutputEmbeddings = v }) }
+
+// SetError sets the event's error, before one that the function returns.
+func (s *Span) SetError(text string) { s.set(func(e *Event) { e.Error = text }) }
+
+func (s *Span) set(set func(*Event)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		set(&s.event)
+	}
+}
+
+// Trace calls fn and tracks one event of the conversation for it: its timestamp
+// is when fn was called, its latency how long it took, its error the one that
+// fn returned or panicked with, unless set, and the rest what fn set on the
+// span.
+//
+// The error is that of fn, unchanged, and a panic goes on. That the event could
+// not be queued never fails the call that is traced: id is then empty, and
+// [Options].OnError is told why.
+func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx context.Context, span *Span) error) (id string, err error) {
+	start := time.Now()
+	span := &Span{event: Event{
+		ConversationID: conversationID, EventName: c.opts.TraceEventName, Timestamp: start,
+	}}
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		// A panic, or else runtime.Goexit.
+		v := recover()
+		if v == nil {
+			c.trackSpan(ctx, span, "the function did not return")
+			return
+		}
+		c.trackSpan(ctx, span, fmt.Sprint(v))
+		panic(v)
+	}()
+	err = fn(ctx, span)
+	returned = true
+	if err != nil {
+		return c.trackSpan(ctx, span, err.Error()), err
+	}
+	return c.trackSpan(ctx, span, ""), nil
+}
+
+// trackSpan ends the span and tracks its event.
+func (c *Client) trackSpan(ctx context.Context, span *Span, failure string) (id string) {
+	span.mu.Lock()
+	span.ended = true
+	event := span.event
+	span.mu.Unlock()
+	event.Latency = Millis(time.Since(event.Timestamp)) // on the monotonic clock
+	if event.Error == "" {
+		event.Error = failure
+	}
+	id, err := c.TrackEvent(ctx, event)
+	if err != nil {
+		c.report(WriteError{Op: OpCreate, Err: err})
+	}
+	return id
+}
