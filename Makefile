@@ -15,7 +15,7 @@ export SLUICE_TEST_KAFKA
 # Where make e2e finds the whole corpus; the repository has a slice of it.
 DATA ?=
 
-.PHONY: run build test guard faults fuzz e2e bench bench-report check fmt clean engine kafka help
+.PHONY: run build test sdk guard faults fuzz e2e bench bench-report check fmt clean engine kafka help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,9 +35,15 @@ kafka: ## install Apache Kafka, for the tests
 	@scripts/install-kafka.sh
 	@$(GO) run ./internal/tools/kafkaarchive
 
-test: engine kafka ## every test, with the race detector, on real engines
+test: engine kafka sdk ## every test, with the race detector, on real engines
 	@scripts/install-tools.sh gcc curl
-	$(GO) test -race -timeout 20m $(TESTFLAGS) ./...
+	SLUICE_TEST_SDK=1 $(GO) test -race -timeout 20m $(TESTFLAGS) ./...
+
+sdk: ## build, lint and test the client libraries; make test has them work with a server
+	@scripts/install-tools.sh gcc npm python3 python3-venv
+	cd sdk/go && $(GO) test -race ./...
+	cd sdk/typescript && npm ci --no-audit --no-fund && npm test
+	sdk/python/check.sh
 
 guard: engine ## that creates have not become much slower than what limits them
 	$(GO) test -count=1 -timeout 10m -run '^TestCreatesKeepUp$$' -v ./internal/bench
@@ -64,12 +70,15 @@ bench-report: build engine kafka ## docs/benchmarks: all loads, on the embedded 
 	$(GO) run ./internal/tools/benchreport -version $(VERSION)
 	$(GO) run ./internal/tools/plots
 
+# Not what npm installs.
+GOFILES := cmd internal e2e sdk/go sdk/spec
 check: ## formatting, vet, linters, tidy modules
-	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	@test -z "$$(gofmt -l $(GOFILES))" || { gofmt -l $(GOFILES); exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) mod verify
 	$(GO) vet ./...
 	$(GO) run $(GOLANGCI_LINT) run ./...
+	cd sdk/go && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) run $(GOLANGCI_LINT) run ./...
 
 fmt: ## format the code
 	$(GO) run $(GOLANGCI_LINT) fmt ./...

@@ -70,3 +70,6 @@ require (
 	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/tools v0.51.0 // indirect
 )
+
+// npm packages may bring Go files.
+ignore ./sdk/typescript/node_modules

@@ -12,7 +12,10 @@ die() {
 
 packages=
 for tool; do
-	command -v "$tool" >/dev/null && continue
+	case "$tool" in
+	python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null && continue ;;
+	*) command -v "$tool" >/dev/null && continue ;;
+	esac
 	case "$tool" in
 	java) packages="$packages default-jre-headless" ;;
 	mvn) packages="$packages maven" ;;

@@ -1,0 +1,739 @@
+package e2e_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+)
+
+// sdk is a client library, by the program that sdk/README.md describes.
+type sdk struct {
+	name string
+	// command is that of the program, examples are those of the examples. They
+	// are built by make sdk.
+	command  func(t *testing.T) []string
+	examples func(t *testing.T) [][]string
+}
+
+var sdks = []sdk{
+	{
+		"go",
+		func(t *testing.T) []string { return []string{buildInSDK(t, "./internal/driver")} },
+		func(t *testing.T) (all [][]string) {
+			for _, dir := range filesInSDK(t, "go", "examples", "*") {
+				all = append(all, []string{buildInSDK(t, "./examples/"+filepath.Base(dir))})
+			}
+			return all
+		},
+	},
+	{
+		"typescript",
+		func(t *testing.T) []string {
+			return append([]string{"node"}, filesInSDK(t, "typescript", "build", "driver", "driver.js")...)
+		},
+		func(t *testing.T) (all [][]string) {
+			for _, file := range filesInSDK(t, "typescript", "build", "examples", "*.js") {
+				all = append(all, []string{"node", file})
+			}
+			return all
+		},
+	},
+	{
+		"python",
+		func(t *testing.T) []string {
+			return append([]string{"python3"}, filesInSDK(t, "python", "driver", "driver.py")...)
+		},
+		func(t *testing.T) (all [][]string) {
+			for _, file := range filesInSDK(t, "python", "examples", "*.py") {
+				all = append(all, []string{"python3", file})
+			}
+			return all
+		},
+	},
+}
+
+// sdkEnv says what to do where a client library is not built: 1 fails the test,
+// anything else skips it.
+const sdkEnv = "SLUICE_TEST_SDK"
+
+func sdkDir(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs(filepath.Join("..", "sdk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// filesInSDK are the files of a pattern, at least one.
+func filesInSDK(t *testing.T, elem ...string) []string {
+	t.Helper()
+	pattern := filepath.Join(append([]string{sdkDir(t)}, elem...)...)
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		if os.Getenv(sdkEnv) == "1" {
+			t.Fatalf("no %s, error %v: run make sdk", pattern, err)
+		}
+		t.Skipf("no %s, error %v: run make sdk", pattern, err)
+	}
+	return files
+}
+
+// buildInSDK builds a program of the Go library's module.
+func buildInSDK(t *testing.T, path string) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), filepath.Base(path))
+	cmd := exec.Command("go", "build", "-o", binary, path)
+	cmd.Dir = filepath.Join("..", "sdk", "go")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", path, err, out)
+	}
+	return binary
+}
+
+// driver is a running program of a client library.
+type driver struct {
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	stdout *bufio.Reader
+	stderr logBuffer
+}
+
+type object = map[string]any
+
+// reply is what a command was answered.
+type reply struct {
+	ID     string          `json:"id"`
+	Raised string          `json:"raised"`
+	Event  object          `json:"event"`
+	Events []object        `json:"events"`
+	Errors []reported      `json:"errors"`
+	Error  *driverError    `json:"error"`
+	Raw    json.RawMessage `json:"-"`
+}
+
+// reported is what an error callback got.
+type reported struct {
+	Op     string `json:"op"`
+	ID     string `json:"id"`
+	Status int    `json:"status"`
+	Code   string `json:"code"`
+	Field  string `json:"field"`
+}
+
+type driverError struct {
+	Kind   string `json:"kind"`
+	Field  string `json:"field"`
+	Status int    `json:"status"`
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
+}
+
+func startDriver(t *testing.T, command []string) *driver {
+	t.Helper()
+	d := &driver{cmd: exec.CommandContext(t.Context(), command[0], command[1:]...)}
+	d.cmd.Stderr = &d.stderr
+	d.cmd.SysProcAttr = processAttr()
+	var err error
+	if d.stdin, err = d.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := d.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.stdout = bufio.NewReader(stdout)
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		d.kill()
+		if t.Failed() {
+			t.Logf("what the driver wrote to its standard error:\n%s", d.stderr.tail(logTailBytes))
+		}
+	})
+	return d
+}
+
+// kill ends it with SIGKILL.
+func (d *driver) kill() {
+	_ = d.cmd.Process.Kill() // or it has ended
+	_ = d.cmd.Wait()
+}
+
+// do has it do one thing. An error is the caller's to look at.
+func (d *driver) do(t *testing.T, what string, args object) reply {
+	t.Helper()
+	command := object{"do": what}
+	for name, value := range args {
+		command[name] = value
+	}
+	text, err := json.Marshal(command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.stdin.Write(append(text, '\n')); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	line, err := d.stdout.ReadBytes('\n')
+	if err != nil {
+		t.Fatalf("%s: no answer: %v", what, err)
+	}
+	var fails struct {
+		Error json.RawMessage `json:"error"`
+	}
+	r := reply{Raw: line}
+	err = json.Unmarshal(line, &fails)
+	if err == nil && (args["query"] == nil || fails.Error != nil) { // else the members are the API's
+		err = json.Unmarshal(line, &r)
+	}
+	if err != nil {
+		t.Fatalf("%s: answer %q: %v", what, line, err)
+	}
+	return r
+}
+
+// must is do of what has to succeed.
+func (d *driver) must(t *testing.T, what string, args object) reply {
+	t.Helper()
+	r := d.do(t, what, args)
+	if r.Error != nil {
+		t.Fatalf("%s %.500v: %+v", what, args, *r.Error)
+	}
+	return r
+}
+
+func (d *driver) requireError(t *testing.T, kind, what string, args object) *driverError {
+	t.Helper()
+	r := d.do(t, what, args)
+	if r.Error == nil || r.Error.Kind != kind {
+		t.Fatalf("%s %.500v: answered %.500s, want an error of kind %s", what, args, r.Raw, kind)
+	}
+	return r.Error
+}
+
+// flushTime is far above what a flush takes, in seconds.
+const flushTime = 30
+
+// sdkTest has one client library work with one server.
+type sdkTest struct {
+	command []string
+	server  *client
+	// name is that of the test, for ids and conversations.
+	name string
+}
+
+// open starts a driver with a client.
+func (s *sdkTest) open(t *testing.T, options object) *driver {
+	t.Helper()
+	d := startDriver(t, s.command)
+	all := object{"url": s.server.base}
+	for name, value := range options {
+		all[name] = value
+	}
+	d.must(t, "open", object{"options": all})
+	return d
+}
+
+// TestSDK has every client library do the same against real servers.
+func TestSDK(t *testing.T) {
+	_, server := serve(t, t.TempDir())
+	for _, one := range sdks {
+		t.Run(one.name, func(t *testing.T) {
+			command := one.command(t)
+			for name, test := range map[string]func(t *testing.T, s *sdkTest){
+				"ids":            testSDKIDs,
+				"life":           testSDKLife,
+				"bodies":         testSDKBodies,
+				"refused calls":  testSDKInvalid,
+				"refused writes": testSDKRefused,
+				"order":          testSDKOrder,
+				"queries":        testSDKQueries,
+				"trace":          testSDKTrace,
+				"closed":         testSDKClosed,
+				"keys":           testSDKKeys,
+				"outage":         testSDKOutage,
+				"spool":          testSDKSpool,
+			} {
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					test(t, &sdkTest{command: command, server: server, name: one.name + " " + name})
+				})
+			}
+			t.Run("examples", func(t *testing.T) {
+				for _, example := range one.examples(t) {
+					cmd := exec.CommandContext(t.Context(), example[0], example[1:]...)
+					cmd.Dir = t.TempDir()
+					cmd.Env = append(os.Environ(), "SLUICE_URL="+server.base, "PYTHONPATH="+filepath.Join(sdkDir(t), "python", "src"))
+					out, err := cmd.CombinedOutput()
+					if err != nil {
+						t.Errorf("%s: %v\n%s", filepath.Base(example[len(example)-1]), err, out)
+					}
+				}
+			})
+		})
+	}
+}
+
+func readVectors(t *testing.T, file string, v any) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "sdk", "spec", "vectors", file))
+	if err == nil {
+		err = json.Unmarshal(text, v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testSDKIDs(t *testing.T, s *sdkTest) {
+	var vectors struct {
+		Mint []struct {
+			Name           string `json:"name"`
+			ConversationID string `json:"conversation_id"`
+			UnixMicros     int64  `json:"unix_micros"`
+			Random         string `json:"random"`
+			ID             string `json:"id"`
+		} `json:"mint"`
+	}
+	readVectors(t, "ids.json", &vectors)
+	d := startDriver(t, s.command)
+	for _, v := range vectors.Mint {
+		r := d.must(t, "mint", object{"conversation_id": v.ConversationID, "unix_micros": v.UnixMicros, "random": v.Random})
+		if r.ID != v.ID {
+			t.Errorf("%s: id %s, want %s", v.Name, r.ID, v.ID)
+		}
+	}
+}
+
+// testSDKLife is of one event from its create to its delete.
+func testSDKLife(t *testing.T, s *sdkTest) {
+	d := s.open(t, object{"gzip": true})
+	vector := make([]float64, 384)
+	for i := range vector {
+		vector[i] = float64(float32(math.Sin(float64(i))))
+	}
+	event := object{
+		"conversation_id": s.name, "conversation_metadata": object{"plan": "pro"}, "event_name": "event_a",
+		"error": "late", "latency": 12.5, "input": strings.Repeat("Hello, 世界. ", 200), "output": []any{object{"role": "assistant", "content": "Hi"}},
+		"input_embeddings": vector, "output_embeddings": []float64{1, -0.5},
+	}
+	began := time.Now()
+	id := d.must(t, "track", object{"event": event}).ID
+	got := d.must(t, "event", object{"id": id, "wait": flushTime}).Event
+	at, err := time.Parse(time.RFC3339, fmt.Sprint(got["timestamp"]))
+	if err != nil || at.Before(began.Truncate(time.Millisecond)) || at.After(time.Now()) {
+		t.Errorf("timestamp %v, error %v", got["timestamp"], err)
+	}
+	want := with(event, object{"id": id, "timestamp": got["timestamp"]})
+	if diff := gocmp.Diff(plain(t, want), plain(t, got)); diff != "" {
+		t.Error(diff)
+	}
+	d.must(t, "update", object{"id": id, "fields": object{"error": nil, "latency": 99, "output": "text", "output_embeddings": nil}})
+	got = d.must(t, "event", object{"id": id, "wait": flushTime}).Event
+	want = with(want, object{"error": nil, "latency": 99, "output": "text", "output_embeddings": nil})
+	if diff := gocmp.Diff(plain(t, want), plain(t, got)); diff != "" {
+		t.Error(diff)
+	}
+	d.must(t, "delete", object{"id": id})
+	fault := d.requireError(t, "api", "event", object{"id": id, "wait": flushTime})
+	if fault.Status != http.StatusNotFound || fault.Code != "unknown_event" {
+		t.Errorf("of a deleted event: %+v", *fault)
+	}
+	d.must(t, "close", object{"timeout": flushTime})
+}
+
+// with is an object with other members.
+func with(o, members object) object {
+	all := make(object)
+	for _, from := range []object{o, members} {
+		for name, value := range from {
+			all[name] = value
+		}
+	}
+	return all
+}
+
+// plain is the object as it would be read, its embeddings rounded to float32,
+// of which there are several decimals.
+func plain(t *testing.T, o object) object {
+	t.Helper()
+	text, err := json.Marshal(o)
+	var again object
+	if err == nil {
+		err = json.Unmarshal(text, &again)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"input_embeddings", "output_embeddings"} {
+		vector, _ := again[name].([]any)
+		for i := range vector {
+			vector[i] = float64(float32(vector[i].(float64)))
+		}
+	}
+	return again
+}
+
+type sdkCall struct {
+	Name   string `json:"name"`
+	Call   string `json:"call"`
+	ID     string `json:"id"`
+	Event  object `json:"event"`
+	Fields object `json:"fields"`
+	Field  string `json:"field"`
+
+	RepeatDimensions int `json:"repeat_dimensions"`
+}
+
+type sdkCalls struct {
+	Bodies  []sdkCall `json:"bodies"`
+	Invalid []sdkCall `json:"invalid"`
+}
+
+// testSDKBodies creates the events of the vectors, and reads them back.
+func testSDKBodies(t *testing.T, s *sdkTest) {
+	var vectors sdkCalls
+	readVectors(t, "clients.json", &vectors)
+	d := s.open(t, nil)
+	ids := make(map[string]object)
+	for i, v := range vectors.Bodies {
+		if v.Call != "track" {
+			continue
+		}
+		if v.Event["id"] != nil {
+			v.Event["id"] = fmt.Sprintf("%s %d", s.name, i)
+		}
+		ids[d.must(t, "track", object{"event": v.Event}).ID] = v.Event
+	}
+	for id, event := range ids {
+		got := plain(t, d.must(t, "event", object{"id": id, "wait": flushTime}).Event)
+		for name, want := range plain(t, event) {
+			if diff := gocmp.Diff(want, got[name]); diff != "" {
+				t.Errorf("%s: %s: %s", id, name, diff)
+			}
+		}
+	}
+}
+
+func testSDKInvalid(t *testing.T, s *sdkTest) {
+	var vectors sdkCalls
+	readVectors(t, "clients.json", &vectors)
+	d := s.open(t, nil)
+	for _, v := range vectors.Invalid {
+		args := object{"id": v.ID}
+		switch v.Call {
+		case "track":
+			if v.RepeatDimensions > 0 {
+				v.Event["output_embeddings"] = make([]float64, v.RepeatDimensions)
+			}
+			args = object{"event": v.Event}
+		case "update":
+			args["fields"] = v.Fields
+		}
+		if err := d.requireError(t, "invalid", v.Call, args); !strings.HasPrefix(err.Field, v.Field) || v.Field == "" && err.Field != "" {
+			t.Errorf("%s: field %q, want %q", v.Name, err.Field, v.Field)
+		}
+	}
+	d.must(t, "close", object{"timeout": flushTime})
+}
+
+// testSDKRefused writes what only the server can refuse, beside what it does not.
+func testSDKRefused(t *testing.T, s *sdkTest) {
+	d := s.open(t, nil)
+	good := d.must(t, "track", object{"event": object{"conversation_id": s.name, "event_name": "event_a"}}).ID
+	bad := d.must(t, "track", object{"event": object{"conversation_id": s.name, "event_name": "of nobody"}}).ID
+	d.must(t, "update", object{"id": good, "fields": object{"event_name": "of nobody"}})
+	d.must(t, "flush", object{"timeout": flushTime})
+	want := []reported{
+		{"create", bad, http.StatusUnprocessableEntity, "invalid_value", "event_name"},
+		{"update", good, http.StatusUnprocessableEntity, "invalid_value", "event_name"},
+	}
+	if diff := gocmp.Diff(want, d.must(t, "reported", nil).Errors); diff != "" {
+		t.Error(diff)
+	}
+	events := d.must(t, "conversation", object{"id": s.name, "limit": 10, "wait": flushTime}).Events
+	if len(events) != 1 || events[0]["id"] != good {
+		t.Errorf("the conversation has %v, want %s alone", events, good)
+	}
+}
+
+// testSDKOrder writes to a few events again and again.
+func testSDKOrder(t *testing.T, s *sdkTest) {
+	d := s.open(t, object{"batch_writes_max": 7})
+	const updates = 40
+	var ids []string
+	for range 3 {
+		ids = append(ids, d.must(t, "track", object{"event": object{"conversation_id": s.name, "event_name": "event_a"}}).ID)
+	}
+	for i := range updates {
+		for _, id := range ids {
+			d.must(t, "update", object{"id": id, "fields": object{"latency": i, "output": fmt.Sprint(i)}})
+		}
+	}
+	d.must(t, "delete", object{"id": ids[2]})
+	d.must(t, "update", object{"id": ids[2], "fields": object{"latency": 1}})
+	events := d.must(t, "conversation", object{"id": s.name, "limit": 1, "wait": flushTime}).Events
+	if len(events) != 2 {
+		t.Fatalf("%d events, want 2: %v", len(events), events)
+	}
+	for _, e := range events {
+		if e["latency"] != float64(updates-1) || e["output"] != fmt.Sprint(updates-1) {
+			t.Errorf("latency %v, output %v, want those of the last update", e["latency"], e["output"])
+		}
+	}
+	if errs := d.must(t, "reported", nil).Errors; len(errs) > 0 {
+		t.Errorf("reported: %v", errs)
+	}
+}
+
+// testSDKQueries asks the four queries.
+func testSDKQueries(t *testing.T, s *sdkTest) {
+	d := s.open(t, nil)
+	const events = 20
+	for i := range events {
+		e := object{"conversation_id": s.name, "event_name": "event_b", "latency": 10 * (i + 1), "conversation_metadata": object{"of": s.name}}
+		if i%4 == 0 {
+			e["error"] = "failed"
+		}
+		d.must(t, "track", object{"event": e})
+	}
+	filter := object{"metadata": object{"of": s.name}, "since": "1h"}
+	ask := func(what string, query object) object {
+		t.Helper()
+		var got object
+		if err := json.Unmarshal(d.must(t, what, object{"query": with(filter, query), "wait": flushTime}).Raw, &got); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	got := ask("errors", object{"event_name": "event_b"})
+	if got["events"] != 20.0 || got["errors"] != 5.0 || got["error_rate"] != 0.25 {
+		t.Errorf("errors: %v", got)
+	}
+	rows := func(o object) []any { all, _ := o["rows"].([]any); return all }
+	got = ask("latency", object{"q": []float64{0.5, 1 - 0.05}, "group_by": []string{"conversation"}})
+	want := object{"conversation_id": s.name, "event_name": nil, "events": 20.0}
+	if r := rows(got); len(r) != 1 || !contains(r[0], want) || len(r[0].(object)["quantiles"].(object)) != 2 {
+		t.Errorf("latency: %v, want %v with two quantiles", got, want)
+	}
+	got = ask("conversations", object{"order_by": "error_rate", "min_events": 2, "limit": 1})
+	want = object{"conversation_id": s.name, "events": 20.0, "errors": 5.0, "error_rate": 0.25}
+	if r := rows(got); len(r) != 1 || !contains(r[0], want) {
+		t.Errorf("conversations: %v, want %v", got, want)
+	}
+	got = ask("timeseries", object{"interval": "1h"})
+	sum := 0.0
+	for _, r := range rows(got) {
+		n, _ := r.(object)["events"].(float64)
+		sum += n
+	}
+	if sum != events {
+		t.Errorf("timeseries: %v, want %d events in all", got, events)
+	}
+	// Where the parameter has a type, the call refuses it; else the server does.
+	if r := d.do(t, "errors", object{"query": object{"since": "yesterday"}}); r.Error == nil || r.Error.Field != "since" {
+		t.Errorf("of a wrong parameter: %s", r.Raw)
+	}
+}
+
+// contains reports whether the object has the members.
+func contains(v any, members object) bool {
+	o, ok := v.(object)
+	for name, want := range members {
+		ok = ok && gocmp.Equal(o[name], want)
+	}
+	return ok
+}
+
+func testSDKTrace(t *testing.T, s *sdkTest) {
+	d := s.open(t, nil)
+	began := time.Now()
+	good := d.must(t, "trace", object{"conversation_id": s.name, "input": "question", "output": object{"answer": 42}, "sleep": 0.05})
+	bad := d.must(t, "trace", object{"conversation_id": s.name, "input": "question", "error": "the model is away", "sleep": 0})
+	if !strings.Contains(bad.Raised, "the model is away") {
+		t.Errorf("the caller got %q", bad.Raised)
+	}
+	took := float64(time.Since(began)) / float64(time.Millisecond)
+	e := d.must(t, "event", object{"id": good.ID, "wait": flushTime}).Event
+	latency, _ := e["latency"].(float64)
+	if !contains(e, object{"event_name": "event_a", "input": "question", "output": object{"answer": 42.0}, "error": nil}) || latency < 50 || latency > took {
+		t.Errorf("traced in %v ms: %v", took, e)
+	}
+	e = d.must(t, "event", object{"id": bad.ID, "wait": flushTime}).Event
+	if text, _ := e["error"].(string); !strings.Contains(text, "the model is away") || e["output"] != nil {
+		t.Errorf("traced: %v", e)
+	}
+}
+
+func testSDKClosed(t *testing.T, s *sdkTest) {
+	d := s.open(t, nil)
+	event := object{"event": object{"conversation_id": s.name, "event_name": "event_a"}}
+	id := d.must(t, "track", event).ID
+	d.must(t, "close", object{"timeout": flushTime})
+	d.requireError(t, "closed", "track", event)
+	d.requireError(t, "closed", "delete", object{"id": id})
+	// What was tracked before was sent.
+	again := s.open(t, nil)
+	eventually(t, applyBound, "the event", func() error {
+		if r := again.do(t, "event", object{"id": id}); r.Error != nil {
+			return fmt.Errorf("%+v", *r.Error)
+		}
+		return nil
+	})
+}
+
+// testSDKKeys is of a server that asks for keys.
+func testSDKKeys(t *testing.T, s *sdkTest) {
+	file := filepath.Join(t.TempDir(), "keys")
+	key, line := newKey(t, "sdk", "write,read")
+	writeKeys(t, file, line)
+	_, server := serve(t, t.TempDir(), "--api-keys", file)
+	s = &sdkTest{command: s.command, server: server, name: s.name}
+	event := object{"event": object{"conversation_id": s.name, "event_name": "event_a"}}
+
+	d := s.open(t, object{"api_key": "sluice_wrong"})
+	id := d.must(t, "track", event).ID
+	d.must(t, "flush", object{"timeout": flushTime})
+	if diff := gocmp.Diff([]reported{{"create", id, http.StatusUnauthorized, "unauthorized", ""}}, d.must(t, "reported", nil).Errors); diff != "" {
+		t.Error(diff)
+	}
+	if err := d.requireError(t, "api", "event", object{"id": id}); err.Status != http.StatusUnauthorized {
+		t.Errorf("a read without a key: %+v", *err)
+	}
+	d = s.open(t, object{"api_key": key})
+	id = d.must(t, "track", event).ID
+	d.must(t, "event", object{"id": id, "wait": flushTime})
+	if errs := d.must(t, "reported", nil).Errors; len(errs) > 0 {
+		t.Errorf("reported: %v", errs)
+	}
+}
+
+// testSDKOutage has the server killed and started again while a client writes.
+func testSDKOutage(t *testing.T, s *sdkTest) {
+	dir := t.TempDir()
+	p, server := serve(t, dir)
+	s = &sdkTest{command: s.command, server: server, name: s.name}
+	d := s.open(t, object{"queue_writes_max": 200, "fail_when_full": true, "batch_writes_max": 10, "request_timeout": 5})
+	var ids []string
+	track := func(n int) {
+		t.Helper()
+		for range n {
+			e := object{"conversation_id": s.name, "event_name": "event_c", "output": fmt.Sprint(len(ids))}
+			ids = append(ids, d.must(t, "track", object{"event": e}).ID)
+		}
+	}
+	track(50)
+	p.kill()
+	track(50)
+	d.requireError(t, "timeout", "flush", object{"timeout": 0.5})
+	full := 0
+	for range 200 {
+		r := d.do(t, "track", object{"event": object{"conversation_id": s.name, "event_name": "event_c", "output": "more"}})
+		switch {
+		case r.Error == nil:
+			ids = append(ids, r.ID)
+		case r.Error.Kind == "queue_full":
+			full++
+		default:
+			t.Fatalf("%+v", *r.Error)
+		}
+	}
+	if full == 0 {
+		t.Error("the queue was never full")
+	}
+	serveOn(t, dir, strings.TrimPrefix(server.base, "http://"))
+	d.must(t, "flush", object{"timeout": flushTime})
+	requireConversation(t, d, s.name, ids)
+	if errs := d.must(t, "reported", nil).Errors; len(errs) > 0 {
+		t.Errorf("reported: %v", errs)
+	}
+	d.must(t, "close", object{"timeout": flushTime})
+}
+
+// requireConversation requires that a conversation has these events and no others.
+func requireConversation(t *testing.T, d *driver, id string, want []string) {
+	t.Helper()
+	var got []string
+	for _, e := range d.must(t, "conversation", object{"id": id, "limit": 1000, "wait": flushTime}).Events {
+		got = append(got, fmt.Sprint(e["id"]))
+	}
+	want = slices.Clone(want)
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("events of %s: %s", id, diff)
+	}
+}
+
+// testSDKSpool has a client killed that could not send what it tracked.
+func testSDKSpool(t *testing.T, s *sdkTest) {
+	spool := t.TempDir()
+	away := freeAddr(t) // where nobody listens
+	d := startDriver(t, s.command)
+	d.must(t, "open", object{"options": object{"url": "http://" + away, "spool_dir": spool}})
+	var ids []string
+	for i := range 300 {
+		e := object{"conversation_id": s.name, "event_name": "event_a", "output": strings.Repeat(fmt.Sprint(i), 100)}
+		ids = append(ids, d.must(t, "track", object{"event": e}).ID)
+	}
+	d.must(t, "update", object{"id": ids[0], "fields": object{"latency": 7}})
+	d.must(t, "delete", object{"id": ids[1]})
+
+	other := startDriver(t, s.command)
+	other.requireError(t, "in_use", "open", object{"options": object{"url": "http://" + away, "spool_dir": spool}})
+	d.kill()
+
+	// The end of the last line was not written.
+	files, err := filepath.Glob(filepath.Join(spool, "*.spool"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("spool files %v, error %v", files, err)
+	}
+	f, err := os.OpenFile(slices.Max(files), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`00000000 {"conversation_id":"torn`); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	d = s.open(t, object{"spool_dir": spool})
+	ids = append(ids, d.must(t, "track", object{"event": object{"conversation_id": s.name, "event_name": "event_a"}}).ID)
+	d.must(t, "flush", object{"timeout": flushTime})
+	requireConversation(t, d, s.name, append(ids[:1:1], ids[2:]...))
+	if e := d.must(t, "event", object{"id": ids[0], "wait": flushTime}).Event; e["latency"] != 7.0 {
+		t.Errorf("latency %v, want that of the update", e["latency"])
+	}
+	want := []reported{{Code: "spool_corrupt"}}
+	if diff := gocmp.Diff(want, d.must(t, "reported", nil).Errors); diff != "" {
+		t.Error(diff)
+	}
+	d.must(t, "close", object{"timeout": flushTime})
+	// Nothing is left to send.
+	d = s.open(t, object{"spool_dir": spool})
+	d.must(t, "close", object{"timeout": flushTime})
+	text := 0
+	for _, file := range files {
+		if b, err := os.ReadFile(file); err == nil {
+			text += len(b)
+		}
+	}
+	if text > 0 {
+		t.Errorf("%d bytes are left in the spool", text)
+	}
+}
