@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the module for the time given, four at a time, each
-# with one worker.
+# Runs every fuzz target of the repository's modules for the time given, four at a
+# time, each with one worker.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,7 +8,7 @@ time=${1:-30s}
 grep -rlE '^func Fuzz' --include='*_test.go' . | sort | while read -r file; do
 	sed -nE "s|^func (Fuzz[A-Za-z0-9_]*)\\(.*|$(dirname "$file") \\1|p" "$file"
 done | xargs -P 4 -L 1 sh -c '
-	go test -run "^$" -fuzz "^$2\$" -fuzztime "$0" -parallel 1 "$1" >"${TMPDIR:-/tmp}/sluice-fuzz-$2" 2>&1
+	(cd "$1" && go test -run "^$" -fuzz "^$2\$" -fuzztime "$0" -parallel 1 .) >"${TMPDIR:-/tmp}/sluice-fuzz-$2" 2>&1
 	code=$?
 	sed "s/^/$2: /" "${TMPDIR:-/tmp}/sluice-fuzz-$2"
 	rm -f "${TMPDIR:-/tmp}/sluice-fuzz-$2"
