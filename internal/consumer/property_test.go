@@ -49,6 +49,7 @@ func TestHistories(t *testing.T) {
 	}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			t.Parallel() // they mostly wait for the database's fsyncs
 			testHistories(t, seed, histories)
 		})
 	}
