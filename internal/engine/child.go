@@ -1,3 +1,5 @@
+//go:build !noengine
+
 package engine
 
 import (
@@ -12,11 +14,8 @@ import (
 	"github.com/ebitengine/purego"
 )
 
-// childEnv marks a process as the child: see [ChildMain].
-const childEnv = "SLUICE_ENGINE_CHILD"
-
-// childQueries is what the child's own session runs before it waits at its prompt.
-const childQueries = "SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP"
+// built says whether this program can be an engine.
+const built = true
 
 // ChildMain must be the first call in main, and in the TestMain of every test binary that
 // starts an engine, because [Engine.Run] starts the running program once more as its child.

@@ -19,6 +19,9 @@ const libraryName = "libchdb.so"
 // ErrNoLibrary is returned by [Find] when libchdb is in none of the places it looks in.
 var ErrNoLibrary = errors.New("libchdb not found")
 
+// ErrNotBuilt is returned by [Find] in a program that was built with the tag noengine.
+var ErrNotBuilt = errors.New("this program was built without the embedded ClickHouse: give it a server's --clickhouse-url")
+
 // Find returns the absolute path of libchdb: explicit, when it is not empty; otherwise
 // libchdb.so beside the running program; otherwise where scripts/install-libchdb.sh puts
 // it, in sluice/libchdb-<[LibraryVersion]>/ under the user's cache directory.
@@ -26,6 +29,9 @@ var ErrNoLibrary = errors.New("libchdb not found")
 // The error wraps [ErrNoLibrary], names the places and says how to install it. An explicit
 // path that does not exist is an error too, never a reason to look elsewhere.
 func Find(explicit string) (string, error) {
+	if !built {
+		return "", ErrNotBuilt
+	}
 	var candidates []string
 	if explicit != "" {
 		candidates = []string{explicit}

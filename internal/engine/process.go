@@ -15,6 +15,12 @@ import (
 	"time"
 )
 
+// childEnv marks a process as the child: see [ChildMain].
+const childEnv = "SLUICE_ENGINE_CHILD"
+
+// childQueries is what the child's own session runs before it waits at its prompt.
+const childQueries = "SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP"
+
 // errPortTaken says that the child could not listen.
 var errPortTaken = errors.New("engine port is taken")
 
