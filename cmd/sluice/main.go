@@ -34,14 +34,15 @@ type cli struct {
 	LogFormat string     `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
 	Pprof     string     `help:"Serve Go's profiles on this loopback address, host:port, under /debug/pprof/." placeholder:"ADDR"`
 
-	Serve   serveCmd   `cmd:"" help:"Run the whole pipeline: API and consumer, with an embedded broker and database where no other is given."`
-	API     apiCmd     `cmd:"" name:"api" help:"Run the HTTP API alone."`
-	Consume consumeCmd `cmd:"" help:"Run the consumer alone."`
-	Migrate migrateCmd `cmd:"" help:"Bring the database's schema up to date."`
-	DLQ     dlqCmd     `cmd:"" name:"dlq" help:"Look into the dead-letter topic, and replay from it."`
-	Bench   benchCmd   `cmd:"" help:"Measure a Sluice, with real conversations."`
-	Key     keyCmd     `cmd:"" help:"Make API keys."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve       serveCmd       `cmd:"" help:"Run the whole pipeline: API and consumer, with an embedded broker and database where no other is given."`
+	API         apiCmd         `cmd:"" name:"api" help:"Run the HTTP API alone."`
+	Consume     consumeCmd     `cmd:"" help:"Run the consumer alone."`
+	Migrate     migrateCmd     `cmd:"" help:"Bring the database's schema up to date."`
+	DLQ         dlqCmd         `cmd:"" name:"dlq" help:"Look into the dead-letter topic, and replay from it."`
+	Bench       benchCmd       `cmd:"" help:"Measure a Sluice, with real conversations."`
+	Key         keyCmd         `cmd:"" help:"Make API keys."`
+	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running sluice whether it is well: exit code 0 if it is."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
 }
 
 // env is what a command gets from its surroundings.
