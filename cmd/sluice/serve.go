@@ -30,8 +30,9 @@ const (
 	startTimeout = 2 * time.Minute
 	// closeTimeout bounds a producer's last flush, and leaving the group.
 	closeTimeout = 10 * time.Second
-	// lagInterval is how often the lag is measured.
+	// lagInterval is how often the lag is measured, partsInterval the parts.
 	lagInterval    = 5 * time.Second
+	partsInterval  = 15 * time.Second
 	metricsTimeout = 30 * time.Second
 	profileTimeout = 2 * time.Minute
 	// readyLogged is what a supervisor, a script or a person looks for.
@@ -332,6 +333,7 @@ func (p *process) startConsumer(ctx context.Context, kafkaCfg kafka.Config, cfg 
 	reader.Store(c)
 	p.start(ctx, "consumer", c.Run)
 	p.start(ctx, "lag", func(ctx context.Context) error { return p.watchLag(ctx, source) })
+	p.start(ctx, "parts", func(ctx context.Context) error { return p.watchParts(ctx, store) })
 	return nil
 }
 
@@ -353,6 +355,33 @@ func (p *process) watchLag(ctx context.Context, source *kafka.Consumer) error {
 		}
 		for partition, n := range records {
 			lag.WithLabelValues(strconv.Itoa(int(partition))).Set(float64(n))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// watchParts keeps the parts of each table in a gauge.
+func (p *process) watchParts(ctx context.Context, store *clickhouse.Store) error {
+	parts := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "sluice_clickhouse_partition_parts",
+		Help: "Active parts in the fullest partition, by table. ClickHouse delays inserts from 1,000 on.",
+	}, []string{"table"})
+	p.registry.MustRegister(parts)
+	tick := time.NewTicker(partsInterval)
+	defer tick.Stop()
+	for {
+		bounded, cancel := context.WithTimeout(ctx, partsInterval)
+		counts, err := store.Parts(bounded)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			p.log.Debug("parts are unknown", "error", err)
+		}
+		for table, n := range counts {
+			parts.WithLabelValues(table).Set(float64(n))
 		}
 		select {
 		case <-tick.C:

@@ -98,8 +98,8 @@ func (s *Store) Ready(ctx context.Context) error {
 	})
 }
 
-// Parts counts the active parts of each table, which is what ClickHouse's part
-// budget is about: inserts slow down at 1,000 in one partition.
+// Parts counts the active parts in the fullest partition of each table, which is
+// what ClickHouse's part budget is about: inserts slow down at 1,000.
 func (s *Store) Parts(ctx context.Context) (map[string]uint64, error) {
 	var (
 		table proto.ColStr
@@ -107,7 +107,10 @@ func (s *Store) Parts(ctx context.Context) (map[string]uint64, error) {
 		parts = make(map[string]uint64)
 	)
 	err := s.query(ctx, "parts", s.cfg.QueryTimeout, ch.Query{
-		Body:       "SELECT table, count() AS parts FROM system.parts WHERE active AND database = {database:String} GROUP BY table",
+		Body: `SELECT table, max(n) AS parts FROM (
+				SELECT table, count() AS n FROM system.parts
+				WHERE active AND database = {database:String} GROUP BY table, partition_id
+			) GROUP BY table`,
 		Parameters: parameters{}.text("database", s.cfg.Database),
 		Result:     proto.Results{{Name: "table", Data: &table}, {Name: "parts", Data: &count}},
 		OnResult: func(context.Context, proto.Block) error {

@@ -11,6 +11,14 @@ import (
 	"github.com/sluicehq/sluice/internal/fault"
 )
 
+// Steps of a flush, as the log and the metrics name them.
+const (
+	stepLookup = "look up rows"
+	stepSend   = "send dead letters"
+	stepInsert = "insert rows"
+	stepCommit = "commit offsets"
+)
+
 // flush applies the batch: dead letters, then rows, then the offsets. Each step
 // is tried until it succeeds; the only error is that of ctx.
 func (c *Consumer) flush(ctx context.Context, b *batch) error {
@@ -26,7 +34,7 @@ func (c *Consumer) flush(ctx context.Context, b *batch) error {
 		return err
 	}
 	fault.Point(fault.Inserted)
-	if err := c.try(ctx, "commit offsets", func() error { return c.source.Commit(ctx, b.next) }); err != nil {
+	if err := c.try(ctx, stepCommit, func() error { return c.source.Commit(ctx, b.next) }); err != nil {
 		return err
 	}
 	fault.Point(fault.Committed)
@@ -43,7 +51,7 @@ func (c *Consumer) apply(ctx context.Context, items []item) error {
 	if len(items) == 0 {
 		return nil
 	}
-	if err := c.try(ctx, "look up rows", func() error { return c.resolve(ctx, items) }); err != nil {
+	if err := c.try(ctx, stepLookup, func() error { return c.resolve(ctx, items) }); err != nil {
 		return err
 	}
 	if err := c.refuse(ctx, c.fold.refused); err != nil {
@@ -54,7 +62,7 @@ func (c *Consumer) apply(ctx context.Context, items []item) error {
 	if rows.Len() > 0 {
 		insertStart := time.Now()
 		var rejected error
-		err := c.try(ctx, "insert rows", func() error {
+		err := c.try(ctx, stepInsert, func() error {
 			err := c.store.Insert(ctx, rows)
 			if errors.Is(err, event.ErrRejected) {
 				rejected, err = err, nil
@@ -103,7 +111,7 @@ func (c *Consumer) refuse(ctx context.Context, letters []event.DeadLetter) error
 	if len(letters) == 0 {
 		return nil
 	}
-	if err := c.try(ctx, "send dead letters", func() error { return c.letters.Send(ctx, letters) }); err != nil {
+	if err := c.try(ctx, stepSend, func() error { return c.letters.Send(ctx, letters) }); err != nil {
 		return err
 	}
 	for _, l := range letters {

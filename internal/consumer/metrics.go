@@ -64,6 +64,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: ns, Name: "recent_bytes", Help: "Memory of the recent core rows, in bytes, estimated.",
 		}),
 	}
+	// The first of a kind is an increase only where there was a zero before it.
+	for _, step := range []string{stepLookup, stepSend, stepInsert, stepCommit} {
+		m.retries.WithLabelValues(step)
+	}
+	for _, reason := range []event.Code{
+		event.CodeUnknownEvent, event.CodeBadRecord, event.CodeUnsupportedVersion, event.CodeRejectedByStore,
+	} {
+		m.deadLetters.WithLabelValues(string(reason))
+	}
 	reg.MustRegister(m.records, m.noEffect, m.rows, m.lookups, m.retries, m.deadLetters,
 		m.batchRecords, m.flushSeconds, m.insertTime, m.freshness, m.recentBytes)
 	return m
