@@ -15,7 +15,7 @@ export SLUICE_TEST_KAFKA
 # Where make e2e finds the whole corpus; the repository has a slice of it.
 DATA ?=
 
-.PHONY: run build test sdk guard faults fuzz e2e bench bench-report check fmt clean engine kafka help
+.PHONY: run build test sdk guard faults fuzz compose-test e2e bench bench-report check fmt clean engine kafka help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ sdk: ## build, lint and test the client libraries; make test has them work with 
 
 guard: engine ## that creates have not become much slower than what limits them
 	$(GO) test -count=1 -timeout 10m -run '^TestCreatesKeepUp$$' -v ./internal/bench
+
+compose-test: engine ## docker compose up, tested on a Docker daemon of its own, with images that are built here
+	scripts/docker.sh sh -c 'deploy/standins/build.sh && \
+		SLUICE_TEST_DOCKER=1 $(GO) test -count=1 -timeout 25m -run "^TestCompose$$" -v $(TESTFLAGS) ./e2e'
 
 # How much of the fault suite: SHORT=1 is what CI runs, RELEASE=1 takes hours.
 SHORT ?=

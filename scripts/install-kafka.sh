@@ -6,8 +6,10 @@
 # at once are safe: each works in a directory of its own, and the last step is a rename.
 set -eu
 
-# kafkatest.Version says the same; a test holds the two together.
+# kafkatest.Version says the same; a test holds the two together. Another one is for the
+# images that are built for the test of the compose files.
 version=4.3.1
+version=${KAFKA_VERSION:-$version}
 
 die() {
 	echo "install-kafka: $*" >&2

@@ -20,6 +20,7 @@ for tool; do
 	java) packages="$packages default-jre-headless" ;;
 	mvn) packages="$packages maven" ;;
 	gcc) packages="$packages gcc libc6-dev" ;;
+	docker | dockerd) packages="$packages docker.io" ;;
 	*) packages="$packages $tool" ;;
 	esac
 done
