@@ -15,7 +15,7 @@ export SLUICE_TEST_KAFKA
 # Where make e2e finds the whole corpus; the repository has a slice of it.
 DATA ?=
 
-.PHONY: run build test sdk guard faults fuzz compose-test e2e bench bench-report check fmt clean engine kafka help
+.PHONY: run build test sdk guard faults fuzz compose-test manifests monitoring e2e bench bench-report check fmt clean engine kafka prometheus help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ kafka: ## install Apache Kafka, for the tests
 	@scripts/install-tools.sh java mvn
 	@scripts/install-kafka.sh
 	@$(GO) run ./internal/tools/kafkaarchive
+
+prometheus: ## build Prometheus, for make monitoring
+	@scripts/install-prometheus.sh
 
 test: engine kafka sdk ## every test, with the race detector, on real engines
 	@scripts/install-tools.sh gcc curl
@@ -66,6 +69,9 @@ fuzz: engine ## every fuzz target, four at a time
 
 e2e: engine kafka ## the end-to-end tests alone, on the whole corpus with DATA=DIR
 	SLUICE_DATA=$(DATA) $(GO) test -timeout 30m -v $(TESTFLAGS) ./e2e
+
+monitoring: engine prometheus ## dashboard and alerts, run by a real Prometheus on a Sluice under load
+	SLUICE_TEST_PROMETHEUS=1 $(GO) test -count=1 -timeout 10m -run '^Test(Dashboard|Alerts|Monitoring)' -v $(TESTFLAGS) ./e2e
 
 bench: build engine ## 500,000 creates, 200,000 updates, 200,000 deletes: time until visible
 	./bin/sluice bench

@@ -83,6 +83,8 @@ func testCompose(t *testing.T, files []string) {
 	t.Logf("up: %s", time.Since(began).Round(time.Millisecond))
 	requirePublished(t, c, addr)
 
+	requireGrafanaUser(t, c)
+
 	records, _ := conversationsFile.read(t)
 	records = records[:len(records)/4]
 	api := newClient(addr)
@@ -153,6 +155,25 @@ func requirePublished(t *testing.T, c *compose, addr string) {
 	}
 	if want := "api " + addr; len(published) != 1 || published[0] != want {
 		t.Errorf("published are %q, want only %q", published, want)
+	}
+}
+
+// requireGrafanaUser checks that the dashboard's user reads events, and nothing
+// of what was said in them.
+func requireGrafanaUser(t *testing.T, c *compose) {
+	t.Helper()
+	ask := func(table string) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), composeBound)
+		defer cancel()
+		query := "http://127.0.0.1:8123/?user=grafana&password=grafana&query=SELECT+count()+FROM+sluice." + table
+		out, err := c.command(ctx, "exec", "-T", "clickhouse", "wget", "-qO-", query).CombinedOutput()
+		return strings.TrimSpace(string(out)), err
+	}
+	if got, err := ask("live_events"); err != nil || got != "0" {
+		t.Errorf("Grafana's user reads of live_events: %q, %v", got, err)
+	}
+	if got, err := ask("live_event_contents"); err == nil {
+		t.Errorf("Grafana's user reads of live_event_contents: %q, want a refusal", got)
 	}
 }
 

@@ -2,7 +2,7 @@
 // image: the same engine, out of libchdb, with as much of the image's manners as
 // the compose files use. It reads CLICKHOUSE_DB, CLICKHOUSE_USER,
 // CLICKHOUSE_PASSWORD and CLICKHOUSE_DEFAULT_ACCESS_MANAGEMENT, and the files of
-// /etc/clickhouse-server/config.d, keeps its data in /var/lib/clickhouse, and
+// /etc/clickhouse-server's config.d and users.d, keeps its data in /var/lib/clickhouse, and
 // stops on SIGTERM.
 package main
 
@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,20 +28,22 @@ const (
 	library   = "/opt/libchdb.so"
 )
 
-// configTemplate is the server's configuration and list of users in one, as in
-// internal/engine, which explains the user default. Files of config.d are merged
-// into it by ClickHouse itself.
-const configTemplate = `<clickhouse>
+// The configuration, and the list of users, for which internal/engine explains
+// the user default. ClickHouse itself merges the files of config.d and users.d
+// into them.
+const (
+	serverConfig = `<clickhouse>
     <listen_host>0.0.0.0</listen_host>
     <tcp_port>9000</tcp_port>
     <http_port>8123</http_port>
-    <users_config>config.xml</users_config>
     <user_directories>
-        <users_xml><path>config.xml</path></users_xml>
+        <users_xml><path>users.xml</path></users_xml>
         <local_directory><path>/var/lib/clickhouse/access/</path></local_directory>
     </user_directories>
-    <logger><level>information</level><console>1</console></logger>
-    <mark_cache_size>5368709120</mark_cache_size>
+    <logger><level>warning</level><console>1</console></logger>
+</clickhouse>
+`
+	usersConfig = `<clickhouse>
     <profiles>
         <default/>
         <launcher><max_sessions_for_user>1</max_sessions_for_user></launcher>
@@ -67,6 +70,7 @@ const configTemplate = `<clickhouse>
     </users>
 </clickhouse>
 `
+)
 
 func main() {
 	engine.ChildMain()
@@ -77,12 +81,12 @@ func main() {
 }
 
 func run() error {
-	tmpl, err := template.New("config.xml").Funcs(template.FuncMap{"x": escape}).Parse(configTemplate)
+	tmpl, err := template.New("users.xml").Funcs(template.FuncMap{"x": escape}).Parse(usersConfig)
 	if err != nil {
 		return err
 	}
-	var config bytes.Buffer
-	err = tmpl.Execute(&config, map[string]string{
+	var users bytes.Buffer
+	err = tmpl.Execute(&users, map[string]string{
 		"User":             cmp.Or(os.Getenv("CLICKHOUSE_USER"), "sluice"),
 		"Password":         os.Getenv("CLICKHOUSE_PASSWORD"),
 		"AccessManagement": cmp.Or(os.Getenv("CLICKHOUSE_DEFAULT_ACCESS_MANAGEMENT"), "0"),
@@ -91,7 +95,11 @@ func run() error {
 		return err
 	}
 	path := filepath.Join(configDir, "config.xml")
-	if err := os.WriteFile(path, config.Bytes(), 0o600); err != nil {
+	err = errors.Join(
+		os.WriteFile(path, []byte(serverConfig), 0o600),
+		os.WriteFile(filepath.Join(configDir, "users.xml"), users.Bytes(), 0o600),
+	)
+	if err != nil {
 		return err
 	}
 	queries := "SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP"
