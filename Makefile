@@ -48,6 +48,10 @@ sdk: ## build, lint and test the client libraries; make test has them work with 
 	cd sdk/typescript && npm ci --no-audit --no-fund && npm test
 	sdk/python/check.sh
 
+manifests: ## check the systemd units and the Kubernetes manifests, with the program and their own types
+	@scripts/install-tools.sh systemd-analyze
+	cd deploy/validate && SLUICE_TEST_SYSTEMD=1 $(GO) test -count=1 ./...
+
 guard: engine ## that creates have not become much slower than what limits them
 	$(GO) test -count=1 -timeout 10m -run '^TestCreatesKeepUp$$' -v ./internal/bench
 
@@ -81,7 +85,7 @@ bench-report: build engine kafka ## docs/benchmarks: all loads, on the embedded 
 	$(GO) run ./internal/tools/plots
 
 # Not what npm installs.
-GOFILES := cmd internal e2e sdk/go sdk/spec
+GOFILES := cmd internal e2e sdk/go sdk/spec deploy
 check: ## formatting, vet, linters, tidy modules
 	@test -z "$$(gofmt -l $(GOFILES))" || { gofmt -l $(GOFILES); exit 1; }
 	$(GO) mod tidy -diff
@@ -89,6 +93,7 @@ check: ## formatting, vet, linters, tidy modules
 	$(GO) vet ./...
 	$(GO) run $(GOLANGCI_LINT) run ./...
 	cd sdk/go && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) run $(GOLANGCI_LINT) run ./...
+	cd deploy/validate && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) run $(GOLANGCI_LINT) run ./...
 
 fmt: ## format the code
 	$(GO) run $(GOLANGCI_LINT) fmt ./...

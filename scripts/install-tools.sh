@@ -21,6 +21,7 @@ for tool; do
 	mvn) packages="$packages maven" ;;
 	gcc) packages="$packages gcc libc6-dev" ;;
 	docker | dockerd) packages="$packages docker.io" ;;
+	systemd-analyze) packages="$packages systemd" ;;
 	*) packages="$packages $tool" ;;
 	esac
 done
