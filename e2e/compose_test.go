@@ -62,15 +62,18 @@ func TestCompose(t *testing.T) {
 		"Kafka":          {"compose.yaml"},
 		"with ZooKeeper": {"compose.yaml", "compose.zookeeper.yaml"},
 	} {
-		t.Run(name, func(t *testing.T) { testCompose(t, files) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they mostly wait
+			testCompose(t, name, files)
+		})
 	}
 }
 
-func testCompose(t *testing.T, files []string) {
+func testCompose(t *testing.T, name string, files []string) {
 	addr := freeAddr(t)
 	c := &compose{files: files, env: []string{
 		"SLUICE_LISTEN_ADDR=" + addr,
-		fmt.Sprintf("COMPOSE_PROJECT_NAME=sluice-test-%d", time.Now().UnixMilli()),
+		fmt.Sprintf("COMPOSE_PROJECT_NAME=sluice-%s-%d", strings.ToLower(strings.ReplaceAll(name, " ", "-")), os.Getpid()),
 	}}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -113,7 +116,16 @@ func testCompose(t *testing.T, files []string) {
 		go func() { loaded <- l.loadThrough(part) }()
 		began := time.Now()
 		c.run(t, composeBound, "kill", "--signal", "KILL", service)
-		c.run(t, composeBound, "up", "--detach", "--wait", "--no-build")
+		// A broker may be restarted once or twice, until ZooKeeper has forgotten the old one.
+		eventually(t, composeBound, "up", func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), composeBound)
+			defer cancel()
+			out, err := c.command(ctx, "up", "--detach", "--wait", "--no-build").CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, out)
+			}
+			return err
+		})
 		if err := <-loaded; err != nil {
 			t.Fatalf("%s killed: %v", service, err)
 		}
