@@ -89,12 +89,17 @@ func (f *kafkaFlags) config() (kafka.Config, error) {
 type clickhouseFlags struct {
 	ClickhouseURL          string `help:"Database, as clickhouse://USER:PASSWORD@HOST:9000/NAME; secure=true in its query turns TLS on." placeholder:"URL" group:"clickhouse"`
 	ClickhousePasswordFile string `help:"File that holds the password, instead of the URL." placeholder:"FILE" type:"path" group:"clickhouse"`
+	Cluster                string `help:"Cluster of the servers' remote_servers that the tables are spread over. Only \"sluice migrate\" needs it; the others then never make tables of a single machine." placeholder:"NAME" group:"clickhouse"`
 }
 
 func (f *clickhouseFlags) config() (clickhouse.Config, error) {
 	cfg, err := clickhouse.ParseURL(f.ClickhouseURL)
 	if err != nil {
 		return cfg, fmt.Errorf("--clickhouse-url: %w", err)
+	}
+	cfg.Cluster = f.Cluster
+	if err := cfg.Validate(); err != nil {
+		return cfg, fmt.Errorf("--cluster: %w", err)
 	}
 	if f.ClickhousePasswordFile != "" {
 		text, err := os.ReadFile(f.ClickhousePasswordFile)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,6 +28,9 @@ type embeddedFlags struct {
 func (f *embeddedFlags) database(ctx context.Context, p *process, remote *clickhouseFlags) (clickhouse.Config, error) {
 	if remote.ClickhouseURL != "" {
 		return remote.config()
+	}
+	if remote.Cluster != "" {
+		return clickhouse.Config{}, errors.New("--cluster needs --clickhouse-url: the embedded database is on one machine")
 	}
 	library, err := engine.Find(f.Libchdb)
 	if err != nil {

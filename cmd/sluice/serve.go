@@ -136,13 +136,30 @@ func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 	})
 }
 
-type migrateCmd struct{ clickhouseFlags }
+type migrateCmd struct {
+	clickhouseFlags
+	Replicated bool `help:"With --cluster: make replicated tables though each shard has one replica, so that others can join. They are where there are several." group:"clickhouse"`
+}
 
-// Run brings the schema up to date.
+// Run brings the schema up to date, on one machine or on all hosts of a cluster.
 func (c *migrateCmd) Run(ctx context.Context, e *env) error {
 	cfg, err := c.config()
 	if err := errors.Join(c.required(), err); err != nil {
 		return err
+	}
+	if cfg.Cluster != "" {
+		hosts, err := clickhouse.MigrateCluster(ctx, cfg, clickhouse.ClusterOptions{Replicated: c.Replicated}, e.log)
+		if err != nil {
+			return err
+		}
+		for _, h := range hosts {
+			e.log.Info("schema is up to date", "host", h.Addr, "shard", h.Shard, "replica", h.Replica,
+				"created", h.Created, "applied", len(h.Applied), "spread", h.Spread)
+		}
+		return nil
+	}
+	if c.Replicated {
+		return errors.New("--replicated needs --cluster")
 	}
 	store, err := clickhouse.New(cfg, e.log, prometheus.NewRegistry())
 	if err != nil {

@@ -68,6 +68,10 @@ type Config struct {
 	Addr string
 	// Database holds all tables. Default: [DefaultDatabase].
 	Database string
+	// Cluster is the name, in the servers' remote_servers, of the cluster that the
+	// tables are spread over. With it, [Store.Migrate] makes no tables of a single
+	// machine. Default: what the tables that are there say.
+	Cluster string
 	// User defaults to [DefaultUser].
 	User     string
 	Password string
@@ -125,6 +129,9 @@ func (c Config) Validate() error {
 	}
 	if c.Database != "" && !databaseName.MatchString(c.Database) {
 		bad("Database", "%q is not 1 to 63 letters, digits and underscores that begin with no digit", c.Database)
+	}
+	if c.Cluster != "" && !clusterName.MatchString(c.Cluster) {
+		bad("Cluster", "%q is not 1 to 64 letters, digits, underscores, hyphens and dots", c.Cluster)
 	}
 	if !c.TLS.Enabled && (c.TLS.CAFile != "" || c.TLS.ServerName != "") {
 		bad("TLS", "has settings but is not enabled")

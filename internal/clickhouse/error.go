@@ -11,11 +11,14 @@ import (
 )
 
 // IsRetryable reports whether trying again can help. It can for everything
-// but rows that ClickHouse refused for what is in them: network errors,
-// timeouts, memory, too many parts, a read-only replica, missing rights or
-// tables, and codes that this build has never heard of are all conditions of
-// the server, which end.
-func IsRetryable(err error) bool { return err != nil && !errors.Is(err, event.ErrRejected) }
+// but rows that ClickHouse refused for what is in them, and tables that are
+// laid out otherwise than asked for: network errors, timeouts, memory, too many
+// parts, a read-only replica, too few replicas, a shard that is down, missing
+// rights or tables, and codes that this build has never heard of are all
+// conditions of the servers, which end.
+func IsRetryable(err error) bool {
+	return err != nil && !errors.Is(err, event.ErrRejected) && !errors.Is(err, ErrLayout)
+}
 
 // insertError wraps event.ErrRejected around an exception that is about the
 // values of the rows themselves. Only inserts use it: a lookup that meets a
@@ -42,14 +45,22 @@ func withoutValues(err error) error {
 		164, // READONLY
 		192, // UNKNOWN_USER
 		202, // TOO_MANY_SIMULTANEOUS_QUERIES
+		209, // SOCKET_TIMEOUT, of a shard
+		210, // NETWORK_ERROR, of a shard
+		225, // NO_ZOOKEEPER
 		241, // MEMORY_LIMIT_EXCEEDED
 		242, // TABLE_IS_READ_ONLY
 		243, // NOT_ENOUGH_SPACE
 		252, // TOO_MANY_PARTS
+		279, // ALL_CONNECTION_TRIES_FAILED, of a shard
+		285, // TOO_FEW_LIVE_REPLICAS
+		286, // UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
 		319, // UNKNOWN_STATUS_OF_INSERT
 		497, // ACCESS_DENIED
 		516, // AUTHENTICATION_FAILED
+		517, // CANNOT_ASSIGN_ALTER
 		700, // USER_SESSION_LIMIT_EXCEEDED
+		701, // CLUSTER_DOESNT_EXIST
 		774, // the table is read-only
 		999: // KEEPER_EXCEPTION
 		return err

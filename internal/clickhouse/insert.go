@@ -21,12 +21,17 @@ const (
 	tableContents   = "event_contents"
 	tableEmbeddings = "event_embeddings"
 	tableAliases    = "event_aliases"
+
+	tableGenerations = "topic_generations"
 )
 
 // insertSettings are said explicitly: the defaults of 26.x batch inserts on
 // the server, behind the acknowledgement's back.
 var insertSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 	setting("async_insert", "0"),
+	// On a cluster an insert returns when the shards have the rows, not when the
+	// server that it came to has them to pass on.
+	setting("distributed_foreground_insert", "1"),
 	setting("max_insert_threads", "1"),
 	// Would copy the block once more, to fold versions of one key: a batch has
 	// one row of each key already, and a merge folds what is left.
@@ -54,7 +59,9 @@ type block struct {
 // Insert writes the rows: aliases, contents and embeddings first, then cores,
 // so that no reader sees an event without what belongs to it. The server gets
 // the cores while it writes the rest, and their insert's end when that is
-// durable. Each insert is one block of one partition. It returns when all is durable on the server.
+// durable. Each insert is one block of one partition, of which each shard of a
+// cluster gets its rows. It returns when all is durable on the server, on a
+// cluster on all replicas of each shard.
 // After an error any part of the rows may be there; inserting them again is
 // harmless. The error wraps [event.ErrRejected] when a row was refused for
 // what is in it. The rows must not change until Insert returns. Rows of one key
@@ -105,7 +112,7 @@ func (s *Store) insertCores(ctx context.Context, rows []event.Core, others int, 
 		})
 	// An insert that waits has a connection and the server's memory, so there
 	// is one at most, and none that waits long.
-	if len(blocks) == 1 && others <= s.cfg.InsertConcurrency && s.cfg.PoolSize > 1 {
+	if len(blocks) == 1 && others <= s.cfg.InsertConcurrency && s.cfg.PoolSize > 1 && s.mayWait() {
 		select {
 		case e := <-s.ahead:
 			defer func() { s.ahead <- e }()
@@ -210,7 +217,7 @@ func (s *Store) insert(ctx context.Context, e *encoder, timeout time.Duration, b
 	q := ch.Query{
 		Body:     "INSERT INTO " + b.table + " " + input.Columns() + " VALUES",
 		Input:    input,
-		Settings: insertSettings,
+		Settings: s.insertSettings(),
 	}
 	if after != nil {
 		q.OnInput = func(ctx context.Context) error { // called when the block is sent

@@ -110,49 +110,124 @@ func statements(text string) []string {
 // ClickHouse has no locks, so every statement can be run twice, and any
 // number of processes may migrate at once. A migration that was applied with
 // another text is an error.
+//
+// Where the tables are spread over a cluster, which [MigrateCluster] does, it
+// only checks that they are there, up to date, and placed as the cluster is
+// now. Errors that wrap [ErrLayout] are final. Call it before [Store.Insert],
+// which otherwise does not know of replicas.
 func (s *Store) Migrate(ctx context.Context) (Migrated, error) {
+	l, err := s.findLayout(ctx)
+	if err != nil {
+		return Migrated{}, err
+	}
+	switch {
+	case l.cluster != "":
+		return s.migratedCluster(ctx, l)
+	case s.cfg.Cluster != "" && l.tables:
+		return Migrated{}, fmt.Errorf("database %s has tables of its own, and none of cluster %s: %w", s.cfg.Database, s.cfg.Cluster, ErrLayout)
+	case s.cfg.Cluster != "":
+		return Migrated{}, fmt.Errorf("database %s is empty; run \"sluice migrate --cluster %s\"", s.cfg.Database, s.cfg.Cluster)
+	}
+	return s.migrateHere(ctx)
+}
+
+// migrateHere is [Store.Migrate] on one machine.
+func (s *Store) migrateHere(ctx context.Context) (Migrated, error) {
 	var done Migrated
 	migrations, err := Migrations()
 	if err != nil {
 		return done, err
 	}
-	// The name is checked by Validate.
-	if err := s.admin.do(ctx, ddlTimeout, ch.Query{Body: "CREATE DATABASE IF NOT EXISTS " + s.cfg.Database}); err != nil {
-		return done, fmt.Errorf("create database %s: %w", s.cfg.Database, err)
-	}
-	if err := s.pool.do(ctx, ddlTimeout, ch.Query{Body: createMigrations}); err != nil {
-		return done, fmt.Errorf("create schema_migrations: %w", err)
-	}
-	applied, err := s.appliedMigrations(ctx)
+	applied, err := s.beginMigrations(ctx)
 	if err != nil {
 		return done, err
 	}
-	has := make(map[int]bool, len(applied))
-	for _, a := range applied {
-		if a.Version < 1 || a.Version > len(migrations) {
-			done.Unknown = append(done.Unknown, a)
-			continue
-		}
-		if want := migrations[a.Version-1]; a.Checksum != want.Checksum {
-			return done, fmt.Errorf("migration %s was applied as %s with checksum %.12s, and this build has %.12s: its text was changed after it was released", want.Name, a.Name, a.Checksum, want.Checksum)
-		}
-		has[a.Version] = true
+	pending, unknown, err := pendingMigrations(migrations, applied)
+	if err != nil {
+		return done, err
 	}
-	for _, m := range migrations {
-		if has[m.Version] {
-			continue
-		}
-		for i, statement := range m.statements {
-			if err := s.pool.do(ctx, ddlTimeout, ch.Query{Body: statement}); err != nil {
-				return done, fmt.Errorf("migration %s, statement %d: %w", m.Name, i+1, err)
-			}
-		}
-		if err := s.recordMigration(ctx, m); err != nil {
+	done.Unknown = unknown
+	for _, m := range pending {
+		if err := s.apply(ctx, m, m.statements); err != nil {
 			return done, err
 		}
 		done.Applied = append(done.Applied, m)
 	}
 	return done, nil
+}
+
+// beginMigrations creates the database and what records its migrations, and
+// returns those that were applied to it.
+func (s *Store) beginMigrations(ctx context.Context) ([]Migration, error) {
+	if err := s.createDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.pool.do(ctx, ddlTimeout, ch.Query{Body: createMigrations}); err != nil {
+		return nil, fmt.Errorf("create schema_migrations: %w", err)
+	}
+	return s.appliedMigrations(ctx)
+}
+
+func (s *Store) createDatabase(ctx context.Context) error {
+	// The name is checked by Validate.
+	if err := s.admin.do(ctx, ddlTimeout, ch.Query{Body: "CREATE DATABASE IF NOT EXISTS " + s.cfg.Database}); err != nil {
+		return fmt.Errorf("create database %s: %w", s.cfg.Database, err)
+	}
+	return nil
+}
+
+// pendingMigrations are those that were not applied, and unknown the applied
+// ones that this build does not have.
+func pendingMigrations(migrations, applied []Migration) (pending, unknown []Migration, err error) {
+	has := make(map[int]bool, len(applied))
+	for _, a := range applied {
+		if a.Version < 1 || a.Version > len(migrations) {
+			unknown = append(unknown, a)
+			continue
+		}
+		if want := migrations[a.Version-1]; a.Checksum != want.Checksum {
+			return nil, nil, fmt.Errorf("migration %s was applied as %s with checksum %.12s, and this build has %.12s: its text was changed after it was released", want.Name, a.Name, a.Checksum, want.Checksum)
+		}
+		has[a.Version] = true
+	}
+	for _, m := range migrations {
+		if !has[m.Version] {
+			pending = append(pending, m)
+		}
+	}
+	return pending, unknown, nil
+}
+
+// apply runs the statements of a migration, and records it.
+func (s *Store) apply(ctx context.Context, m Migration, statements []string) error {
+	for i, statement := range statements {
+		if err := s.define(ctx, statement); err != nil {
+			return fmt.Errorf("migration %s, statement %d: %w", m.Name, i+1, err)
+		}
+	}
+	return s.recordMigration(ctx, m)
+}
+
+// codeCannotAssignAlter is of a replica that has not applied the last ALTER yet.
+const codeCannotAssignAlter = 517
+
+// define runs a statement of DDL, on a replicated table once it may.
+func (s *Store) define(ctx context.Context, statement string) error {
+	ctx, cancel := context.WithTimeout(ctx, ddlTimeout)
+	defer cancel()
+	for {
+		err := s.pool.do(ctx, ddlTimeout, ch.Query{Body: statement})
+		if !ch.IsErr(err, codeCannotAssignAlter) {
+			return err
+		}
+		pause := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return err
+		}
+	}
 }
 
 func (s *Store) appliedMigrations(ctx context.Context) ([]Migration, error) {

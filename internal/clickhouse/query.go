@@ -29,6 +29,11 @@ func (s *Store) readSettings() []ch.Setting {
 	}
 }
 
+// groupsOnShards is of queries that group by conversation, and by no other
+// query: a conversation is on one shard, so that each shard of a cluster makes
+// whole groups, and sends the first of them instead of states to be merged.
+var groupsOnShards = setting("distributed_group_by_no_merge", "2") //nolint:gochecknoglobals // a constant
+
 // Event returns the event, or nil when there is none or it is deleted. An
 // internal id is found by its alias only.
 func (s *Store) Event(ctx context.Context, ref event.Ref) (*event.Event, error) {
@@ -126,7 +131,7 @@ func (s *Store) fits(ctx context.Context, cores []event.Core) (int, error) {
 		size proto.ColUInt64
 	)
 	// All versions count, because all of them will be read.
-	err := s.eachKeys(ctx, "content_sizes", s.cfg.QueryTimeout, coreIDs(cores), func() ch.Query {
+	err := s.eachKeys(ctx, "content_sizes", s.cfg.QueryTimeout, coreIDs(cores), func(byKey string) ch.Query {
 		return ch.Query{
 			Body:     "SELECT id, sum(length(content)) AS size FROM event_contents" + byKey + " GROUP BY id",
 			Settings: s.readSettings(),
@@ -229,7 +234,7 @@ func assembleOne(core *event.Core, contents map[fieldOf]event.ContentRow, embedd
 // contents returns the row with the highest version of each field.
 func (s *Store) contents(ctx context.Context, ids []event.ID) (map[fieldOf]event.ContentRow, error) {
 	rows := make(map[fieldOf]event.ContentRow, 2*len(ids))
-	err := s.eachKeys(ctx, "contents", s.cfg.QueryTimeout, ids, func() ch.Query {
+	err := s.eachKeys(ctx, "contents", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
 		var (
 			id            proto.ColUUID
 			field         proto.ColInt8
@@ -269,7 +274,7 @@ func (s *Store) contents(ctx context.Context, ids []event.ID) (map[fieldOf]event
 // embeddings returns the row with the highest version of each field.
 func (s *Store) embeddings(ctx context.Context, ids []event.ID) (map[fieldOf]event.EmbeddingRow, error) {
 	rows := make(map[fieldOf]event.EmbeddingRow, 2*len(ids))
-	err := s.eachKeys(ctx, "embeddings", s.cfg.QueryTimeout, ids, func() ch.Query {
+	err := s.eachKeys(ctx, "embeddings", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
 		var (
 			id      proto.ColUUID
 			field   proto.ColInt8
@@ -465,6 +470,9 @@ func (s *Store) Latency(ctx context.Context, q event.LatencyQuery) ([]event.Late
 		result = append(result, proto.ResultColumn{Name: "name", Data: &name})
 	}
 	sql += from
+	if q.ByConversation {
+		settings = append(settings, groupsOnShards)
+	}
 	if len(groups) > 0 {
 		sql += " GROUP BY " + strings.Join(groups, ", ")
 	}
@@ -507,6 +515,7 @@ func (s *Store) Conversations(ctx context.Context, q event.ConversationsQuery) (
 		order = "errors / events"
 	}
 	from, params, settings := s.from(q.Filter, "")
+	settings = append(settings, groupsOnShards)
 	var (
 		conversation proto.ColStr
 		events, errs proto.ColUInt64

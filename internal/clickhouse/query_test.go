@@ -46,13 +46,17 @@ func vector(r *rand.Rand) event.Vector {
 	return event.VectorOf(r.Float32(), -r.Float32(), 0)
 }
 
-// newWorld writes n events with creates that lose, updates and deletes among
-// them, as the consumer would write them.
+// newWorld writes n events of a few conversations.
 func newWorld(r *rand.Rand, first, last int64, n int) *world {
+	return newWorldOf(r, []string{"alpha", "beta", "gamma'; DROP TABLE events; --", "delta\\", "ünï\tcode\n"}, first, last, n)
+}
+
+// newWorldOf writes n events with creates that lose, updates and deletes among
+// them, as the consumer would write them.
+func newWorldOf(r *rand.Rand, conversations []string, first, last int64, n int) *world {
 	w := &world{live: make(map[event.ID]*event.Event), refs: make(map[event.ID]event.Ref)}
 	offset := int64(0)
 	names := []string{"event_a", "event_b", "event_c"}
-	conversations := []string{"alpha", "beta", "gamma'; DROP TABLE events; --", "delta\\", "ünï\tcode\n"}
 	metadata := []string{"", `{"plan":"pro","seats":3}`, `{"plan":"free","beta":true,"nested":{"plan":"pro"}}`, `{"plan":5,"ratio":1.5}`, `{"it's":"a\\b","big":12345678901234567890123}`}
 	for range n {
 		conversation := pick(r, conversations)
@@ -152,8 +156,9 @@ func newWorld(r *rand.Rand, first, last int64, n int) *world {
 	return w
 }
 
-// insert inserts the history in batches out of order, some of them twice.
-func (w *world) insert(t *testing.T, r *rand.Rand, store *clickhouse.Store) {
+// insert inserts the history in batches out of order, some of them twice, each
+// by one of the stores.
+func (w *world) insert(t *testing.T, r *rand.Rand, stores ...*clickhouse.Store) {
 	t.Helper()
 	order := r.Perm(len(w.rows))
 	for batch := range slices.Chunk(order, len(order)/7+1) {
@@ -165,7 +170,7 @@ func (w *world) insert(t *testing.T, r *rand.Rand, store *clickhouse.Store) {
 			rows.Aliases = append(rows.Aliases, w.rows[i].Aliases...)
 		}
 		for range 1 + r.IntN(2) {
-			if err := store.Insert(t.Context(), &rows); err != nil {
+			if err := pick(r, stores).Insert(t.Context(), &rows); err != nil {
 				t.Fatal(err)
 			}
 		}

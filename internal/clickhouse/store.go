@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/ClickHouse/ch-go"
@@ -26,6 +28,9 @@ type Store struct {
 	encoders chan *encoder
 	// ahead has the encoder of the one insert that waits for others to end.
 	ahead chan *encoder
+	// spread is how the tables are spread over a cluster; nil where they are not,
+	// and until Migrate has looked.
+	spread atomic.Pointer[layout]
 
 	insertedRows  *prometheus.CounterVec
 	insertSeconds *prometheus.HistogramVec
@@ -90,28 +95,36 @@ func (s *Store) Close() {
 	s.admin.close()
 }
 
-// Ready returns nil when the server answers and the tables are there.
+// Ready returns nil when the server answers and the tables are there, on a
+// cluster those of every shard.
 func (s *Store) Ready(ctx context.Context) error {
 	return s.query(ctx, "ready", s.cfg.DialTimeout, ch.Query{
-		Body:   "SELECT id FROM events LIMIT 0",
+		// Nothing is as old, which the partitions' own metadata says; but with a
+		// LIMIT of 0 no shard would be asked.
+		Body:   "SELECT id FROM events WHERE timestamp < toDateTime64('1971-01-01 00:00:00', 6, 'UTC') LIMIT 1",
 		Result: proto.Results{{Name: "id", Data: new(proto.ColUUID)}},
 	})
 }
 
 // Parts counts the active parts in the fullest partition of each table, which is
 // what ClickHouse's part budget is about: inserts slow down at 1,000.
+// On a cluster it is that of the fullest shard, of one replica of each.
 func (s *Store) Parts(ctx context.Context) (map[string]uint64, error) {
 	var (
 		table proto.ColStr
 		count proto.ColUInt64
 		parts = make(map[string]uint64)
 	)
+	from, shard, database := "system.parts", "", s.cfg.Database
+	if l := s.spread.Load(); l != nil {
+		from, shard, database = "cluster('"+l.cluster+"', system.parts)", ", _shard_num", database+shardSuffix
+	}
 	err := s.query(ctx, "parts", s.cfg.QueryTimeout, ch.Query{
 		Body: `SELECT table, max(n) AS parts FROM (
-				SELECT table, count() AS n FROM system.parts
-				WHERE active AND database = {database:String} GROUP BY table, partition_id
+				SELECT table, count() AS n FROM ` + from + `
+				WHERE active AND database = {database:String} GROUP BY table, partition_id` + shard + `
 			) GROUP BY table`,
-		Parameters: parameters{}.text("database", s.cfg.Database),
+		Parameters: parameters{}.text("database", database),
 		Result:     proto.Results{{Name: "table", Data: &table}, {Name: "parts", Data: &count}},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range count {
@@ -126,9 +139,18 @@ func (s *Store) Parts(ctx context.Context) (map[string]uint64, error) {
 	return parts, nil
 }
 
+// querySettings are those of every query. They mean nothing on one machine.
+var querySettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
+	// An answer without the rows of a shard that is down would be a wrong one.
+	setting("skip_unavailable_shards", "0"),
+	// What is asked of one conversation is asked of its shard.
+	setting("optimize_skip_unused_shards", "1"),
+}
+
 // query runs one query of the pool, and measures it.
 func (s *Store) query(ctx context.Context, name string, timeout time.Duration, q ch.Query) error {
 	start := time.Now()
+	q.Settings = slices.Concat(q.Settings, querySettings)
 	err := s.pool.do(ctx, timeout, q)
 	s.querySeconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
 	if err != nil {

@@ -40,7 +40,7 @@ func (s *Store) RecordTopic(ctx context.Context, generation int, topic, topicID 
 			Body: "INSERT INTO topic_generations SELECT {generation:UInt16}, {topic:String}, {topic_id:String}, {partitions:UInt32}, now64(6)",
 			Parameters: parameters{}.int("generation", int64(generation)).text("topic", topic).
 				text("topic_id", topicID).int("partitions", int64(partitions)),
-			Settings: []ch.Setting{setting("async_insert", "0")},
+			Settings: s.insertSettings(),
 		})
 		if err != nil {
 			return fmt.Errorf("record topic %s of generation %d: %w", topic, generation, err)

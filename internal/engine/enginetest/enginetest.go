@@ -56,11 +56,13 @@ func Main(m *testing.M) int {
 	engine.ChildMain()
 	shared.inMain.Store(true)
 	code := m.Run()
+	err := stopCluster()
 	if shared.stop != nil {
-		if err := shared.stop(); err != nil {
-			fmt.Fprintln(os.Stderr, "enginetest:", err)
-			code = max(code, 1)
-		}
+		err = errors.Join(err, shared.stop())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "enginetest:", err)
+		code = max(code, 1)
 	}
 	return code
 }
