@@ -33,6 +33,7 @@ engine: ## install ClickHouse's library
 kafka: ## install Apache Kafka, for the tests
 	@scripts/install-tools.sh java mvn
 	@scripts/install-kafka.sh
+	@KAFKA_VERSION=3.9.1 scripts/install-kafka.sh # has ZooKeeper, for replicated tables
 	@$(GO) run ./internal/tools/kafkaarchive
 
 prometheus: ## build Prometheus, for make monitoring

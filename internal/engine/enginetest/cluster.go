@@ -177,7 +177,7 @@ func (c *Cluster) configure(i int, opts ClusterOptions, password string) error {
 		macros = opts.Macros[i]
 	}
 	values := map[string]any{
-		"Host": engine.DefaultHost, "Clusters": configured, "Macros": macros, "Password": password, "Profile": engine.User,
+		"Host": engine.DefaultHost, "Clusters": configured, "Macros": macros, "Password": password,
 	}
 	if opts.ZooKeeper != "" {
 		host, port, err := net.SplitHostPort(opts.ZooKeeper)
@@ -221,11 +221,19 @@ const clusterTemplate = `<clickhouse>
 {{- if .ZooKeeperHost}}
     <zookeeper><node><host>{{.ZooKeeperHost}}</host><port>{{.ZooKeeperPort}}</port></node></zookeeper>
 {{- end}}
+    <!-- Defaults that a server may have, and that no answer must depend on. -->
+    <profiles>
+        <cluster>
+            <skip_unavailable_shards>1</skip_unavailable_shards>
+            <distributed_foreground_insert>0</distributed_foreground_insert>
+            <async_insert>1</async_insert>
+        </cluster>
+    </profiles>
     <users>
         <cluster>
             <password>{{.Password}}</password>
             <networks><ip>::1</ip><ip>127.0.0.0/8</ip></networks>
-            <profile>{{.Profile}}</profile>
+            <profile>cluster</profile>
             <quota>default</quota>
             <access_management>1</access_management>
             <named_collection_control>1</named_collection_control>
