@@ -111,6 +111,23 @@ func (f *clickhouseFlags) config() (clickhouse.Config, error) {
 	return cfg, nil
 }
 
+// retentionFlags say how long events are kept.
+type retentionFlags struct {
+	Retention string `help:"How long events are kept, counted from their timestamp: days, such as 90d, hours, such as 2160h, or forever. At least 24h. Default: as it was set before, at first forever." placeholder:"DURATION" group:"clickhouse"`
+}
+
+// config is nil where nothing is to be changed.
+func (f *retentionFlags) config() (*time.Duration, error) {
+	if f.Retention == "" {
+		return nil, nil //nolint:nilnil // no retention is no error
+	}
+	keep, err := clickhouse.ParseRetention(f.Retention)
+	if err != nil {
+		return nil, fmt.Errorf("--retention: %w", err)
+	}
+	return &keep, nil
+}
+
 // consumerFlags are those of a process that consumes.
 type consumerFlags struct {
 	FlushRecords int           `help:"Most records of one flush." default:"50000" group:"consumer"`

@@ -43,6 +43,7 @@ type serveCmd struct {
 	httpFlags
 	kafkaFlags
 	clickhouseFlags
+	retentionFlags
 	consumerFlags
 	embeddedFlags
 }
@@ -55,7 +56,8 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	kafkaCfg, err := c.kafkaFlags.config()
-	if err != nil {
+	keep, moreErr := c.retentionFlags.config()
+	if err := errors.Join(err, moreErr); err != nil {
 		return err
 	}
 	p := newProcess(e)
@@ -68,6 +70,12 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 			return err
 		}
 		store, err := p.openStore(ctx, clickhouseCfg)
+		if err != nil {
+			return err
+		}
+		err = p.retry(ctx, "set the retention", clickhouse.IsRetryable, func(ctx context.Context) error {
+			return setRetention(ctx, store, keep, p.log)
+		})
 		if err != nil {
 			return err
 		}
@@ -138,13 +146,15 @@ func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 
 type migrateCmd struct {
 	clickhouseFlags
+	retentionFlags
 	Replicated bool `help:"With --cluster: make replicated tables though each shard has one replica, so that others can join. They are where there are several." group:"clickhouse"`
 }
 
-// Run brings the schema up to date, on one machine or on all hosts of a cluster.
+// Run brings the schema up to date, and the retention, on one machine or on all hosts of a cluster.
 func (c *migrateCmd) Run(ctx context.Context, e *env) error {
-	cfg, err := c.config()
-	if err := errors.Join(c.required(), err); err != nil {
+	cfg, err := c.clickhouseFlags.config()
+	keep, moreErr := c.retentionFlags.config()
+	if err := errors.Join(c.required(), err, moreErr); err != nil {
 		return err
 	}
 	if cfg.Cluster != "" {
@@ -166,7 +176,10 @@ func (c *migrateCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer store.Close()
-	return migrate(ctx, store, e.log)
+	if err := migrate(ctx, store, e.log); err != nil {
+		return err
+	}
+	return setRetention(ctx, store, keep, e.log)
 }
 
 // remote is the configuration of a process that embeds nothing.
@@ -267,6 +280,23 @@ func migrate(ctx context.Context, store *clickhouse.Store, log *slog.Logger) err
 	if len(done.Unknown) > 0 {
 		log.Warn("schema is of a newer sluice", "unknown", len(done.Unknown))
 	}
+	return nil
+}
+
+// setRetention changes how long events are kept, unless keep is nil.
+func setRetention(ctx context.Context, store *clickhouse.Store, keep *time.Duration, log *slog.Logger) error {
+	if keep == nil {
+		return nil
+	}
+	changed, err := store.SetRetention(ctx, *keep)
+	if err != nil {
+		return err
+	}
+	kept := "forever"
+	if *keep != clickhouse.Forever {
+		kept = keep.String()
+	}
+	log.Info("retention is set", "keep", kept, "changed", changed)
 	return nil
 }
 

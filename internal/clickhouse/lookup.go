@@ -22,13 +22,13 @@ const byKeys = `timestamp IN (SELECT timestamp FROM keys)
 WHERE (toDate(timestamp), conversation_hash, timestamp, id) IN (SELECT toDate(timestamp), conversation_hash, timestamp, id FROM keys)`
 
 // Cores returns the core row with the highest version of each of the events
-// that has one, tombstones too. Duplicate ids are allowed.
+// that has one within the retention, tombstones too. Duplicate ids are allowed.
 func (s *Store) Cores(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error) {
 	cores := make(map[event.ID]event.Core, len(ids))
 	err := s.eachKeys(ctx, "cores", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
 		r := newCoreResult()
 		return ch.Query{
-			Body:   "SELECT " + coreColumns + " FROM events" + byKey,
+			Body:   "SELECT " + coreColumns + " FROM events" + byKey + " AND visible",
 			Result: r.result(),
 			OnResult: func(context.Context, proto.Block) error {
 				for i := range r.id {
@@ -58,7 +58,7 @@ func (s *Store) CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]ev
 			deleted          proto.ColUInt8
 		)
 		return ch.Query{
-			Body: "SELECT id, created, version, deleted FROM events" + byKey,
+			Body: "SELECT id, created, version, deleted FROM events" + byKey + " AND visible",
 			Result: proto.Results{
 				{Name: "id", Data: &id},
 				{Name: "created", Data: &created},

@@ -69,7 +69,7 @@ func (s *Store) Event(ctx context.Context, ref event.Ref) (*event.Event, error) 
 // Conversation returns a page of a conversation's events. It ends early, with
 // Next set, where its contents reach [Config.PageBytesMax].
 func (s *Store) Conversation(ctx context.Context, q event.PageQuery) (event.Page, error) {
-	body := "SELECT " + coreColumns + " FROM events FINAL PREWHERE conversation_hash = {hash:UInt32}"
+	body := "SELECT " + coreColumns + " FROM events FINAL PREWHERE visible AND conversation_hash = {hash:UInt32}"
 	params := parameters{}.uint("hash", uint64(event.ConversationHash(q.ConversationID))).
 		text("conversation_id", q.ConversationID)
 	where := " WHERE deleted = 0 AND conversation_id = {conversation_id:String}"
@@ -323,7 +323,7 @@ func (s *Store) from(f event.Filter, more string) (sql string, params parameters
 	const since, until = "fromUnixTimestamp64Micro({since:Int64}, 'UTC')", "fromUnixTimestamp64Micro({until:Int64}, 'UTC')"
 	// The primary key begins with toDate(timestamp), which ClickHouse does not
 	// derive from a condition on timestamp.
-	b.WriteString(" FROM events FINAL PREWHERE timestamp >= " + since + " AND timestamp < " + until +
+	b.WriteString(" FROM events FINAL PREWHERE visible AND timestamp >= " + since + " AND timestamp < " + until +
 		" AND indexHint(toDate(timestamp) >= toDate(" + since + ") AND toDate(timestamp) <= toDate(" + until + "))")
 	params = parameters{}.int("since", f.SinceMicros).int("until", f.UntilMicros)
 	if f.ConversationID != "" {

@@ -1,0 +1,69 @@
+-- The views of 0002, of the rows that the retention leaves visible.
+CREATE OR REPLACE VIEW live_events AS
+SELECT
+    if(events.alias = '', toString(events.id), events.alias) AS id,
+    events.conversation_id AS conversation_id,
+    events.conversation_hash AS conversation_hash,
+    events.timestamp AS timestamp,
+    events.event_name AS event_name,
+    events.error AS error,
+    events.latency AS latency,
+    events.metadata AS conversation_metadata
+FROM events FINAL
+WHERE events.deleted = 0 AND events.visible
+SETTINGS
+    do_not_merge_across_partitions_select_final = 1,
+    optimize_move_to_prewhere_if_final = 1,
+    use_skip_indexes_if_final_exact_mode = 0;
+
+CREATE OR REPLACE VIEW live_event_contents AS
+SELECT
+    if(e.alias = '', toString(e.id), e.alias) AS id,
+    e.conversation_id AS conversation_id,
+    c.conversation_hash AS conversation_hash,
+    c.timestamp AS timestamp,
+    e.event_name AS event_name,
+    c.field AS field,
+    if(c.kind = 1, 'string', 'json') AS kind,
+    c.content AS content
+FROM
+(
+    SELECT * FROM event_contents FINAL WHERE deleted = 0 AND kind != 0
+) AS c
+INNER JOIN
+(
+    SELECT conversation_hash, timestamp, id, conversation_id, event_name, alias, created
+    FROM events FINAL
+    WHERE deleted = 0 AND visible
+) AS e USING (conversation_hash, timestamp, id)
+-- A create's row counts only when it is the create that won.
+WHERE bitShiftRight(c.version, 62) != 0 OR bitAnd(bitNot(c.version), 0x3FFFFFFFFFFFFFFF) = e.created
+SETTINGS
+    do_not_merge_across_partitions_select_final = 1,
+    optimize_move_to_prewhere_if_final = 1,
+    use_skip_indexes_if_final_exact_mode = 0;
+
+CREATE OR REPLACE VIEW live_event_embeddings AS
+SELECT
+    if(e.alias = '', toString(e.id), e.alias) AS id,
+    e.conversation_id AS conversation_id,
+    c.conversation_hash AS conversation_hash,
+    c.timestamp AS timestamp,
+    e.event_name AS event_name,
+    c.field AS field,
+    c.vector AS vector
+FROM
+(
+    SELECT * FROM event_embeddings FINAL WHERE deleted = 0 AND notEmpty(vector)
+) AS c
+INNER JOIN
+(
+    SELECT conversation_hash, timestamp, id, conversation_id, event_name, alias, created
+    FROM events FINAL
+    WHERE deleted = 0 AND visible
+) AS e USING (conversation_hash, timestamp, id)
+WHERE bitShiftRight(c.version, 62) != 0 OR bitAnd(bitNot(c.version), 0x3FFFFFFFFFFFFFFF) = e.created
+SETTINGS
+    do_not_merge_across_partitions_select_final = 1,
+    optimize_move_to_prewhere_if_final = 1,
+    use_skip_indexes_if_final_exact_mode = 0;

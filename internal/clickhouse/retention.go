@@ -1,0 +1,247 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+)
+
+// Forever is the retention of a store that keeps all events.
+const Forever time.Duration = 0
+
+// The bounds of any other retention. Events are not older than the year 2000, so
+// that more than the upper one is for ever.
+const (
+	RetentionMin = day
+	RetentionMax = 10_000 * day
+)
+
+const (
+	day = 24 * time.Hour
+	// dropMargin is how much longer rows are kept than they are visible, for
+	// clocks that differ.
+	dropMargin = day
+)
+
+// ParseRetention reads a retention: days, such as 90d; a duration of Go, such as
+// 2160h; "forever" or 0.
+func ParseRetention(text string) (time.Duration, error) {
+	if text == "forever" {
+		return Forever, nil
+	}
+	var keep time.Duration
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil {
+			return 0, fmt.Errorf("%q is not a number of days", text)
+		}
+		keep = time.Duration(n) * day
+	} else {
+		var err error
+		if keep, err = time.ParseDuration(text); err != nil {
+			return 0, fmt.Errorf("%q is neither days, such as 90d, nor a duration, such as 2160h, nor forever", text)
+		}
+	}
+	return keep, checkRetention(keep)
+}
+
+func checkRetention(keep time.Duration) error {
+	switch {
+	case keep == Forever:
+		return nil
+	case keep < RetentionMin || keep > RetentionMax:
+		return fmt.Errorf("a retention of %s is not within %d and %d days", keep, RetentionMin/day, RetentionMax/day)
+	case keep%time.Second != 0:
+		return errors.New("a retention is of whole seconds")
+	}
+	return nil
+}
+
+// retention is what the DDL of a table says.
+type retention struct {
+	// keep is how long events are visible, and floor the Unix time, in seconds,
+	// before which none is however long that is. Of events alone.
+	keep  time.Duration
+	floor int64
+	// dropDays is the TTL of a partition, in days after its month; 0 for none.
+	dropDays int
+	// stores says that the table has rows of its own, not those of other hosts.
+	stores bool
+}
+
+// visible is the expression of events.visible.
+func (r retention) visible() string {
+	var bounds []string
+	if r.keep != Forever {
+		bounds = append(bounds, "now() - toIntervalSecond("+strconv.FormatInt(int64(r.keep/time.Second), 10)+")")
+	}
+	if r.floor > 0 {
+		bounds = append(bounds, "toDateTime("+strconv.FormatInt(r.floor, 10)+")")
+	}
+	switch len(bounds) {
+	case 0:
+		return "1"
+	case 1:
+		return "timestamp >= " + bounds[0]
+	}
+	return "timestamp >= greatest(" + strings.Join(bounds, ", ") + ")"
+}
+
+// horizon is the time, in Unix seconds, before which nothing is visible now.
+func (r retention) horizon(now int64) int64 {
+	if r.keep == Forever {
+		return r.floor
+	}
+	return max(r.floor, now-int64(r.keep/time.Second))
+}
+
+//nolint:gochecknoglobals // constant tables
+var (
+	keepPattern  = regexp.MustCompile(`toIntervalSecond\((\d+)\)`)
+	floorPattern = regexp.MustCompile(`toDateTime\((\d+)\)`)
+	dropPattern  = regexp.MustCompile(` TTL .*toIntervalDay\((\d+)\)`)
+
+	// months are the first days of the rows' months. All rows of a partition
+	// have one TTL, so that a merge of its parts drops all of it or nothing.
+	// Those of aliases are their events', which the id tells; the tombstone of
+	// an alias that never was has no event, and stays.
+	months = map[string]string{
+		tableEvents:     "toStartOfMonth(timestamp)",
+		tableContents:   "toStartOfMonth(timestamp)",
+		tableEmbeddings: "toStartOfMonth(timestamp)",
+		tableAliases:    "if(toUInt128(id) = 0, toDate('2149-01-01'), toStartOfMonth(toDate(intDiv(toUInt64(bitShiftRight(toUInt128(id), 80)), 86400000))))",
+	}
+)
+
+// SetRetention has readers see no event whose timestamp is longer ago than keep,
+// from now on to the second, and has ClickHouse drop a month's rows once the
+// last of them is out of sight for a day. [Forever] ends that. It reports
+// whether anything had to be changed.
+//
+// What was hidden once stays hidden: of an event that is out of sight the
+// tombstone may be dropped before the row under it, and a longer retention must
+// not bring that back. For the same reason no row is ever dropped that a reader
+// can see: where the retention shrinks, events are hidden first, on all
+// replicas, and where it grows, last.
+//
+// It is for the tables of one database on one host, and may be called again
+// after any error.
+func (s *Store) SetRetention(ctx context.Context, keep time.Duration) (changed bool, err error) {
+	if err := checkRetention(keep); err != nil {
+		return false, err
+	}
+	tables, now, err := s.retentions(ctx)
+	if err != nil {
+		return false, err
+	}
+	events, ok := tables[tableEvents]
+	if !ok {
+		return false, fmt.Errorf("set retention: %s has no table %s; migrate it first", s.cfg.Database, tableEvents)
+	}
+	want := retention{keep: keep, floor: events.floor}
+	grows := events.keep != Forever && (keep == Forever || keep > events.keep)
+	if grows {
+		want.floor = events.horizon(now)
+	}
+	if keep != Forever {
+		want.dropDays = int((keep + dropMargin + day - 1) / day)
+	}
+	hide := func() error {
+		if keep == events.keep {
+			return nil
+		}
+		changed = true
+		return s.alter(ctx, tableEvents, "MODIFY COLUMN visible UInt8 ALIAS "+want.visible(), "2")
+	}
+	if !grows {
+		if err := hide(); err != nil {
+			return changed, err
+		}
+	}
+	for _, name := range []string{tableEvents, tableContents, tableEmbeddings, tableAliases} {
+		table := tables[name]
+		if !table.stores || table.dropDays == want.dropDays {
+			continue
+		}
+		action := "REMOVE TTL"
+		if want.dropDays > 0 {
+			action = "MODIFY TTL " + months[name] + " + toIntervalMonth(1) + toIntervalDay(" + strconv.Itoa(want.dropDays) + ")"
+		}
+		changed = true
+		// Old parts get it in the background.
+		if err := s.alter(ctx, name, action, "0"); err != nil {
+			return changed, err
+		}
+	}
+	if grows {
+		return changed, hide()
+	}
+	return changed, nil
+}
+
+// alter changes a table; sync is 2 to wait for all of its replicas, 0 for none.
+func (s *Store) alter(ctx context.Context, table, action, sync string) error {
+	err := s.pool.do(ctx, ddlTimeout, ch.Query{
+		Body:     "ALTER TABLE " + table + " " + action,
+		Settings: []ch.Setting{setting("alter_sync", sync)},
+	})
+	if err != nil {
+		return fmt.Errorf("set the retention of %s: %w", table, err)
+	}
+	return nil
+}
+
+// retentions are those of the tables that there are, and the server's time.
+func (s *Store) retentions(ctx context.Context) (tables map[string]retention, now int64, err error) {
+	var (
+		name, engine, visible proto.ColStr
+		stores                proto.ColUInt8
+		clock                 proto.ColUInt32
+	)
+	tables = make(map[string]retention)
+	err = s.query(ctx, "retention", s.cfg.QueryTimeout, ch.Query{
+		Body: `SELECT t.name AS name, t.engine_full AS engine, endsWith(t.engine, 'MergeTree') AS stores, c.default_expression AS visible, toUInt32(now()) AS clock
+			FROM system.tables AS t
+			LEFT JOIN (
+				SELECT table, default_expression FROM system.columns
+				WHERE database = {database:String} AND name = 'visible'
+			) AS c ON c.table = t.name
+			WHERE t.database = {database:String} AND t.name IN ('events', 'event_contents', 'event_embeddings', 'event_aliases')`,
+		Parameters: parameters{}.text("database", s.cfg.Database),
+		Result: proto.Results{
+			{Name: "name", Data: &name},
+			{Name: "engine", Data: &engine}, {Name: "stores", Data: &stores},
+			{Name: "visible", Data: &visible},
+			{Name: "clock", Data: &clock},
+		},
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range clock {
+				var r retention
+				r.keep = time.Duration(number(keepPattern, visible.Row(i))) * time.Second
+				r.floor = number(floorPattern, visible.Row(i))
+				r.dropDays = int(number(dropPattern, engine.Row(i)))
+				r.stores = stores[i] != 0
+				tables[name.Row(i)], now = r, int64(clock[i])
+			}
+			return nil
+		},
+	})
+	return tables, now, err
+}
+
+// number is what the pattern's group matches, 0 where it does not.
+func number(pattern *regexp.Regexp, text string) int64 {
+	m := pattern.FindStringSubmatch(text)
+	if m == nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(m[1], 10, 64) // digits alone
+	return n
+}
