@@ -39,6 +39,7 @@ type cli struct {
 	Consume     consumeCmd     `cmd:"" help:"Run the consumer alone."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database's schema up to date."`
 	DLQ         dlqCmd         `cmd:"" name:"dlq" help:"Look into the dead-letter topic, and replay from it."`
+	Offsets     offsetsCmd     `cmd:"" help:"Show where the consumer group is in the log, and set it back."`
 	Bench       benchCmd       `cmd:"" help:"Measure a Sluice, with real conversations."`
 	Key         keyCmd         `cmd:"" help:"Make API keys."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running sluice whether it is well: exit code 0 if it is."`
@@ -69,7 +70,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		}
 	}()
 	var c cli
-	parser, err := kong.New(&c,
+	parser := newParser(&c, stdout, stderr)
+	command, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "sluice: %v\nRun \"sluice --help\" for what there is.\n", err)
+		return 2
+	}
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	var handler slog.Handler = slog.NewTextHandler(stderr, options)
+	if c.LogFormat == "json" {
+		handler = slog.NewJSONHandler(stderr, options)
+	}
+	e := &env{stdout: stdout, log: slog.New(handler), pprof: c.Pprof}
+	command.BindTo(ctx, (*context.Context)(nil))
+	if err := command.Run(e); err != nil {
+		fmt.Fprintf(stderr, "sluice %s: %v\n", command.Command(), err)
+		return 1
+	}
+	return 0
+}
+
+// newParser returns the parser of a command line, which leaves by panicking with
+// an exit code.
+func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
+	parser, err := kong.New(c,
 		kong.Name("sluice"),
 		kong.Description("Sluice takes events of conversations over HTTP, orders them in Kafka, and keeps them in ClickHouse.\n\n"+
 			"Every flag can be given as a variable: --kafka-brokers is SLUICE_KAFKA_BROKERS."),
@@ -89,23 +113,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 	if err != nil {
 		panic(fmt.Sprintf("BUG: command line: %v", err))
 	}
-	command, err := parser.Parse(args)
-	if err != nil {
-		fmt.Fprintf(stderr, "sluice: %v\nRun \"sluice --help\" for what there is.\n", err)
-		return 2
-	}
-	options := &slog.HandlerOptions{Level: c.LogLevel}
-	var handler slog.Handler = slog.NewTextHandler(stderr, options)
-	if c.LogFormat == "json" {
-		handler = slog.NewJSONHandler(stderr, options)
-	}
-	e := &env{stdout: stdout, log: slog.New(handler), pprof: c.Pprof}
-	command.BindTo(ctx, (*context.Context)(nil))
-	if err := command.Run(e); err != nil {
-		fmt.Fprintf(stderr, "sluice %s: %v\n", command.Command(), err)
-		return 1
-	}
-	return 0
+	return parser
 }
 
 type versionCmd struct{}

@@ -268,6 +268,9 @@ const configTemplate = `<clickhouse>
         <number_of_free_entries_in_pool_to_execute_mutation>4</number_of_free_entries_in_pool_to_execute_mutation>
         <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>4</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
     </merge_tree>
+    <backups>
+        <allowed_path>{{x .Dir}}/backups</allowed_path>
+    </backups>
 {{- if .SystemLogs}}
     <query_log><database>system</database><table>query_log</table><flush_interval_milliseconds>1000</flush_interval_milliseconds><ttl>event_date + INTERVAL 1 DAY DELETE</ttl></query_log>
     <part_log><database>system</database><table>part_log</table><flush_interval_milliseconds>1000</flush_interval_milliseconds><ttl>event_date + INTERVAL 1 DAY DELETE</ttl></part_log>

@@ -41,6 +41,8 @@ var suite = []struct {
 	{"rebalance", testRebalance},
 	{"a fenced commit", testFenced},
 	{"lost records", testDataLoss},
+	{"generations", testGenerations},
+	{"offsets set back", testRewind},
 	{"waiting for writes", testWait},
 	{"dead letters", testDeadLetters},
 }

@@ -23,6 +23,12 @@ var (
 	// not as it has to be.
 	ErrTopicMismatch = errors.New("topic is not as configured")
 
+	// ErrGroupActive is wrapped by [Rewind] while the consumer group has members.
+	ErrGroupActive = errors.New("the consumer group has members; stop the consumers")
+
+	// ErrForward is wrapped by [Rewind] when an offset is after the group's.
+	ErrForward = errors.New("records that were never applied would be passed over")
+
 	// ErrLocked is wrapped by [NewBroker] when another process uses the directory.
 	ErrLocked = errors.New("directory is in use by another process")
 )

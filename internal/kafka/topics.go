@@ -104,28 +104,17 @@ func CheckCommits(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	defer cl.Close()
-	adm, topic := kadm.NewClient(cl), cfg.EventsTopic()
-	commits, err := adm.FetchOffsets(ctx, cfg.Group)
-	if err == nil {
-		err = commits.Error()
-	}
-	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
-		return fmt.Errorf("read the commits of group %s: %w", cfg.Group, err)
-	}
-	// The log only grows meanwhile, and the commits were read before.
-	ends, err := adm.ListEndOffsets(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
+	topic := cfg.EventsTopic()
+	partitions, err := readOffsets(ctx, kadm.NewClient(cl), cfg.Group, topic)
 	if err != nil {
-		return fmt.Errorf("list end offsets of %s: %w", topic, err)
+		return err
 	}
 	var errs []error
-	ends.Each(func(end kadm.ListedOffset) {
-		if c, ok := commits.Lookup(topic, end.Partition); ok && c.At > end.Offset {
-			errs = append(errs, lostError(topic, end.Partition, "group %q is at offset %d and the log ends at %d", cfg.Group, c.At, end.Offset))
+	for _, p := range partitions {
+		if p.Committed > p.End {
+			errs = append(errs, lostError(topic, p.Partition, "group %q is at offset %d and the log ends at %d", cfg.Group, p.Committed, p.End))
 		}
-	})
+	}
 	return errors.Join(errs...)
 }
 

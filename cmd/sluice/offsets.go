@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/sluicehq/sluice/internal/kafka"
+)
+
+// offsetsFileBytes is more than the offsets of the most partitions there can be.
+const offsetsFileBytes = 8 << 20
+
+type offsetsCmd struct {
+	Show   offsetsShowCmd   `cmd:"" help:"Print where the group is, a JSON object for each partition; also to keep it beside a backup."`
+	Rewind offsetsRewindCmd `cmd:"" help:"Set the group back, so that the log from there on is applied again, which is harmless. No consumer may run."`
+}
+
+// partitionLine is a line of what "sluice offsets show" prints.
+type partitionLine struct {
+	Topic     string `json:"topic"`
+	TopicID   string `json:"topic_id"`
+	Group     string `json:"group"`
+	Partition int32  `json:"partition"`
+	First     int64  `json:"first"`
+	Committed int64  `json:"committed"`
+	End       int64  `json:"end"`
+	Lag       int64  `json:"lag"`
+}
+
+type offsetsShowCmd struct{ brokerFlags }
+
+// Run prints the group's offsets.
+func (c *offsetsShowCmd) Run(ctx context.Context, e *env) error {
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	info, err := kafka.FindTopics(ctx, cfg, e.log)
+	if err != nil {
+		return err
+	}
+	partitions, err := kafka.Offsets(ctx, cfg, e.log)
+	if err != nil {
+		return err
+	}
+	out := json.NewEncoder(e.stdout)
+	for _, p := range partitions {
+		// What was never committed is read from the first record on.
+		at := max(p.Committed, p.First)
+		if err := out.Encode(partitionLine{
+			info.Topic, info.ID, cfg.WithDefaults().Group, p.Partition, p.First, at, p.End, p.End - at,
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type offsetsRewindCmd struct {
+	brokerFlags
+	File string `arg:"" optional:"" help:"What \"sluice offsets show\" printed when the backup was begun." type:"existingfile"`
+	All  bool   `help:"Set the group back to the first record that the log still has, instead."`
+}
+
+// Run sets the group back.
+func (c *offsetsRewindCmd) Run(ctx context.Context, e *env) error {
+	if (c.File == "") != c.All {
+		return errors.New("either a file of offsets or --all is required")
+	}
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	info, err := kafka.FindTopics(ctx, cfg, e.log)
+	if err != nil {
+		return err
+	}
+	partitions, err := kafka.Offsets(ctx, cfg, e.log)
+	if err != nil {
+		return err
+	}
+	to := make(map[int32]int64)
+	if c.All {
+		for _, p := range partitions {
+			to[p.Partition] = p.First
+		}
+	} else if to, err = c.read(info); err != nil {
+		return err
+	}
+	if err := kafka.Rewind(ctx, cfg, to, e.log); err != nil {
+		return err
+	}
+	var records int64
+	for _, p := range partitions {
+		records += p.End - to[p.Partition]
+	}
+	_, err = fmt.Fprintf(e.stdout, "%d records of %s will be applied\n", records, info.Topic)
+	return err
+}
+
+// read reads the offsets in the file, which must be of the topic that there is.
+func (c *offsetsRewindCmd) read(info kafka.TopicInfo) (map[int32]int64, error) {
+	file, err := os.Open(c.File)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	to := make(map[int32]int64)
+	for in := json.NewDecoder(io.LimitReader(file, offsetsFileBytes)); ; {
+		var line partitionLine
+		if err := in.Decode(&line); errors.Is(err, io.EOF) {
+			return to, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("%s: is not what \"sluice offsets show\" prints: %w", c.File, err)
+		}
+		if line.Topic != info.Topic || line.TopicID != info.ID {
+			return nil, fmt.Errorf("%s: is of topic %s with id %s, and the brokers have %s with id %s",
+				c.File, line.Topic, line.TopicID, info.Topic, info.ID)
+		}
+		to[line.Partition] = line.Committed
+	}
+}
