@@ -83,6 +83,13 @@ func (c *dlqReplayCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
+	generations, err := kafka.Generations(ctx, cfg, e.log)
+	if err != nil {
+		return err
+	}
+	if n := len(generations); n > 0 && generations[n-1].Number > cfg.Generation {
+		return fmt.Errorf("generation %d: %w; give --kafka-generation=%d", cfg.Generation, errGenerationOver, generations[n-1].Number)
+	}
 	topics, err := kafka.FindTopics(ctx, cfg, e.log)
 	if err != nil {
 		return err

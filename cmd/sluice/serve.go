@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -79,7 +80,7 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		if err := p.ensureTopics(ctx, &kafkaCfg, store); err != nil {
+		if err := p.ensureTopics(ctx, &kafkaCfg, store, true); err != nil {
 			return err
 		}
 		if err := p.startConsumer(ctx, kafkaCfg, c.consumerFlags.config(), store); err != nil {
@@ -108,7 +109,7 @@ func (c *apiCmd) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		if err := p.ensureTopics(ctx, &kafkaCfg, store); err != nil {
+		if err := p.ensureTopics(ctx, &kafkaCfg, store, true); err != nil {
 			return err
 		}
 		return p.startAPI(ctx, kafkaCfg, cfg, &c.httpFlags, store)
@@ -134,7 +135,7 @@ func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		if err := p.ensureTopics(ctx, &kafkaCfg, store); err != nil {
+		if err := p.ensureTopics(ctx, &kafkaCfg, store, false); err != nil {
 			return err
 		}
 		if err := p.startConsumer(ctx, kafkaCfg, c.consumerFlags.config(), store); err != nil {
@@ -300,12 +301,24 @@ func setRetention(ctx context.Context, store *clickhouse.Store, keep *time.Durat
 	return nil
 }
 
+var (
+	errNotDrained     = errors.New("the generation before is not drained: consume it to its end first")
+	errGenerationOver = errors.New("a later generation has begun: writes to this one would lose to its")
+)
+
 // ensureTopics makes the topics, and checks that the events topic is the one
-// that the database knows, with all that was applied of it. It puts the number of its partitions and its id into
-// cfg.
-func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config, store *clickhouse.Store) error {
+// that the database knows, with all that was applied of it, and that its
+// generation's time has come; and, for a process that writes, is not over. It
+// puts the number of its partitions and its id into cfg.
+func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config, store *clickhouse.Store, writes bool) error {
+	err := p.retry(ctx, "compare the generations",
+		func(err error) bool { return !errors.Is(err, errNotDrained) && !errors.Is(err, errGenerationOver) },
+		func(ctx context.Context) error { return p.checkGeneration(ctx, *cfg, store, writes) })
+	if err != nil {
+		return err
+	}
 	var info kafka.TopicInfo
-	err := p.retry(ctx, "reach Kafka", func(err error) bool { return !errors.Is(err, kafka.ErrTopicMismatch) },
+	err = p.retry(ctx, "reach Kafka", func(err error) bool { return !errors.Is(err, kafka.ErrTopicMismatch) },
 		func(ctx context.Context) (err error) {
 			info, err = kafka.EnsureTopics(ctx, *cfg, p.log)
 			return err
@@ -322,6 +335,45 @@ func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config, store *cl
 	}
 	return p.retry(ctx, "compare the log with the commits", func(err error) bool { return !errors.Is(err, kafka.ErrDataLoss) },
 		func(ctx context.Context) error { return kafka.CheckCommits(ctx, *cfg, p.log) })
+}
+
+// checkGeneration compares the generation with those before and after it. A
+// generation begins once all before it are applied: an update in it could else
+// meet an event whose create is not. Once it has begun, records that come late
+// to one before are only warned of; Kafka forgets the commits of a topic that
+// nobody reads any more, before its last records.
+func (p *process) checkGeneration(ctx context.Context, cfg kafka.Config, store *clickhouse.Store, writes bool) error {
+	begun, err := store.Generations(ctx)
+	if err != nil {
+		return err
+	}
+	if len(begun) > 0 && begun[len(begun)-1] > cfg.Generation {
+		last := begun[len(begun)-1]
+		if writes {
+			return fmt.Errorf("generation %d: %w; give --kafka-generation=%d", cfg.Generation, errGenerationOver, last)
+		}
+		p.log.Warn("a later generation has begun, and this one is only drained", "generation", cfg.Generation, "later", last)
+		return nil
+	}
+	if cfg.Generation == 1 {
+		return nil
+	}
+	generations, err := kafka.Generations(ctx, cfg, p.log)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, g := range generations {
+		switch {
+		case g.Number >= cfg.Generation || g.Pending == 0:
+		case slices.Contains(begun, cfg.Generation):
+			p.log.Warn("records of an earlier generation are not applied", "topic", g.Topic, "records", g.Pending)
+		default:
+			errs = append(errs, fmt.Errorf("generation %d: %w: group %q has not applied %d records of %s",
+				cfg.Generation, errNotDrained, cfg.Group, g.Pending, g.Topic))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // recordRetryable reports whether the topic may be the right one, for all that

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -358,6 +359,9 @@ func TestVectorsAreBitExact(t *testing.T) {
 
 func TestRecordTopic(t *testing.T) {
 	store, _, _ := migrated(t)
+	if got, err := store.Generations(t.Context()); err != nil || len(got) != 0 {
+		t.Errorf("generations %v, error %v before the first", got, err)
+	}
 	tests := []struct {
 		name       string
 		generation int
@@ -378,6 +382,9 @@ func TestRecordTopic(t *testing.T) {
 		if err := store.RecordTopic(t.Context(), test.generation, test.topic, test.id, test.partitions); !errors.Is(err, test.want) {
 			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
 		}
+	}
+	if got, err := store.Generations(t.Context()); err != nil || !slices.Equal(got, []int{1, 2}) {
+		t.Errorf("generations %v, error %v; want 1 and 2", got, err)
 	}
 }
 

@@ -63,6 +63,25 @@ func (s *Store) RecordTopic(ctx context.Context, generation int, topic, topicID 
 	return nil
 }
 
+// Generations are those that were recorded, in order.
+func (s *Store) Generations(ctx context.Context) ([]int, error) {
+	var (
+		generation  proto.ColUInt16
+		generations []int
+	)
+	err := s.query(ctx, "generations", s.cfg.QueryTimeout, ch.Query{
+		Body:   "SELECT DISTINCT generation FROM topic_generations ORDER BY generation",
+		Result: proto.Results{{Name: "generation", Data: &generation}},
+		OnResult: func(context.Context, proto.Block) error {
+			for _, n := range generation {
+				generations = append(generations, int(n))
+			}
+			return nil
+		},
+	})
+	return generations, err
+}
+
 func (s *Store) recordedTopics(ctx context.Context, generation int) ([]recordedTopic, error) {
 	var (
 		topic, topicID proto.ColStr
