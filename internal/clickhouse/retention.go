@@ -217,7 +217,8 @@ func (s *Store) retentions(ctx context.Context) (tables map[string]retention, no
 		Parameters: parameters{}.text("database", s.cfg.Database),
 		Result: proto.Results{
 			{Name: "name", Data: &name},
-			{Name: "engine", Data: &engine}, {Name: "stores", Data: &stores},
+			{Name: "engine", Data: &engine},
+			{Name: "stores", Data: &stores},
 			{Name: "visible", Data: &visible},
 			{Name: "clock", Data: &clock},
 		},
