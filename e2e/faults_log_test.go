@@ -969,17 +969,29 @@ func (s *system) expire(t *testing.T, partition int32, until int64) {
 	}
 }
 
-// skip commits an offset for the group, as an operator does who gives up what
-// is missing. No consumer must run.
+// skip has the group give up what is missing, as an operator does. No consumer
+// must run; one that was killed is a member for a while.
 func (s *system) skip(t *testing.T, partition int32, to int64) {
 	t.Helper()
-	eventually(t, startBound, "the operator's commit", func() error {
-		return s.admin(t, func(ctx context.Context, adm *kadm.Client) error {
-			var offsets kadm.Offsets
-			offsets.AddOffset(s.kafka.EventsTopic(), partition, to, -1)
-			return adm.CommitAllOffsets(ctx, s.kafka.WithDefaults().Group, offsets)
-		})
+	cfg := s.kafka.WithDefaults()
+	flags := []string{"--all", "--kafka-brokers", strings.Join(cfg.Brokers, ","), "--kafka-topic", cfg.TopicPrefix, "--kafka-group", cfg.Group}
+	eventually(t, startBound, "the refusal to give up what is missing unasked", func() error {
+		p := start(t, append([]string{"offsets", "rewind"}, flags...)...)
+		if code := p.wait(t, startBound); code != 1 || !bytes.Contains(p.log.bytes(), []byte("--accept-loss goes on without them")) {
+			return fmt.Errorf("exit code %d: %s", code, p.log.tail(300))
+		}
+		return nil
 	})
+	eventually(t, startBound, "the group to give up what is missing", func() error {
+		p := start(t, append([]string{"offsets", "rewind", "--accept-loss"}, flags...)...)
+		if code := p.wait(t, startBound); code != 0 {
+			return fmt.Errorf("exit code %d: %s", code, p.log.tail(300))
+		}
+		return nil
+	})
+	if at := s.places(t).committed[partition]; at != to {
+		t.Errorf("the group is at offset %d of partition %d, want %d", at, partition, to)
+	}
 }
 
 // TestFaultRetention has records expire before they were consumed. Where they

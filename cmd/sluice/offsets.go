@@ -49,8 +49,10 @@ func (c *offsetsShowCmd) Run(ctx context.Context, e *env) error {
 	}
 	out := json.NewEncoder(e.stdout)
 	for _, p := range partitions {
-		// What was never committed is read from the first record on.
-		at := max(p.Committed, p.First)
+		at := p.Committed
+		if at < 0 {
+			at = p.First // nothing was committed yet
+		}
 		if err := out.Encode(partitionLine{
 			info.Topic, info.ID, cfg.WithDefaults().Group, p.Partition, p.First, at, p.End, p.End - at,
 		}); err != nil {
@@ -64,12 +66,17 @@ type offsetsRewindCmd struct {
 	brokerFlags
 	File string `arg:"" optional:"" help:"What \"sluice offsets show\" printed when the backup was begun." type:"existingfile"`
 	All  bool   `help:"Set the group back to the first record that the log still has, instead."`
+
+	AcceptLoss bool `help:"With --all: go on without the records that are gone and were never applied."`
 }
 
 // Run sets the group back.
 func (c *offsetsRewindCmd) Run(ctx context.Context, e *env) error {
-	if (c.File == "") != c.All {
+	switch {
+	case (c.File == "") != c.All:
 		return errors.New("either a file of offsets or --all is required")
+	case c.AcceptLoss && !c.All:
+		return errors.New("--accept-loss: is of --all")
 	}
 	cfg, err := c.config()
 	if err != nil {
@@ -85,13 +92,21 @@ func (c *offsetsRewindCmd) Run(ctx context.Context, e *env) error {
 	}
 	to := make(map[int32]int64)
 	if c.All {
+		var errs []error
 		for _, p := range partitions {
+			if next := max(p.Committed, 0); next < p.First && !c.AcceptLoss {
+				errs = append(errs, fmt.Errorf("topic %s partition %d: records %d to %d are gone and were not applied; --accept-loss goes on without them",
+					info.Topic, p.Partition, next, p.First-1))
+			}
 			to[p.Partition] = p.First
+		}
+		if err := errors.Join(errs...); err != nil {
+			return err
 		}
 	} else if to, err = c.read(info); err != nil {
 		return err
 	}
-	if err := kafka.Rewind(ctx, cfg, to, e.log); err != nil {
+	if err := kafka.Rewind(ctx, cfg, to, c.AcceptLoss, e.log); err != nil {
 		return err
 	}
 	var records int64

@@ -248,6 +248,8 @@ func xmlEscape(v any) (string, error) {
 // may quote queries. They go to a file beside the data instead.
 //
 // log_queries and the query profilers cost CPU for tables that do not exist.
+//
+// Backups may be written beside the data, and nowhere else.
 const configTemplate = `<clickhouse>
     <listen_host>{{x .Host}}</listen_host>
     <tcp_port>{{.TCPPort}}</tcp_port>

@@ -38,7 +38,10 @@ func Offsets(ctx context.Context, cfg Config, log *slog.Logger) ([]PartitionOffs
 // would never be applied. One before the first record is one that wraps
 // [ErrDataLoss], and [ErrGroupActive] says that there are consumers. After an
 // error nothing is changed, unless it is the brokers' on writing.
-func Rewind(ctx context.Context, cfg Config, to map[int32]int64, log *slog.Logger) error {
+//
+// With acceptLoss the first record is no error, even if the group has not got
+// that far: what was before it is gone in any case.
+func Rewind(ctx context.Context, cfg Config, to map[int32]int64, acceptLoss bool, log *slog.Logger) error {
 	cl, err := newClient(&cfg, log)
 	if err != nil {
 		return err
@@ -70,6 +73,7 @@ func Rewind(ctx context.Context, cfg Config, to map[int32]int64, log *slog.Logge
 			continue
 		}
 		switch {
+		case acceptLoss && at == p.First:
 		case at < p.First:
 			errs = append(errs, lostError(topic, p.Partition, "offset %d is wanted and the log begins at %d", at, p.First))
 		case at > p.End || p.Committed >= 0 && at > p.Committed:

@@ -114,7 +114,7 @@ func testRewind(t *testing.T, b *backend) {
 	if err := c.Commit(t.Context(), half); err != nil {
 		t.Fatal(err)
 	}
-	rewind := func(to map[int32]int64) error { return kafka.Rewind(t.Context(), cfg, to, logTo(t)) }
+	rewind := func(to map[int32]int64) error { return kafka.Rewind(t.Context(), cfg, to, false, logTo(t)) }
 	start := map[int32]int64{0: 0, 1: 0, 2: 0, 3: 0}
 	if err := rewind(start); !errors.Is(err, kafka.ErrGroupActive) {
 		t.Errorf("while a consumer runs: error %v, want that the group is active", err)
@@ -170,5 +170,24 @@ func testRewind(t *testing.T, b *backend) {
 	if diff := cmp.Diff(want, partitions); diff != "" {
 		t.Error(diff)
 	}
-	collect(t, newConsumer(t, cfg, nil), left)
+
+	// What is gone before it was applied is given up only where that is asked for.
+	gone = nil
+	gone.AddOffset(cfg.EventsTopic(), 3, end[3], -1)
+	if resp, err = b.admin(t).DeleteRecords(t.Context(), gone); err != nil || resp.Error() != nil {
+		t.Fatal(errors.Join(err, resp.Error()))
+	}
+	start[3] = end[3]
+	if err := rewind(start); !errors.Is(err, kafka.ErrForward) {
+		t.Errorf("error %v, want that records would be passed over", err)
+	}
+	start[0] = end[0] // of which nothing is gone
+	if err := kafka.Rewind(t.Context(), cfg, start, true, logTo(t)); !errors.Is(err, kafka.ErrForward) {
+		t.Errorf("error %v, want that records would be passed over", err)
+	}
+	start[0] = 0
+	if err := kafka.Rewind(t.Context(), cfg, start, true, logTo(t)); err != nil {
+		t.Fatal(err)
+	}
+	collect(t, newConsumer(t, cfg, nil), left-int(end[3]))
 }
