@@ -244,6 +244,9 @@ func TestBackup(t *testing.T) {
 	if err := later.round(c, meanwhile); err != nil {
 		t.Fatal(err)
 	}
+	if a, err := c.do(http.MethodGet, "/analytics/errors?since=1h", nil, ""); err != nil || a.status != http.StatusServiceUnavailable {
+		t.Errorf("without tables a read answers %d, error %v; want 503", a.status, err)
+	}
 	i.server.Query(t, "RESTORE DATABASE "+i.database+" FROM "+backup)
 	if i.contents(meanwhile) == before {
 		t.Fatal("the backup has all, so this test shows nothing")
@@ -410,5 +413,39 @@ func TestRetention(t *testing.T) {
 	}
 	send(http.MethodPost, "/event", `{"id":"now","conversation_id":"c","event_name":"event_a"}`, http.StatusCreated)
 	visible("now", true)
+	p.stop(t)
+}
+
+// TestLostLog goes on in another generation when the broker and all that was in
+// it are gone.
+func TestLostLog(t *testing.T) {
+	dir := t.TempDir()
+	p, c := serve(t, dir)
+	before := newLedger("before")
+	if err := before.round(c, "before"); err != nil {
+		t.Fatal(err)
+	}
+	results, err := c.post([][]byte{[]byte(`{"id":"kept","conversation_id":"c","event_name":"event_a","output":"1"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := before.applied.add(results...); err != nil {
+		t.Fatal(err)
+	}
+	before.check(t, c)
+	p.stop(t)
+	if err := os.RemoveAll(filepath.Join(dir, "kafka")); err != nil {
+		t.Fatal(err)
+	}
+	p, c = serve(t, dir, "--kafka-generation", "2")
+	before.check(t, c)
+	a, err := c.do(http.MethodPut, eventPath("kept"), []byte(`{"output":"2"}`), "wait=20")
+	if err != nil || a.status != http.StatusOK {
+		t.Errorf("the update answered %d %s, error %v", a.status, a.body, err)
+	}
+	var e struct{ Output string }
+	if err := c.get(eventPath("kept"), &e); err != nil || e.Output != "2" {
+		t.Errorf("the event is %+v, error %v", e, err)
+	}
 	p.stop(t)
 }
