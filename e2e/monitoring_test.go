@@ -180,6 +180,7 @@ func alerts(t *testing.T) []string {
 // TestMonitoringPrometheus runs these tests.
 func TestAlerts(t *testing.T) {
 	rules, tests := monitoringFile(t, "alerts.yml"), monitoringFile(t, "alerts_test.yml")
+	operations := monitoringFile(t, "..", "..", "docs", "operations.md")
 	for _, name := range alerts(t) {
 		_, rule, _ := strings.Cut(rules, "- alert: "+name+"\n")
 		rule, _, _ = strings.Cut(rule, "- alert: ")
@@ -189,6 +190,9 @@ func TestAlerts(t *testing.T) {
 			if !regexp.MustCompile(want).MatchString(rule) {
 				t.Errorf("alert %s does not match %s", name, want)
 			}
+		}
+		if !strings.Contains(operations, "# "+name+"\n") {
+			t.Errorf("docs/operations.md does not say what %s means", name)
 		}
 		fires := strings.Contains(tests, "alertname: "+name+"\n        exp_alerts:\n          - exp_labels:")
 		silent := strings.Contains(tests, "alertname: "+name+"\n        exp_alerts: []\n")

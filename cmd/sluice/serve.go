@@ -159,13 +159,13 @@ func (c *migrateCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if cfg.Cluster != "" {
-		hosts, err := clickhouse.MigrateCluster(ctx, cfg, clickhouse.ClusterOptions{Replicated: c.Replicated}, e.log)
+		hosts, err := clickhouse.MigrateCluster(ctx, cfg, clickhouse.ClusterOptions{Replicated: c.Replicated, Retention: keep}, e.log)
 		if err != nil {
 			return err
 		}
 		for _, h := range hosts {
 			e.log.Info("schema is up to date", "host", h.Addr, "shard", h.Shard, "replica", h.Replica,
-				"created", h.Created, "applied", len(h.Applied), "spread", h.Spread)
+				"created", h.Created, "applied", len(h.Applied), "spread", h.Spread, "retention_changed", h.Retained)
 		}
 		return nil
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
@@ -297,6 +298,8 @@ type ClusterOptions struct {
 	// Replicated makes replicated tables though each shard has one replica, so
 	// that others can join it later. They are where there are several.
 	Replicated bool
+	// Retention is set on all hosts, unless it is nil; see [Store.SetRetention].
+	Retention *time.Duration
 }
 
 // MigratedHost is what [MigrateCluster] did to a host.
@@ -310,6 +313,8 @@ type MigratedHost struct {
 	Applied []Migration
 	// Spread is how many Distributed tables were made or renewed.
 	Spread int
+	// Retained says that the retention was another.
+	Retained bool
 }
 
 // MigrateCluster brings the schema of all hosts of the configured cluster up to
@@ -330,9 +335,9 @@ func MigrateCluster(ctx context.Context, cfg Config, opts ClusterOptions, log *s
 	if cfg.Cluster == "" {
 		return nil, errors.New("clickhouse: Cluster: is required")
 	}
-	c := &cluster{name: cfg.Cluster, cfg: cfg.withDefaults(), replicated: opts.Replicated, log: log}
+	c := &cluster{name: cfg.Cluster, cfg: cfg.withDefaults(), replicated: opts.Replicated, retention: opts.Retention, log: log}
 	defer c.close()
-	for _, step := range []func(context.Context) error{c.open, c.check, c.update, c.create, c.spread} {
+	for _, step := range []func(context.Context) error{c.open, c.check, c.update, c.create, c.spread, c.retain} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -349,6 +354,7 @@ type cluster struct {
 	name       string
 	cfg        Config
 	replicated bool
+	retention  *time.Duration
 	log        *slog.Logger
 	members    members
 	hosts      []*host
@@ -733,6 +739,39 @@ func (c *cluster) spread(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// retain sets the retention. What a Distributed table shows hangs on its own
+// definition, so that hosts hide events before any shard may drop their rows,
+// and show them only when all shards keep them.
+func (c *cluster) retain(ctx context.Context) error {
+	if c.retention == nil {
+		return nil
+	}
+	keep := *c.retention
+	set := func(h *host, s *Store) error {
+		changed, err := s.SetRetention(ctx, keep)
+		h.done.Retained = h.done.Retained || changed
+		return err
+	}
+	err := c.each(func(h *host) error {
+		tables, _, err := h.front.retentions(ctx)
+		if err != nil {
+			return err
+		}
+		now := tables[tableEvents].keep
+		if shrinks := keep != Forever && (now == Forever || now > keep); !shrinks {
+			return nil
+		}
+		return set(h, h.front)
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.each(func(h *host) error { return set(h, h.back) }); err != nil {
+		return err
+	}
+	return c.each(func(h *host) error { return set(h, h.front) })
 }
 
 // codeTableExists is of two processes that replace a table at once.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 
@@ -415,6 +416,71 @@ func TestClusterRecordTopic(t *testing.T) {
 	for i, server := range c.Servers {
 		if got, want := server.Query(t, "SELECT count() FROM "+database+"_shard.topic_generations"), []string{"1", "0"}[i]; got != want {
 			t.Errorf("shard %d has %s records, want %s", i, got, want)
+		}
+	}
+}
+
+// A retention holds on every host, whichever was asked, and what was hidden once
+// stays hidden.
+func TestClusterRetention(t *testing.T) {
+	stores, c, database := spread(t)
+	const day = 24 * time.Hour
+	now := time.Now()
+	var rows event.Rows
+	for shard := range uint32(2) {
+		for i, days := range []int{70, 40, 20} {
+			name := conversationsOf(shard, 1)[0]
+			position, version := created(int64(3*shard) + int64(i))
+			rows.Cores = append(rows.Cores, event.Core{
+				ID: event.NewID(now.Add(-time.Duration(days)*day).UnixMicro(), name), ConversationID: name, EventName: "event_a", Created: position, Version: version,
+			})
+		}
+	}
+	insert(t, stores[0], rows)
+	for _, step := range []struct {
+		keep    time.Duration
+		changed bool
+		visible uint64 // of 20 days, of both shards; then of 40, then of 70
+	}{
+		{clickhouse.Forever, false, 6},
+		{50 * day, true, 4},
+		{50 * day, false, 4},
+		{30 * day, true, 2},
+		{60 * day, true, 2}, // those of 40 days were hidden already
+		{clickhouse.Forever, true, 2},
+	} {
+		hosts, err := clickhouse.MigrateCluster(t.Context(), onCluster(c.Servers[1], enginetest.Shards, database),
+			clickhouse.ClusterOptions{Retention: &step.keep}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatalf("retention of %s: %v", step.keep, err)
+		}
+		ttl := "0"
+		if step.keep != clickhouse.Forever {
+			ttl = "4" // contents, embeddings, aliases and events
+		}
+		for i, h := range hosts {
+			if h.Retained != step.changed {
+				t.Errorf("retention of %s on host %d: changed is %t, want %t", step.keep, i, h.Retained, step.changed)
+			}
+			got, err := stores[i].Errors(t.Context(), event.Filter{UntilMicros: now.Add(time.Hour).UnixMicro()})
+			if err != nil || got.Events != step.visible {
+				t.Errorf("retention of %s: host %d shows %d events, want %d: %v", step.keep, i, got.Events, step.visible, err)
+			}
+			query := "SELECT count() FROM system.tables WHERE database = '" + database + "_shard' AND engine_full LIKE '% TTL %'"
+			if got := c.Servers[i].Query(t, query); got != ttl {
+				t.Errorf("retention of %s: %s tables of shard %d have a TTL, want %s", step.keep, got, i, ttl)
+			}
+		}
+	}
+	// A store that was opened before sees it too, and a migration changes nothing.
+	hosts, err := migrateCluster(t, onCluster(c.Servers[0], enginetest.Shards, database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, store := range stores {
+		got, err := store.Errors(t.Context(), event.Filter{UntilMicros: now.Add(time.Hour).UnixMicro()})
+		if err != nil || got.Events != 2 {
+			t.Errorf("after a migration host %d, %+v, shows %d events, want 2: %v", i, hosts[i], got.Events, err)
 		}
 	}
 }
