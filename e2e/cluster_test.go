@@ -25,8 +25,14 @@ import (
 // it; each shard has its own conversations alone.
 func TestCluster(t *testing.T) {
 	const database = "sluice"
+	began := time.Now()
+	took := func(what string) {
+		t.Logf("%s: %s", what, time.Since(began).Round(time.Millisecond))
+		began = time.Now()
+	}
 	brokers := kafkatest.Start(t, kafkatest.Options{Brokers: 3, QuickStart: true})
 	clickhouse := enginetest.StartCluster(t, enginetest.ClusterOptions{})
+	took("three brokers and two shards started")
 	urlOf := func(i int) string {
 		s := clickhouse.Servers[i]
 		u := url.URL{Scheme: "clickhouse", User: url.UserPassword(s.User, s.Password), Host: s.Addr, Path: "/" + database}
@@ -70,16 +76,18 @@ func TestCluster(t *testing.T) {
 	for _, p := range consumers {
 		eventually(t, startBound, "both consumers to work", func() error { return hasFlushed(t, p) })
 	}
+	took("two APIs and two consumers work")
 	acknowledged := func() int { return history.Count(checker.Acknowledged) + history.Count(checker.Applied) }
 	more := func(what string) {
 		t.Helper()
-		want := acknowledged() + 500
-		eventually(t, startBound, "500 more writes "+what, func() error {
+		want := acknowledged() + 300
+		eventually(t, startBound, "300 more writes "+what, func() error {
 			if now := acknowledged(); now < want {
 				return fmt.Errorf("%d are missing", want-now)
 			}
 			return nil
 		})
+		took("300 more writes " + what)
 	}
 	more("on three brokers")
 	brokers.Kill(1)
@@ -87,6 +95,7 @@ func TestCluster(t *testing.T) {
 	if err := brokers.Restart(1); err != nil {
 		t.Fatal(err)
 	}
+	took("the broker started again")
 	more("on three brokers again")
 	stop()
 	<-loaded
@@ -94,6 +103,7 @@ func TestCluster(t *testing.T) {
 
 	cfg := kafka.Config{Brokers: brokers.Addrs}.WithDefaults()
 	eventually(t, applyBound, "the consumers to apply all", func() error { return drained(t, cfg) })
+	took("all applied")
 	bounded, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	log, err := checker.ReadLog(bounded, cfg)
@@ -122,9 +132,11 @@ func TestCluster(t *testing.T) {
 	}
 	compareAPIs(t, clients)
 	requireReplicas(t, cfg)
+	took("compared")
 	for _, p := range append(consumers, apis...) {
 		p.stop(t)
 	}
+	took("stopped")
 }
 
 // compareAPIs has all answer the same questions.

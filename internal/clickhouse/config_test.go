@@ -66,7 +66,7 @@ func TestParseURLRefuses(t *testing.T) {
 
 func TestValidateNamesEveryField(t *testing.T) {
 	err := clickhouse.Config{
-		Addr: "nonsense", Database: "a;b", DialTimeout: -1, PoolSize: -1, Compression: "gzip", InsertTimeout: -1, LookupTimeout: -1,
+		Addr: "nonsense", Database: "a;b", Cluster: "a'b", DialTimeout: -1, PoolSize: -1, Compression: "gzip", InsertTimeout: -1, LookupTimeout: -1,
 		QueryTimeout: -1, QueryMemoryBytesMax: -1, InsertConcurrency: -1, BlockRowsMax: -1, BlockBytesMax: -1, LookupKeysMax: -1, PageBytesMax: -1,
 		TLS: clickhouse.TLS{CAFile: "x"},
 	}.Validate()
@@ -74,7 +74,7 @@ func TestValidateNamesEveryField(t *testing.T) {
 		t.Fatal("no error")
 	}
 	for _, field := range []string{
-		"Addr", "Database", "DialTimeout", "PoolSize", "Compression", "InsertTimeout", "LookupTimeout", "QueryTimeout",
+		"Addr", "Database", "Cluster", "DialTimeout", "PoolSize", "Compression", "InsertTimeout", "LookupTimeout", "QueryTimeout",
 		"QueryMemoryBytesMax", "InsertConcurrency", "BlockRowsMax", "BlockBytesMax", "LookupKeysMax", "PageBytesMax", "TLS",
 	} {
 		if !strings.Contains(err.Error(), " "+field+": ") {

@@ -273,6 +273,12 @@ func (c *Cluster) stop(i int) error {
 
 func (c *Cluster) close() error {
 	var errs []error
+	// All at once: each waits a while for its connections to the others.
+	for _, r := range c.engines {
+		if r != nil {
+			r.cancel()
+		}
+	}
 	for i := range c.engines {
 		errs = append(errs, c.stop(i))
 	}
