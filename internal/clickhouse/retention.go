@@ -188,11 +188,7 @@ func (s *Store) SetRetention(ctx context.Context, keep time.Duration) (changed b
 
 // alter changes a table; sync is 2 to wait for all of its replicas, 0 for none.
 func (s *Store) alter(ctx context.Context, table, action, sync string) error {
-	err := s.pool.do(ctx, ddlTimeout, ch.Query{
-		Body:     "ALTER TABLE " + table + " " + action,
-		Settings: []ch.Setting{setting("alter_sync", sync)},
-	})
-	if err != nil {
+	if err := s.define(ctx, "ALTER TABLE "+table+" "+action+" SETTINGS alter_sync = "+sync); err != nil {
 		return fmt.Errorf("set the retention of %s: %w", table, err)
 	}
 	return nil

@@ -9,6 +9,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -76,7 +77,7 @@ func main() {
 	engine.ChildMain()
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "clickhouse:", err)
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // this is main
 	}
 }
 
@@ -106,11 +107,12 @@ func run() error {
 	if db := os.Getenv("CLICKHOUSE_DB"); db != "" {
 		queries = "CREATE DATABASE IF NOT EXISTS " + db + "; " + queries
 	}
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
-	server := exec.Command("/proc/self/exe", library, "--config-file="+path, "--path="+dataDir,
-		"--interactive", "--disable_suggestion", "--progress=off", "--progress-table=off",
-		"--history_file=/dev/null", "--query="+queries)
+	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	// Not ended by a signal, but by the end of its input.
+	server := exec.CommandContext(context.WithoutCancel(stop), "/proc/self/exe", //nolint:gosec // this very program
+		library, "--config-file="+path, "--path="+dataDir, "--interactive", "--disable_suggestion",
+		"--progress=off", "--progress-table=off", "--history_file=/dev/null", "--query="+queries)
 	server.Env = append(os.Environ(), "SLUICE_ENGINE_CHILD=1") // internal/engine knows itself as the child by it
 	server.Stdout, server.Stderr = os.Stdout, os.Stderr
 	stdin, err := server.StdinPipe() // the server runs until it is closed
@@ -121,7 +123,7 @@ func run() error {
 		return err
 	}
 	go func() {
-		<-stop
+		<-stop.Done()
 		_ = stdin.Close() // a closed pipe says the same
 	}()
 	return server.Wait()
