@@ -21,7 +21,7 @@ mkdir -p "$cache"
 
 if [ -z "${DOCKER_HOST:-}" ]; then
 	"$(dirname "$0")/install-tools.sh" docker dockerd iptables >&2 || exit $unavailable
-	dir=$(mktemp -d "${TMPDIR:-/tmp}/sluice-docker-XXXXXX")
+	dir=$(mktemp -d /var/tmp/sluice-docker-XXXXXX) # on a disk, whatever TMPDIR is
 	dockerd --data-root "$dir/data" --exec-root "$dir/exec" -p "$dir/pid" -H "unix://$dir/sock" >"$dir/log" 2>&1 &
 	daemon=$!
 	stop() {

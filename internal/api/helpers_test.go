@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"flag"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -16,14 +15,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/pb33f/libopenapi"
-	validator "github.com/pb33f/libopenapi-validator"
-	validatorconfig "github.com/pb33f/libopenapi-validator/config"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/event"
-	"github.com/sluicehq/sluice/sdk/spec"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -213,50 +208,6 @@ func (h *harness) do(tb testing.TB, method, target, body string, headers ...stri
 	a := serve(h, request(method, target, body, headers...))
 	checkContract(tb, request(method, target, body, headers...), a)
 	return a
-}
-
-// contract validates against the OpenAPI document.
-var contract = sync.OnceValues(func() (validator.Validator, error) {
-	doc, err := libopenapi.NewDocument([]byte(spec.OpenAPI()))
-	if err != nil {
-		return nil, err
-	}
-	v, errs := validator.NewValidator(doc, validatorconfig.WithFormatAssertions())
-	if len(errs) > 0 {
-		return nil, errs[0]
-	}
-	return v, nil
-})
-
-func checkContract(tb testing.TB, req *http.Request, a answer) {
-	tb.Helper()
-	v, err := contract()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	res := &http.Response{
-		StatusCode: a.status, Header: a.header, Request: req,
-		Body: io.NopCloser(strings.NewReader(a.body)), ContentLength: int64(len(a.body)),
-	}
-	if ok, errs := v.ValidateHttpResponse(req, res); !ok {
-		for _, e := range errs {
-			tb.Errorf("%s %s: answer %d breaks the contract: %s: %s %v", req.Method, req.URL, a.status, e.Message, e.Reason, e.SchemaValidationErrors)
-		}
-	}
-	if a.status >= http.StatusBadRequest || req.Header.Get("Content-Encoding") != "" {
-		return // what is refused need not conform, what is compressed cannot be read
-	}
-	if req.Header.Get("Content-Type") == "" {
-		if req.URL.Path == "/events" {
-			return // told apart by its first byte
-		}
-		req.Header.Set("Content-Type", "application/json") // what the resource takes it for
-	}
-	if ok, errs := v.ValidateHttpRequest(req); !ok {
-		for _, e := range errs {
-			tb.Errorf("%s %s: accepted a request that breaks the contract: %s: %s %v", req.Method, req.URL, e.Message, e.Reason, e.SchemaValidationErrors)
-		}
-	}
 }
 
 // golden compares with the file in testdata, or writes it with -update.

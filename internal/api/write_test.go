@@ -379,7 +379,7 @@ func TestPreferWait(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, _ = contract() // outside of the bubble, because it starts goroutines
+			readContract() // outside of the bubble, because it starts goroutines
 			synctest.Test(t, func(t *testing.T) {
 				h := newHarness(t)
 				h.wait = tt.wait

@@ -33,9 +33,17 @@ func TestMain(m *testing.M) { os.Exit(enginetest.Main(m)) }
 // the real database, through two consumers that are handed partitions to and
 // fro at random, with random batchings and replays, and compares what readers
 // then see with a model in plain Go; then replays the whole log and compares
-// again. SLUICE_SEED repeats one run.
+// again. SLUICE_SEED repeats one run, SLUICE_HISTORIES is how many there are in
+// each.
 func TestHistories(t *testing.T) {
-	const runs, histories = 10, 1000 // 10,000 in all
+	const runs = 10
+	histories := 500 // 5,000 in all
+	if s := os.Getenv("SLUICE_HISTORIES"); s != "" {
+		var err error
+		if histories, err = strconv.Atoi(s); err != nil || histories < 1 {
+			t.Fatalf("SLUICE_HISTORIES: %q is not a number from 1 on", s)
+		}
+	}
 	seeds := make([]uint64, runs)
 	for i := range seeds {
 		seeds[i] = uint64(i + 1)
