@@ -17,7 +17,7 @@ export SLUICE_TEST_KAFKA
 # Where make e2e finds the whole corpus; the repository has a slice of it.
 DATA ?=
 
-.PHONY: run build test sdk guard faults fuzz compose-test manifests monitoring e2e bench bench-report check fmt clean engine kafka prometheus help
+.PHONY: run build test sdk guard faults fuzz compose-test manifests monitoring walkthrough e2e bench bench-report check fmt clean engine kafka prometheus help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,11 @@ e2e: engine kafka ## the end-to-end tests alone, on the whole corpus with DATA=D
 
 monitoring: engine prometheus ## dashboard and alerts, run by a real Prometheus on a Sluice under load
 	SLUICE_TEST_PROMETHEUS=1 $(GO) test -count=1 -timeout 10m -run '^Test(Dashboard|Alerts|Monitoring)' -v $(TESTFLAGS) ./e2e
+
+walkthrough: build engine kafka ## docs/walkthrough: play its script and record it as a cast, an SVG and an MP4; 2 min
+	@scripts/install-tools.sh bash curl ffmpeg fonts-dejavu-core jq kcat protoc python3 python3-venv
+	$(GO) build -o bin/walkthrough-servers ./internal/tools/walkthrough
+	internal/tools/walkthrough/walkthrough.sh docs/walkthrough
 
 bench: build engine ## 500,000 creates, 200,000 updates, 200,000 deletes: time until visible
 	./bin/sluice bench

@@ -14,6 +14,7 @@ packages=
 for tool; do
 	case "$tool" in
 	python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null && continue ;;
+	fonts-dejavu-core) [ -e /usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf ] && continue ;;
 	*) command -v "$tool" >/dev/null && continue ;;
 	esac
 	case "$tool" in
@@ -22,6 +23,7 @@ for tool; do
 	gcc) packages="$packages gcc libc6-dev" ;;
 	docker | dockerd) packages="$packages docker.io" ;;
 	systemd-analyze) packages="$packages systemd" ;;
+	protoc) packages="$packages protobuf-compiler" ;;
 	*) packages="$packages $tool" ;;
 	esac
 done
