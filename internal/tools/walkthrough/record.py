@@ -11,6 +11,7 @@ cast, when a command's exit status or its output is not what the script wants.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import fcntl
 import os
 import pty
@@ -43,6 +44,8 @@ from cast import (
 
 IDLE_SECONDS = 1.2
 STEP_SECONDS = 180
+CLOSE_SECONDS = 30
+ECHO_SECONDS = 30
 DURATION_SECONDS_MAX = 300
 TYPING_SECONDS = 0.016
 # What a viewer needs to look up from a caption, and to read a word of one and a
@@ -146,7 +149,7 @@ class Recorder:
             os.write(self.master, char.encode())
             self.seen = time.monotonic()
             began = self.now
-            self.read(re.compile(re.escape(char)), 5)
+            self.read(re.compile(re.escape(char)), ECHO_SECONDS)
             self.now = began + TYPING_SECONDS * (2 if char == " " else 1)
 
     def enter(self, until: re.Pattern[str], seconds: float) -> str:
@@ -196,12 +199,17 @@ class Recorder:
         self.hold(LINE_SECONDS * min(output.count("\n"), SHELL_ROWS))
 
     def close(self) -> None:
-        """Hang up, which ends the shell and all that it started."""
+        """Hang up, and wait until the shell and all that it started have ended."""
+        self.shell.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        # Until nobody has the terminal any more, which is what the error says.
+        with contextlib.suppress(OSError):
+            while select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                os.read(self.master, 1 << 16)
         os.close(self.master)
-        try:
-            self.shell.wait(30)
-        except subprocess.TimeoutExpired:
+        if self.shell.poll() is None:
             self.shell.kill()
+            self.shell.wait()
 
 
 def record(script: Path, directory: Path, repository: Path) -> Cast:
@@ -214,7 +222,7 @@ def record(script: Path, directory: Path, repository: Path) -> Cast:
     try:
         # The shell scrolls in its own rows alone.
         recorder.emit(f"\x1b[2J\x1b[1;{SHELL_ROWS}r\x1b[1;1H")
-        recorder.read(re.compile(re.escape(PROMPT)), 10)
+        recorder.read(re.compile(re.escape(PROMPT)), ECHO_SECONDS)
         for step in steps:
             print(f"{recorder.now:5.0f} s  {step.chapter}: {step.command[0]}", flush=True)
             if step.chapter not in chapters:

@@ -351,14 +351,29 @@ func srtTime(seconds float64) string {
 	return fmt.Sprintf("%02d:%02d:%02d,%03d", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60, d.Milliseconds()%1000)
 }
 
-// TestRecorder plays scripts of its own: one that goes well is recorded, and
-// one with a step that fails is not.
-func TestRecorder(t *testing.T) {
+// record plays a script, and returns what the recorder prints, and whether it
+// says that it succeeded and whether it wrote a cast.
+func record(t *testing.T, dir, script string) (out string, succeeded, written bool) {
+	t.Helper()
 	for _, tool := range []string{"python3", "bash"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("the recorder needs %s: %v", tool, err)
 		}
 	}
+	path, cast := filepath.Join(dir, "script"), filepath.Join(dir, "cast")
+	if err := os.WriteFile(path, []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "python3", "-B", "record.py", path, cast)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	text, err := cmd.CombinedOutput()
+	_, statErr := os.Stat(cast)
+	return string(text), err == nil, statErr == nil
+}
+
+// TestRecorder plays scripts of its own: one that goes well is recorded, and
+// one with a step that fails is not.
+func TestRecorder(t *testing.T) {
 	for _, c := range []struct {
 		name, script string
 		want         string // of the recorder's last words, empty for success
@@ -374,21 +389,28 @@ func TestRecorder(t *testing.T) {
 		{"too long a caption", "== One\n-- " + strings.Repeat("A caption. ", 100) + "\n$ true\n", "a caption of"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
-			script, cast := filepath.Join(dir, "script"), filepath.Join(dir, "cast")
-			if err := os.WriteFile(script, []byte(c.script), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.CommandContext(t.Context(), "python3", "-B", "record.py", script, cast)
-			cmd.Env = append(os.Environ(), "TMPDIR="+dir)
-			out, err := cmd.CombinedOutput()
-			_, statErr := os.Stat(cast)
-			switch {
-			case c.want == "" && (err != nil || statErr != nil):
-				t.Errorf("not recorded: %v, %v\n%s", err, statErr, out)
-			case c.want != "" && (err == nil || statErr == nil || !strings.Contains(string(out), c.want)):
-				t.Errorf("error %v, cast %v, and no %q in:\n%s", err, statErr, c.want, out)
+			out, succeeded, written := record(t, t.TempDir(), c.script)
+			if well := c.want == ""; succeeded != well || written != well || !strings.Contains(out, c.want) {
+				t.Errorf("succeeded: %t, cast written: %t, want %q; it says:\n%s", succeeded, written, c.want, out)
 			}
 		})
+	}
+}
+
+// TestRecorderEndsAll fails a step while a job runs in the background that
+// takes its time to end.
+func TestRecorderEndsAll(t *testing.T) {
+	dir := t.TempDir()
+	ended := filepath.Join(dir, "ended")
+	script := "== One\n-- A caption.\n$ (trap 'sleep 0.5; echo >" + ended + "; exit' HUP; while :; do sleep 0.05; done) &\n" +
+		"-- Another.\n$ sleep 0.2; false\n"
+	if out, succeeded, _ := record(t, dir, script); succeeded {
+		t.Errorf("it succeeded:\n%s", out)
+	}
+	if _, err := os.Stat(ended); err != nil {
+		t.Errorf("the job has not ended: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "sluice-walkthrough-*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
 	}
 }
