@@ -24,6 +24,7 @@ import (
 // then what the tables have, row for row, and all that was acknowledged is in
 // it; each shard has its own conversations alone.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	const database = "sluice"
 	began := time.Now()
 	took := func(what string) {

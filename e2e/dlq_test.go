@@ -11,6 +11,7 @@ import (
 // An update of an event that was never created is refused and kept; once the
 // event is there, a replay applies it.
 func TestDeadLetters(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p, c := serve(t, dir)
 	const wait = "wait=20"

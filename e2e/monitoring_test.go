@@ -326,6 +326,7 @@ var metricNames = regexp.MustCompile(`\b(?:sluice|process)_\w+`)
 // TestMonitoring starts a Sluice, checks that it has every metric that the
 // dashboard and the alerts are about, and runs the dashboard's SQL as Grafana's user.
 func TestMonitoring(t *testing.T) {
+	t.Parallel()
 	m := startMonitored(t)
 	for range 3 {
 		if err := m.round(); err != nil {

@@ -119,6 +119,7 @@ func (i *installation) contents(without string) string {
 
 // TestTopicGeneration goes to a topic with more partitions.
 func TestTopicGeneration(t *testing.T) {
+	t.Parallel()
 	i := newInstallation(t)
 	first := []string{"--kafka-partitions", "2"}
 	second := []string{"--kafka-generation", "2", "--kafka-partitions", "5"}
@@ -214,6 +215,7 @@ func TestTopicGeneration(t *testing.T) {
 // TestBackup takes a backup under load, goes on, loses all tables, and gets
 // everything back: what is in the backup from it, and the rest from the log.
 func TestBackup(t *testing.T) {
+	t.Parallel()
 	const meanwhile = "meanwhile" // the conversation of what is written without a database
 	i := newInstallation(t)
 	i.flags = append(i.flags, "--kafka-session-timeout", "2s")
@@ -316,6 +318,7 @@ func forward(t *testing.T, path string) string {
 // TestEmbeddedBackup copies the directory of an embedded pipeline that is
 // stopped, goes on, and goes back to the copy.
 func TestEmbeddedBackup(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	copied := dir + ".backup"
 	p, c := serve(t, dir)
@@ -356,6 +359,7 @@ func TestEmbeddedBackup(t *testing.T) {
 
 // TestRetention writes events that are older than the retention, and newer.
 func TestRetention(t *testing.T) {
+	t.Parallel()
 	const day = 24 * time.Hour
 	dir := t.TempDir()
 	p, c := serve(t, dir, "--retention", "30d")
@@ -419,6 +423,7 @@ func TestRetention(t *testing.T) {
 // TestLostLog goes on in another generation when the broker and all that was in
 // it are gone.
 func TestLostLog(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p, c := serve(t, dir)
 	before := newLedger("before")

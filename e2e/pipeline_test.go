@@ -36,6 +36,7 @@ func brokers(t *testing.T, test func(t *testing.T, args ...string)) {
 // events, and compares every event and every query with what the file and the
 // writes say.
 func TestPipeline(t *testing.T) {
+	t.Parallel()
 	records, whole := conversationsFile.read(t)
 	changes := 3000
 	if whole {
@@ -46,6 +47,7 @@ func TestPipeline(t *testing.T) {
 
 // TestEmbeddings is the same for events with embeddings.
 func TestEmbeddings(t *testing.T) {
+	t.Parallel()
 	records, _ := embeddedFile.read(t)
 	brokers(t, func(t *testing.T, args ...string) { testPipeline(t, records, len(records)/5, true, args) })
 }

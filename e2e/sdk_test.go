@@ -249,6 +249,7 @@ func (s *sdkTest) open(t *testing.T, options object) *driver {
 
 // TestSDK has every client library do the same against real servers.
 func TestSDK(t *testing.T) {
+	t.Parallel()
 	_, server := serve(t, t.TempDir())
 	for _, one := range sdks {
 		t.Run(one.name, func(t *testing.T) {

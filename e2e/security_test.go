@@ -27,9 +27,9 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/pb33f/libopenapi"
 )
 
 // What the API promises, see internal/api/config.go and the help of --api-keys.
@@ -67,31 +67,23 @@ type operation struct {
 
 func operations(t *testing.T) []operation {
 	t.Helper()
-	text, err := os.ReadFile("../sdk/spec/openapi.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	doc, err := libopenapi.NewDocument(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	model, err := doc.BuildV3Model()
+	doc, err := openapi3.NewLoader().LoadFromFile("../sdk/spec/openapi.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var all []operation
-	for path, item := range model.Model.Paths.PathItems.FromOldest() {
-		for method, op := range item.GetOperations().FromOldest() {
-			o := operation{strings.ToUpper(method), path, map[string]string{}, nil}
-			for _, p := range append(item.Parameters, op.Parameters...) {
-				o.parameters[p.Name] = p.In
+	for path, item := range doc.Paths.Map() {
+		for method, op := range item.Operations() {
+			o := operation{method, path, map[string]string{}, nil}
+			for _, p := range slices.Concat(item.Parameters, op.Parameters) {
+				o.parameters[p.Value.Name] = p.Value.In
 			}
-			security := op.Security
-			if security == nil {
-				security = model.Model.Security
+			security := doc.Security
+			if op.Security != nil {
+				security = *op.Security
 			}
 			for _, requirement := range security {
-				for _, scopes := range requirement.Requirements.FromOldest() {
+				for _, scopes := range requirement {
 					o.scopes = append(o.scopes, scopes...)
 				}
 			}

@@ -26,6 +26,7 @@ func databaseURL(t *testing.T) string {
 // TestSplit runs the API and two consumers as processes of their own, on Apache
 // Kafka and a ClickHouse server, and takes one consumer away under load.
 func TestSplit(t *testing.T) {
+	t.Parallel()
 	broker := kafkatest.Start(t, kafkatest.Options{})
 	database := databaseURL(t)
 	if code := start(t, "migrate", "--clickhouse-url", database).wait(t, startBound); code != 0 {
@@ -89,6 +90,7 @@ func hasFlushed(t *testing.T, p *process) error {
 
 // TestMigrateTwice starts processes that migrate at once on an empty database.
 func TestMigrateTwice(t *testing.T) {
+	t.Parallel()
 	const processes = 3
 	for round := range 3 {
 		t.Run(strconv.Itoa(round), func(t *testing.T) {

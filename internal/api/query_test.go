@@ -342,7 +342,6 @@ func TestAfter(t *testing.T) {
 	} {
 		for _, target := range []string{"/event/a", "/conversations/c/events", "/analytics/errors", "/analytics/timeseries"} {
 			t.Run(tt.name+target, func(t *testing.T) {
-				readContract() // outside of the bubble, because it starts goroutines
 				synctest.Test(t, func(t *testing.T) {
 					h := newHarness(t)
 					h.event, h.wait = stored(), tt.wait

@@ -134,7 +134,6 @@ func TestHealthAndReadiness(t *testing.T) {
 		})
 	}
 	t.Run("silent parts", func(t *testing.T) {
-		readContract() // outside of the bubble, because it starts goroutines
 		synctest.Test(t, func(t *testing.T) {
 			h := newHarness(t)
 			silent := func(ctx context.Context) error {

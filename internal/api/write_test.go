@@ -379,7 +379,6 @@ func TestPreferWait(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			readContract() // outside of the bubble, because it starts goroutines
 			synctest.Test(t, func(t *testing.T) {
 				h := newHarness(t)
 				h.wait = tt.wait

@@ -1,7 +1,4 @@
-// Package apifuzz_test has the API's fuzz targets. It is apart from the API's
-// other tests because all that is linked to a target is built anew for it, and
-// the reader of the OpenAPI document takes minutes.
-package apifuzz_test
+package api_test
 
 import (
 	"context"
