@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/engine"
+	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/workload"
+)
+
+const (
+	queryTimeout = 10 * time.Minute
+	// generation is that of the versions of what is inserted here.
+	generation = 1
+)
+
+// database is Sluice's schema in an engine of its own, which logs what becomes
+// of each part.
+type database struct {
+	store  *clickhouse.Store
+	engine *engine.Engine
+	stop   func() error
+}
+
+// start starts an engine on a new directory. Close it.
+func start(ctx context.Context, library, dir string, log *slog.Logger) (_ *database, err error) {
+	path, err := engine.Find(library)
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.MkdirTemp(dir, "sluice-scalemodel-")
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	e, err := engine.New(engine.Config{Library: path, Dir: data, SystemLogs: true}, log, nil)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(data))
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	stopped := make(chan error, 1)
+	go func() { stopped <- e.Run(running) }()
+	d := &database{engine: e, stop: func() error {
+		stop()
+		return errors.Join(<-stopped, os.RemoveAll(data))
+	}}
+	if err := e.WaitReady(ctx); err != nil {
+		return nil, errors.Join(err, d.stop())
+	}
+	if d.store, err = clickhouse.New(clickhouse.Config{Addr: e.Addr(), User: engine.User, Password: e.Password()}, log, nil); err != nil {
+		return nil, errors.Join(err, d.stop())
+	}
+	if _, err := d.store.Migrate(ctx); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+func (d *database) close() error {
+	d.store.Close()
+	return d.stop()
+}
+
+// query returns the rows of the answer, split into columns.
+func (d *database) query(ctx context.Context, sql string) ([][]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	u := url.URL{Scheme: "http", Host: d.engine.HTTPAddr(), RawQuery: url.Values{"database": {clickhouse.DefaultDatabase}}.Encode()}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(sql))
+	if err != nil {
+		return nil, err
+	}
+	r.SetBasicAuth(engine.User, d.engine.Password())
+	r.Close = true // a kept connection holds up the stop
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("query %.200q: %w", sql, err)
+	}
+	text, err := io.ReadAll(answer.Body)
+	if err = errors.Join(err, answer.Body.Close()); err != nil {
+		return nil, fmt.Errorf("query %.200q: %w", sql, err)
+	}
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("query %.200q: %s", sql, bytes.TrimSpace(text))
+	}
+	var rows [][]string
+	for line := range strings.Lines(string(text)) {
+		rows = append(rows, strings.Split(strings.TrimSuffix(line, "\n"), "\t"))
+	}
+	return rows, nil
+}
+
+// events makes the rows of creates, as the consumer would, and what the same
+// creates take as JSON and as records.
+type events struct {
+	plan          *workload.Plan
+	next          int
+	body          []byte
+	json, records int // bytes so far
+}
+
+// newEvents are n events of a month, of real conversations.
+func newEvents(n int, e workload.Encoding, data string) (*events, error) {
+	corpus, err := workload.OpenCorpus(data, e)
+	if err != nil {
+		return nil, err
+	}
+	return &events{plan: &workload.Plan{
+		Corpus: corpus, Encoding: e, Run: "scale", Seed: 1, Events: n,
+		Start: time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC), Span: 28 * day * time.Second,
+	}}, nil
+}
+
+// rows are those of the next n events.
+func (s *events) rows(n int) (*event.Rows, error) {
+	rules := event.Rules{EventNames: event.DefaultEventNames()}
+	rows := new(event.Rows)
+	for end := min(s.next+n, s.plan.Events); s.next < end; s.next++ {
+		s.body = s.plan.AppendCreate(s.body[:0], s.next)
+		w, err := rules.ParseCreate(bytes.Clone(s.body), time.Now())
+		if err != nil {
+			return nil, fmt.Errorf("create %d: %w", s.next, err)
+		}
+		s.json += len(s.body)
+		s.records += len(event.AppendWrite(nil, &w))
+		at := event.MakePosition(generation, int64(s.next))
+		version := event.MakeVersion(event.ClassCreate, at)
+		rows.Cores = append(rows.Cores, event.Core{
+			ID: w.ID, ConversationID: w.ConversationID, EventName: w.EventName, Metadata: string(w.Metadata), Error: w.Error,
+			Latency: w.Latency, HasLatency: w.Set.Has(event.FieldLatency) && !w.Null.Has(event.FieldLatency),
+			Created: at, Version: version,
+		})
+		for i, content := range [...]event.Content{w.Input, w.Output} {
+			if content.Kind != event.KindNull {
+				rows.Contents = append(rows.Contents, event.ContentRow{ID: w.ID, Field: event.FieldInput + event.Field(i), Content: content, Version: version})
+			}
+		}
+		for i, vector := range [...]event.Vector{w.InputEmbeddings, w.OutputEmbeddings} {
+			if len(vector) > 0 {
+				rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: w.ID, Field: event.FieldInputEmbeddings + event.Field(i), Vector: vector, Version: version})
+			}
+		}
+	}
+	return rows, nil
+}
+
+// insert inserts n events, so many at a time.
+func (d *database) insert(ctx context.Context, from *events, block int) error {
+	for from.next < from.plan.Events {
+		rows, err := from.rows(block)
+		if err != nil {
+			return err
+		}
+		if err := d.store.Insert(ctx, rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cost is what an event takes in one table.
+type cost struct {
+	table                    string
+	disk, raw, index         float64 // bytes an event: on disk once merged, as sent, of the primary index
+	part                     float64 // bytes of a part of one event
+	mergeBytes, mergeSeconds float64 // written by large merges, and their time
+}
+
+// blockEvents is how many events an insert has here: as many as a busy consumer
+// of 10,000 a second flushes.
+const blockEvents = 4000
+
+// measure inserts the events and merges each table into one part.
+func (d *database) measure(ctx context.Context, from *events, block int) ([]cost, error) {
+	one, err := from.rows(1)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(d.store.Insert(ctx, one), d.insert(ctx, from, block)); err != nil {
+		return nil, err
+	}
+	for _, table := range []string{"events", "event_contents", "event_embeddings"} {
+		if _, err := d.query(ctx, "OPTIMIZE TABLE "+table+" FINAL"); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := d.query(ctx, "SYSTEM FLUSH LOGS part_log"); err != nil {
+		return nil, err
+	}
+	rows, err := d.query(ctx, fmt.Sprintf(`SELECT table, sum(bytes_on_disk) / %[1]d, sum(data_uncompressed_bytes) / %[1]d, sum(primary_key_bytes_in_memory) / %[1]d, any(one), any(merged.1), any(merged.2)
+		FROM system.parts AS p LEFT JOIN
+		(
+			SELECT table, minIf(size_in_bytes, event_type = 'NewPart') AS one,
+				(sumIf(size_in_bytes, event_type = 'MergeParts' AND size_in_bytes > 1e7), sumIf(duration_ms, event_type = 'MergeParts' AND size_in_bytes > 1e7) / 1000) AS merged
+			FROM system.part_log WHERE database = '%[2]s' GROUP BY table
+		) AS m USING (table)
+		WHERE active AND database = '%[2]s' AND table LIKE 'event%%' AND table != 'event_aliases' GROUP BY table ORDER BY table DESC`,
+		from.plan.Events, clickhouse.DefaultDatabase))
+	if err != nil {
+		return nil, err
+	}
+	var costs []cost
+	for _, r := range rows {
+		c := cost{table: r[0]}
+		for i, to := range []*float64{&c.disk, &c.raw, &c.index, &c.part, &c.mergeBytes, &c.mergeSeconds} {
+			if *to, err = strconv.ParseFloat(r[i+1], 64); err != nil {
+				return nil, fmt.Errorf("costs of %s: %w", c.table, err)
+			}
+		}
+		costs = append(costs, c)
+	}
+	return costs, nil
+}
