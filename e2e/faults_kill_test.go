@@ -184,6 +184,48 @@ func (s *system) restartClickHouse(t *testing.T, pid int) {
 	})
 }
 
+// killBroker kills the broker as often, and starts it again.
+func (s *system) killBroker(t *testing.T, random *rand.Rand, kills int) {
+	t.Helper()
+	began := time.Now()
+	for range kills {
+		s.broker.Kill(0)
+		if err := s.broker.Restart(0); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(upTo(random, time.Second))
+	}
+	t.Logf("broker: killed %d times in %s", kills, time.Since(began).Round(time.Second))
+}
+
+// killAtOnce kills all victims at the same time, and returns the processes that
+// it left.
+func killAtOnce(t *testing.T, random *rand.Rand, victims []victim) []*process {
+	t.Helper()
+	var (
+		all    sync.WaitGroup
+		at     = newHits()
+		left   = make([]*process, len(victims))
+		points = make(map[string]struct{})
+		began  = time.Now()
+	)
+	for i, v := range victims {
+		own := rand.New(rand.NewPCG(random.Uint64(), 0))
+		all.Go(func() { left[i] = v.killAll(t, own, at) })
+		for _, point := range v.points {
+			points[point] = struct{}{}
+		}
+	}
+	all.Wait()
+	t.Logf("in %s", time.Since(began).Round(time.Second))
+	at.require(t, slices.Sorted(maps.Keys(points)))
+	return left
+}
+
+// Tests that run beside each other begin in about the order in which they
+// stand, files in that of their names: the longest is first, or it would run alone
+// at the end.
+
 // TestFaultKillsKafka kills every part of a system on Apache Kafka again and
 // again while a load runs: first the API and the consumers, each in a lane of
 // its own, so that a killed consumer's partitions wait for nobody but it; then
@@ -237,44 +279,6 @@ func TestFaultKillsKafka(t *testing.T) {
 		s.stopConsumers(t)
 		s.checkReplay(t, func() { s.runConsumer(t) })
 	}
-}
-
-// killBroker kills the broker as often, and starts it again.
-func (s *system) killBroker(t *testing.T, random *rand.Rand, kills int) {
-	t.Helper()
-	began := time.Now()
-	for range kills {
-		s.broker.Kill(0)
-		if err := s.broker.Restart(0); err != nil {
-			t.Fatal(err)
-		}
-		<-time.After(upTo(random, time.Second))
-	}
-	t.Logf("broker: killed %d times in %s", kills, time.Since(began).Round(time.Second))
-}
-
-// killAtOnce kills all victims at the same time, and returns the processes that
-// it left.
-func killAtOnce(t *testing.T, random *rand.Rand, victims []victim) []*process {
-	t.Helper()
-	var (
-		all    sync.WaitGroup
-		at     = newHits()
-		left   = make([]*process, len(victims))
-		points = make(map[string]struct{})
-		began  = time.Now()
-	)
-	for i, v := range victims {
-		own := rand.New(rand.NewPCG(random.Uint64(), 0))
-		all.Go(func() { left[i] = v.killAll(t, own, at) })
-		for _, point := range v.points {
-			points[point] = struct{}{}
-		}
-	}
-	all.Wait()
-	t.Logf("in %s", time.Since(began).Round(time.Second))
-	at.require(t, slices.Sorted(maps.Keys(points)))
-	return left
 }
 
 // TestFaultKillsEmbedded kills a sluice serve, which is API, broker and
