@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -319,16 +320,22 @@ func (c *Cluster) DatabaseName(tb testing.TB) string {
 	return name
 }
 
-// freePorts finds ports that nothing listens on now.
+// freePorts finds ports that nothing listens on now, below those that systems
+// give to outgoing connections: a server that is started again needs its own.
 func freePorts(n int) ([]int, error) {
+	const first, end, triesMax = 10_000, 32_768, 1000
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", net.JoinHostPort(engine.DefaultHost, "0")) //nolint:noctx // returns at once
+	for range triesMax {
+		if len(ports) == n {
+			return ports, nil
+		}
+		port := first + mathrand.IntN(end-first)
+		l, err := net.Listen("tcp", net.JoinHostPort(engine.DefaultHost, strconv.Itoa(port))) //nolint:noctx // returns at once
 		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
+			continue // it is taken
 		}
 		defer func() { _ = l.Close() }() // all at the end, so that they differ
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		ports = append(ports, port)
 	}
-	return ports, nil
+	return nil, fmt.Errorf("no %d free ports found in %d tries", n, triesMax)
 }

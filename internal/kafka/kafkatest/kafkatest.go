@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -150,7 +151,7 @@ func newBroker(dir string, opts Options, record string) (*Broker, error) {
 	if err := writeCertificates(b.CAFile, keystore); err != nil {
 		return nil, fmt.Errorf("make certificates: %w", err)
 	}
-	ports, err := freePorts(4 * n)
+	ports, err := FreePorts(4 * n)
 	if err != nil {
 		return nil, err
 	}
@@ -469,16 +470,23 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// freePorts finds ports that nothing listens on now.
-func freePorts(n int) ([]int, error) {
+// FreePorts finds n ports of 127.0.0.1 that nothing listens on now. They are
+// below those that systems give to outgoing connections, one of which could else
+// have the port of a server that is down for a moment.
+func FreePorts(n int) ([]int, error) {
+	const first, end, triesMax = 10_000, 32_768, 1000
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
+	for range triesMax {
+		if len(ports) == n {
+			return ports, nil
+		}
+		port := first + rand.IntN(end-first)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))) //nolint:noctx // returns at once
 		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
+			continue // it is taken
 		}
 		defer l.Close() // all at the end, so that they differ
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		ports = append(ports, port)
 	}
-	return ports, nil
+	return nil, fmt.Errorf("no %d free ports found in %d tries", n, triesMax)
 }

@@ -34,7 +34,7 @@ func StartZooKeeper(tb testing.TB) (addr string) {
 		}
 		tb.Skipf("no ZooKeeper: %v", err)
 	}
-	ports, err := freePorts(1)
+	ports, err := FreePorts(1)
 	if err != nil {
 		tb.Fatal(err)
 	}
