@@ -43,9 +43,14 @@ kafka: ## install Apache Kafka, for the tests
 prometheus: ## build Prometheus, for make monitoring
 	@scripts/install-prometheus.sh
 
+# What measures, and the programs for documents. They are run without the race
+# detector, which slows what they measure.
+MEASURES := /internal/(bench|tools)(/|$$)
+
 test: engine kafka sdk ## every test, with the race detector, on real engines
 	@scripts/install-tools.sh gcc curl
-	CGO_ENABLED=1 SLUICE_TEST_SDK=1 $(GO) test -race -timeout 20m $(TESTFLAGS) ./...
+	CGO_ENABLED=1 SLUICE_TEST_SDK=1 $(GO) test -race -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -vE '$(MEASURES)')
+	$(GO) test -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -E '$(MEASURES)')
 
 sdk: ## build, lint and test the client libraries; make test has them work with a server
 	@scripts/install-tools.sh gcc npm python3 python3-venv
