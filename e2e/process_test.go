@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
+	"github.com/sluicehq/sluice/internal/testport"
 )
 
 const (
@@ -171,7 +171,7 @@ func serveOn(t *testing.T, dir, addr string, args ...string) (*process, *client)
 // freeAddr is an address that nothing listens on now.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	ports, err := kafkatest.FreePorts(1)
+	ports, err := testport.Free(1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"text/template"
 
 	"github.com/sluicehq/sluice/internal/engine"
+	"github.com/sluicehq/sluice/internal/testport"
 )
 
 // Shards is the cluster that every [Cluster] has in remote_servers: each server
@@ -126,7 +126,7 @@ func newCluster(dir string, opts ClusterOptions) (*Cluster, error) {
 	}
 	c := &Cluster{dir: dir, library: library, engines: make([]*runningEngine, n)}
 	// They know each other's ports before they start.
-	if c.ports, err = freePorts(n); err != nil {
+	if c.ports, err = testport.Free(n); err != nil {
 		return nil, err
 	}
 	var b [16]byte
@@ -318,24 +318,4 @@ func (c *Cluster) DatabaseName(tb testing.TB) string {
 		}
 	})
 	return name
-}
-
-// freePorts finds ports that nothing listens on now, below those that systems
-// give to outgoing connections: a server that is started again needs its own.
-func freePorts(n int) ([]int, error) {
-	const first, end, triesMax = 10_000, 32_768, 1000
-	var ports []int
-	for range triesMax {
-		if len(ports) == n {
-			return ports, nil
-		}
-		port := first + mathrand.IntN(end-first)
-		l, err := net.Listen("tcp", net.JoinHostPort(engine.DefaultHost, strconv.Itoa(port))) //nolint:noctx // returns at once
-		if err != nil {
-			continue // it is taken
-		}
-		defer func() { _ = l.Close() }() // all at the end, so that they differ
-		ports = append(ports, port)
-	}
-	return nil, fmt.Errorf("no %d free ports found in %d tries", n, triesMax)
 }

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -22,6 +21,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluicehq/sluice/internal/testport"
 )
 
 const (
@@ -151,7 +152,7 @@ func newBroker(dir string, opts Options, record string) (*Broker, error) {
 	if err := writeCertificates(b.CAFile, keystore); err != nil {
 		return nil, fmt.Errorf("make certificates: %w", err)
 	}
-	ports, err := FreePorts(4 * n)
+	ports, err := testport.Free(4 * n)
 	if err != nil {
 		return nil, err
 	}
@@ -468,25 +469,4 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 func (p *process) kill() {
 	p.once.Do(func() { _ = p.cmd.Process.Kill() })
 	<-p.done
-}
-
-// FreePorts finds n ports of 127.0.0.1 that nothing listens on now. They are
-// below those that systems give to outgoing connections, one of which could else
-// have the port of a server that is down for a moment.
-func FreePorts(n int) ([]int, error) {
-	const first, end, triesMax = 10_000, 32_768, 1000
-	var ports []int
-	for range triesMax {
-		if len(ports) == n {
-			return ports, nil
-		}
-		port := first + rand.IntN(end-first)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))) //nolint:noctx // returns at once
-		if err != nil {
-			continue // it is taken
-		}
-		defer l.Close() // all at the end, so that they differ
-		ports = append(ports, port)
-	}
-	return nil, fmt.Errorf("no %d free ports found in %d tries", n, triesMax)
 }

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/sluicehq/sluice/internal/testport"
 )
 
 // ZooKeeperVersion is of the Apache Kafka whose jars have ZooKeeper, the last
@@ -34,7 +36,7 @@ func StartZooKeeper(tb testing.TB) (addr string) {
 		}
 		tb.Skipf("no ZooKeeper: %v", err)
 	}
-	ports, err := FreePorts(1)
+	ports, err := testport.Free(1)
 	if err != nil {
 		tb.Fatal(err)
 	}
