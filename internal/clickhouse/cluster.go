@@ -59,7 +59,10 @@ type layout struct {
 	cluster string
 	// placed is what the tables say of the shards that their rows are placed by.
 	placed string
-	// replicas is how many each shard has, 0 where tables are not replicated.
+	// replicated says that the tables are, not those that they are Distributed over.
+	replicated bool
+	// replicas is how many each shard has, 0 where its tables are not replicated,
+	// and until Migrate has looked at those.
 	replicas int
 }
 
@@ -80,7 +83,7 @@ func (s *Store) findLayout(ctx context.Context) (layout, error) {
 		},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range engine.Rows() {
-				l.tables = true
+				l.tables, l.replicated = true, strings.HasPrefix(engine.Row(i), "Replicated")
 				if m := distributedTo.FindStringSubmatch(full.Row(i)); m != nil {
 					l.cluster, l.placed = m[1], remark.Row(i)
 				}
@@ -115,26 +118,22 @@ func (s *Store) migratedCluster(ctx context.Context, l layout) (Migrated, error)
 		return done, err
 	}
 	defer shard.Close()
-	migrations, err := Migrations()
-	if err != nil {
-		return done, err
-	}
 	applied, err := shard.appliedMigrations(ctx)
 	if err != nil {
 		return done, err
 	}
-	pending, unknown, err := pendingMigrations(migrations, applied)
+	pending, unknown, err := pendingMigrations(applied)
 	if err != nil {
 		return done, err
 	}
 	if len(pending) > 0 {
 		return done, fmt.Errorf("migration %s is missing on this host; run \"sluice migrate --cluster %s\"", pending[0].Name, l.cluster)
 	}
-	replicated, _, err := shard.replicated(ctx)
+	tables, err := shard.findLayout(ctx)
 	if err != nil {
 		return done, err
 	}
-	if replicated {
+	if tables.replicated {
 		l.replicas = members.replicas()
 	}
 	s.spread.Store(&l)
@@ -147,26 +146,6 @@ func (s *Store) shardConfig() Config {
 	cfg := s.cfg
 	cfg.Cluster, cfg.Database = "", s.cfg.Database+shardSuffix
 	return cfg
-}
-
-// replicated says whether the tables are, and whether there are any.
-func (s *Store) replicated(ctx context.Context) (replicated, some bool, err error) {
-	var engine proto.ColStr
-	err = s.admin.do(ctx, s.cfg.QueryTimeout, ch.Query{
-		Body:       "SELECT engine FROM system.tables WHERE database = {database:String} AND name = 'events'",
-		Parameters: parameters{}.text("database", s.cfg.Database),
-		Result:     proto.Results{{Name: "engine", Data: &engine}},
-		OnResult: func(context.Context, proto.Block) error {
-			for i := range engine.Rows() {
-				replicated, some = strings.HasPrefix(engine.Row(i), "Replicated"), true
-			}
-			return nil
-		},
-	})
-	if err != nil {
-		return false, false, fmt.Errorf("look for tables: %w", withoutValues(err))
-	}
-	return replicated, some, nil
 }
 
 // member is a host of a cluster, as a server has it.
@@ -455,14 +434,14 @@ func (c *cluster) check(ctx context.Context) error {
 		case l.tables && l.placed != c.members.placement():
 			return c.members.misplaced(c.name, l.placed)
 		}
-		replicated, some, err := h.back.replicated(ctx)
+		shard, err := h.back.findLayout(ctx)
 		if err != nil {
 			return err
 		}
-		if some && replicated && !c.replicated {
+		if shard.replicated {
 			c.replicated = true // as they are
 		}
-		if some && !replicated && c.replicated {
+		if shard.tables && !shard.replicated && c.replicated {
 			return fmt.Errorf("the tables in %s are not replicated: %w", h.back.cfg.Database, ErrLayout)
 		}
 		return nil
@@ -541,7 +520,7 @@ func (c *cluster) update(ctx context.Context) error {
 			return err
 		}
 		h.empty = len(applied) == 0
-		h.pending, _, err = pendingMigrations(migrations, applied)
+		h.pending, _, err = pendingMigrations(applied)
 		return err
 	})
 	if err != nil {

@@ -134,15 +134,11 @@ func (s *Store) Migrate(ctx context.Context) (Migrated, error) {
 // migrateHere is [Store.Migrate] on one machine.
 func (s *Store) migrateHere(ctx context.Context) (Migrated, error) {
 	var done Migrated
-	migrations, err := Migrations()
-	if err != nil {
-		return done, err
-	}
 	applied, err := s.beginMigrations(ctx)
 	if err != nil {
 		return done, err
 	}
-	pending, unknown, err := pendingMigrations(migrations, applied)
+	pending, unknown, err := pendingMigrations(applied)
 	if err != nil {
 		return done, err
 	}
@@ -176,9 +172,13 @@ func (s *Store) createDatabase(ctx context.Context) error {
 	return nil
 }
 
-// pendingMigrations are those that were not applied, and unknown the applied
+// pendingMigrations are those of this build that were not applied, and unknown the applied
 // ones that this build does not have.
-func pendingMigrations(migrations, applied []Migration) (pending, unknown []Migration, err error) {
+func pendingMigrations(applied []Migration) (pending, unknown []Migration, err error) {
+	migrations, err := Migrations()
+	if err != nil {
+		return nil, nil, err
+	}
 	has := make(map[int]bool, len(applied))
 	for _, a := range applied {
 		if a.Version < 1 || a.Version > len(migrations) {
