@@ -104,8 +104,9 @@ func (c *creates) block() ([]event.Write, error) {
 	return writes, nil
 }
 
-// appendRows appends the rows that the consumer makes of a create at the offset.
-func appendRows(rows *event.Rows, w *event.Write, offset int64) {
+// AppendRows appends the rows that the consumer makes of a create at the offset,
+// of the first generation.
+func AppendRows(rows *event.Rows, w *event.Write, offset int64) {
 	at := event.MakePosition(generation, offset)
 	version := event.MakeVersion(event.ClassCreate, at)
 	rows.Cores = append(rows.Cores, event.Core{
@@ -173,7 +174,7 @@ func insertPlan(ctx context.Context, store *clickhouse.Store, plan *workload.Pla
 			}
 			rows := new(event.Rows)
 			for i := range writes {
-				appendRows(rows, &writes[i], int64(n.events+i))
+				AppendRows(rows, &writes[i], int64(n.events+i))
 			}
 			n.add(rows)
 			blocks = append(blocks, rows)
@@ -268,7 +269,7 @@ func (t *topic) fill(ctx context.Context, plan *workload.Plan) (took time.Durati
 		var rows event.Rows
 		for i := range writes {
 			records[i] = record(&writes[i])
-			appendRows(&rows, &writes[i], 0)
+			AppendRows(&rows, &writes[i], 0)
 		}
 		n.add(&rows)
 		start := time.Now()

@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -57,14 +58,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return printCosts(ctx, stdout, stderr, *library, *data, encoding, *events)
 	}
 	chosen := strings.Split(*only, ",")
-	wanted := func(name string) bool {
-		for _, c := range chosen {
-			if c == name {
-				return true
-			}
-		}
-		return *only == ""
-	}
+	wanted := func(name string) bool { return *only == "" || slices.Contains(chosen, name) }
 	if flags.NArg() == 0 {
 		for _, t := range tables() {
 			if wanted(t.name) {

@@ -14,17 +14,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluicehq/sluice/internal/bench"
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/engine"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/workload"
 )
 
-const (
-	queryTimeout = 10 * time.Minute
-	// generation is that of the versions of what is inserted here.
-	generation = 1
-)
+const queryTimeout = 10 * time.Minute
 
 // database is Sluice's schema in an engine of its own, which logs what becomes
 // of each part.
@@ -134,23 +131,7 @@ func (s *events) rows(n int) (*event.Rows, error) {
 		}
 		s.json += len(s.body)
 		s.records += len(event.AppendWrite(nil, &w))
-		at := event.MakePosition(generation, int64(s.next))
-		version := event.MakeVersion(event.ClassCreate, at)
-		rows.Cores = append(rows.Cores, event.Core{
-			ID: w.ID, ConversationID: w.ConversationID, EventName: w.EventName, Metadata: string(w.Metadata), Error: w.Error,
-			Latency: w.Latency, HasLatency: w.Set.Has(event.FieldLatency) && !w.Null.Has(event.FieldLatency),
-			Created: at, Version: version,
-		})
-		for i, content := range [...]event.Content{w.Input, w.Output} {
-			if content.Kind != event.KindNull {
-				rows.Contents = append(rows.Contents, event.ContentRow{ID: w.ID, Field: event.FieldInput + event.Field(i), Content: content, Version: version})
-			}
-		}
-		for i, vector := range [...]event.Vector{w.InputEmbeddings, w.OutputEmbeddings} {
-			if len(vector) > 0 {
-				rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: w.ID, Field: event.FieldInputEmbeddings + event.Field(i), Vector: vector, Version: version})
-			}
-		}
+		bench.AppendRows(rows, &w, int64(s.next))
 	}
 	return rows, nil
 }
