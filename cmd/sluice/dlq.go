@@ -88,7 +88,7 @@ func (c *dlqReplayCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if n := len(generations); n > 0 && generations[n-1].Number > cfg.Generation {
-		return fmt.Errorf("generation %d: %w; give --kafka-generation=%d", cfg.Generation, errGenerationOver, generations[n-1].Number)
+		return generationOver(cfg.Generation, generations[n-1].Number)
 	}
 	topics, err := kafka.FindTopics(ctx, cfg, e.log)
 	if err != nil {

@@ -31,19 +31,25 @@ type partitionLine struct {
 	Lag       int64  `json:"lag"`
 }
 
+// offsets finds the topic, and where the group is in it.
+func (f *brokerFlags) offsets(ctx context.Context, e *env) (
+	cfg kafka.Config, info kafka.TopicInfo, partitions []kafka.PartitionOffsets, err error,
+) {
+	if cfg, err = f.config(); err != nil {
+		return cfg, info, nil, err
+	}
+	if info, err = kafka.FindTopics(ctx, cfg, e.log); err != nil {
+		return cfg, info, nil, err
+	}
+	partitions, err = kafka.Offsets(ctx, cfg, e.log)
+	return cfg, info, partitions, err
+}
+
 type offsetsShowCmd struct{ brokerFlags }
 
 // Run prints the group's offsets.
 func (c *offsetsShowCmd) Run(ctx context.Context, e *env) error {
-	cfg, err := c.config()
-	if err != nil {
-		return err
-	}
-	info, err := kafka.FindTopics(ctx, cfg, e.log)
-	if err != nil {
-		return err
-	}
-	partitions, err := kafka.Offsets(ctx, cfg, e.log)
+	cfg, info, partitions, err := c.offsets(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -78,15 +84,7 @@ func (c *offsetsRewindCmd) Run(ctx context.Context, e *env) error {
 	case c.AcceptLoss && !c.All:
 		return errors.New("--accept-loss: is of --all")
 	}
-	cfg, err := c.config()
-	if err != nil {
-		return err
-	}
-	info, err := kafka.FindTopics(ctx, cfg, e.log)
-	if err != nil {
-		return err
-	}
-	partitions, err := kafka.Offsets(ctx, cfg, e.log)
+	cfg, info, partitions, err := c.offsets(ctx, e)
 	if err != nil {
 		return err
 	}

@@ -306,6 +306,11 @@ var (
 	errGenerationOver = errors.New("a later generation has begun: writes to this one would lose to its")
 )
 
+// generationOver says that a generation takes no writes any more.
+func generationOver(generation, last int) error {
+	return fmt.Errorf("generation %d: %w; give --kafka-generation=%d", generation, errGenerationOver, last)
+}
+
 // ensureTopics makes the topics, and checks that the events topic is the one
 // that the database knows, with all that was applied of it, and that its
 // generation's time has come; and, for a process that writes, is not over. It
@@ -350,7 +355,7 @@ func (p *process) checkGeneration(ctx context.Context, cfg kafka.Config, store *
 	if len(begun) > 0 && begun[len(begun)-1] > cfg.Generation {
 		last := begun[len(begun)-1]
 		if writes {
-			return fmt.Errorf("generation %d: %w; give --kafka-generation=%d", cfg.Generation, errGenerationOver, last)
+			return generationOver(cfg.Generation, last)
 		}
 		p.log.Warn("a later generation has begun, and this one is only drained", "generation", cfg.Generation, "later", last)
 		return nil
