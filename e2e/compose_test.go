@@ -200,7 +200,8 @@ func (l *loader) loadThrough(writes []write) error {
 			w.body["id"] = quoted(w.event.id)
 		}
 	}
-	const pause = 200 * time.Millisecond
+	pace := time.NewTicker(200 * time.Millisecond) // so that it lasts through the outage
+	defer pace.Stop()
 	for deadline := time.Now().Add(composeUpBound); len(writes) > 0; {
 		n := min(20, len(writes))
 		err := l.sendBatch(writes[:n])
@@ -210,7 +211,7 @@ func (l *loader) loadThrough(writes []write) error {
 		case time.Now().After(deadline):
 			return err
 		}
-		time.Sleep(pause)
+		<-pace.C
 	}
 	return nil
 }
