@@ -198,8 +198,9 @@ func (p *pool) dial(ctx context.Context) (*conn, error) {
 		ClientName:       "sluice",
 		Compression:      compression,
 		HandshakeTimeout: p.cfg.DialTimeout,
-		// Do keeps waiting after it, until the operation's deadline.
-		ReadTimeout: time.Second,
+		// Of the handshake's packets and of pings. Do keeps waiting after it, until
+		// the operation's deadline.
+		ReadTimeout: p.cfg.DialTimeout,
 	}, buf)
 	if !stop() && err == nil {
 		err = ctx.Err()

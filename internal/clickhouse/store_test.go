@@ -512,6 +512,8 @@ type proxy struct {
 	net.Listener
 	// answers and requests are the bytes that may yet pass, by direction.
 	answers, requests atomic.Int64
+	// late is how long the first answer on each new connection takes, a time.Duration.
+	late atomic.Int64
 }
 
 func newProxy(t *testing.T, target string) *proxy {
@@ -553,10 +555,27 @@ func newProxy(t *testing.T, target string) *proxy {
 			}
 			t.Cleanup(func() { _, _ = client.Close(), server.Close() })
 			go pass(server, client, &p.requests)
-			go pass(client, server, &p.answers)
+			time.AfterFunc(time.Duration(p.late.Load()), func() { pass(client, server, &p.answers) })
 		}
 	}()
 	return p
+}
+
+// A server that is too busy to say hello at once has DialTimeout for it.
+func TestSlowHandshake(t *testing.T) {
+	_, server, database := migrated(t)
+	p := newProxy(t, server.Addr)
+	const late = 1500 * time.Millisecond
+	p.late.Store(int64(late))
+	cfg := config(server, database)
+	cfg.Addr = p.Addr().String()
+	if err := open(t, cfg).Ready(t.Context()); err != nil {
+		t.Errorf("%v, though %s is less than DialTimeout, %s", err, late, clickhouse.DefaultDialTimeout)
+	}
+	cfg.DialTimeout = 500 * time.Millisecond
+	if err := open(t, cfg).Ready(t.Context()); err == nil {
+		t.Errorf("no error, though %s is more than DialTimeout, %s", late, cfg.DialTimeout)
+	}
 }
 
 // A server that falls silent within an answer, or stops reading within an
