@@ -691,8 +691,8 @@ func (c *cluster) spread(ctx context.Context) error {
 			return err
 		}
 		for _, name := range slices.Sorted(maps.Keys(backs)) {
-			if name == "schema_migrations" {
-				continue
+			if name == "schema_migrations" || name == tableErasures {
+				continue // each shard's own
 			}
 			key, ok := shardingKeys[name]
 			if !ok {

@@ -742,7 +742,7 @@ func TestMigrateReplicas(t *testing.T) {
 	}
 	for table, engine := range map[string]string{
 		"events": "ReplicatedReplacingMergeTree", "event_contents": "ReplicatedReplacingMergeTree", "event_embeddings": "ReplicatedReplacingMergeTree",
-		"event_aliases": "ReplicatedReplacingMergeTree", "topic_generations": "ReplicatedMergeTree", "schema_migrations": "ReplacingMergeTree",
+		"event_aliases": "ReplicatedReplacingMergeTree", "topic_generations": "ReplicatedMergeTree", "schema_migrations": "ReplacingMergeTree", "erasures": "ReplicatedReplacingMergeTree",
 	} {
 		for i, server := range c.Servers {
 			if got := server.Query(t, "SELECT engine FROM system.tables WHERE database = '"+database+"_shard' AND name = '"+table+"'"); got != engine {
@@ -760,7 +760,7 @@ func TestMigrateReplicas(t *testing.T) {
 	// As on one machine, and the same on all.
 	_, single, plain := migrated(t)
 	tables := "SELECT replaceAll(create_table_query, database || '.', '') FROM system.tables WHERE database = '%s' ORDER BY name FORMAT TSVRaw"
-	want := strings.NewReplacer("ENGINE = ReplacingMergeTree(version)", "", "ENGINE = MergeTree", "").Replace(single.Query(t, fmt.Sprintf(tables, plain)))
+	want := strings.NewReplacer("ENGINE = ReplacingMergeTree(version)", "", "ENGINE = ReplacingMergeTree(recorded_at)", "", "ENGINE = MergeTree", "").Replace(single.Query(t, fmt.Sprintf(tables, plain)))
 	for i, server := range c.Servers {
 		got := replicatedEngine.ReplaceAllString(server.Query(t, fmt.Sprintf(tables, database+"_shard")), "")
 		if diff := gocmp.Diff(want, got); diff != "" {
@@ -795,4 +795,4 @@ func TestMigrateReplicas(t *testing.T) {
 	}
 }
 
-var replicatedEngine = regexp.MustCompile(`ENGINE = Replicated(Replacing)?MergeTree\('/clickhouse/tables/\{shard\}/[a-z0-9_/]+', '\{replica\}'(, version)?\)`)
+var replicatedEngine = regexp.MustCompile(`ENGINE = Replicated(Replacing)?MergeTree\('/clickhouse/tables/\{shard\}/[a-z0-9_/]+', '\{replica\}'(, version|, recorded_at)?\)`)

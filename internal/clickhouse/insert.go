@@ -23,6 +23,7 @@ const (
 	tableAliases    = "event_aliases"
 
 	tableGenerations = "topic_generations"
+	tableErasures    = "erasures"
 )
 
 // insertSettings are said explicitly: the defaults of 26.x batch inserts on
