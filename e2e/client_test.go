@@ -260,3 +260,24 @@ func inParallel(n, goroutines int, do func(i int) error) error {
 	wg.Wait()
 	return errors.Join(errs...)
 }
+
+// metric is the value of a metric without labels, as a process of Sluice tells
+// it at the address.
+func metric(t *testing.T, addr, name string) float64 {
+	t.Helper()
+	a, err := newClient(addr).do(http.MethodGet, "/metrics", nil, "")
+	if err != nil || a.status != http.StatusOK {
+		t.Fatalf("GET /metrics: status %d, error %v", a.status, err)
+	}
+	for line := range strings.Lines(string(a.body)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("%s has no metric %s", addr, name)
+	return 0
+}

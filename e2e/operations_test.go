@@ -420,6 +420,62 @@ func TestRetention(t *testing.T) {
 	p.stop(t)
 }
 
+// TestDeletedIsErased deletes events whose parts nothing but Sluice merges, and
+// looks for their contents in the parts, whichever row is the newest.
+func TestDeletedIsErased(t *testing.T) {
+	t.Parallel()
+	u, dir := databaseURL(t), t.TempDir()
+	server, database := enginetest.Server(t), u[strings.LastIndexByte(u, '/')+1:]
+	p, c := serve(t, dir, "--clickhouse-url", u)
+	for _, table := range []string{"events", "event_contents", "event_embeddings"} {
+		server.Query(t, "ALTER TABLE "+database+"."+table+" MODIFY SETTING min_age_to_force_merge_seconds = 0, min_parts_to_merge_at_once = 1000, merge_selector_base = 1000000")
+	}
+	send := func(method, path, body string, status int) {
+		t.Helper()
+		a, err := c.do(method, path, []byte(body), "wait=20")
+		if err != nil || a.status != status {
+			t.Fatalf("%s %s: status %d: %s, error %v; want %d", method, path, a.status, a.body, err, status)
+		}
+	}
+	const deleted = "what nobody is to find"
+	found := func() string {
+		return server.Query(t, "SELECT (SELECT countIf(conversation_id = '"+deleted+"') FROM "+database+".events) + (SELECT countIf(content = '"+deleted+"') FROM "+database+".event_contents) + (SELECT countIf(has(vector, 1234.5)) FROM "+database+".event_embeddings)")
+	}
+	makeAndDelete := func(id string) {
+		t.Helper()
+		send(http.MethodPost, "/event", fmt.Sprintf(`{"id":%q,"conversation_id":%q,"event_name":"event_a","output":%[2]q,"output_embeddings":[1234.5]}`, id, deleted), http.StatusCreated)
+		send(http.MethodDelete, eventPath(id), "", http.StatusOK)
+		if n := found(); n != "3" {
+			t.Fatalf("%s rows have the content right after the delete, want 3: this test would show nothing", n)
+		}
+	}
+
+	makeAndDelete("by command")
+	if code := start(t, "erase", "--clickhouse-url", u).wait(t, applyBound); code != 0 {
+		t.Fatalf("sluice erase exited %d", code)
+	}
+	if n := found(); n != "0" {
+		t.Fatalf("%s rows have the content after sluice erase", n)
+	}
+	makeAndDelete("by itself")
+	p.stop(t)
+	p, c = serve(t, dir, "--clickhouse-url", u, "--erase-after", "2s")
+	eventually(t, applyBound, "what was deleted to leave the parts", func() error {
+		if n := found(); n != "0" {
+			return fmt.Errorf("%s rows have it", n)
+		}
+		return nil
+	})
+	addr := p.addr(t)
+	eventually(t, applyBound, "the metrics", func() error {
+		if merges, waiting := metric(t, addr, "sluice_erasure_merges_total"), metric(t, addr, "sluice_erasure_waiting_seconds"); merges != 3 || waiting != 0 {
+			return fmt.Errorf("%v merges, %v s of waiting; want 3 and 0", merges, waiting)
+		}
+		return nil
+	})
+	p.stop(t)
+}
+
 // TestLostLog goes on in another generation when the broker and all that was in
 // it are gone.
 func TestLostLog(t *testing.T) {

@@ -135,6 +135,15 @@ type consumerFlags struct {
 	FlushQuiet   time.Duration `help:"How long the first record of a small flush waits for others; longer where flushes are slow, so that they take a quarter of the time." default:"60ms" group:"consumer"`
 	FlushBusy    time.Duration `help:"The same for a flush of 200 records or more." default:"400ms" group:"consumer"`
 	RecentBytes  int           `help:"Memory for recent rows, which updates then need not read." default:"100663296" group:"consumer"`
+	EraseAfter   time.Duration `help:"How long the content of a deleted event may be on ClickHouse's disk, before its month is merged whole for it: each month at most once in that time. 0: leave it to ClickHouse's own merges." default:"168h" group:"consumer"`
+}
+
+// required checks what [consumer.Config] does not have.
+func (f *consumerFlags) required() error {
+	if f.EraseAfter != 0 && f.EraseAfter < time.Second {
+		return errors.New("--erase-after: must be 0, or at least 1s")
+	}
+	return nil
 }
 
 func (f *consumerFlags) config() consumer.Config {

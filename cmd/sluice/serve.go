@@ -58,7 +58,7 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 	}
 	kafkaCfg, err := c.kafkaFlags.config()
 	keep, moreErr := c.retentionFlags.config()
-	if err := errors.Join(err, moreErr); err != nil {
+	if err := errors.Join(err, moreErr, c.consumerFlags.required()); err != nil {
 		return err
 	}
 	p := newProcess(e)
@@ -83,7 +83,7 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 		if err := p.ensureTopics(ctx, &kafkaCfg, store, true); err != nil {
 			return err
 		}
-		if err := p.startConsumer(ctx, kafkaCfg, c.consumerFlags.config(), store); err != nil {
+		if err := p.startConsumer(ctx, kafkaCfg, &c.consumerFlags, store); err != nil {
 			return err
 		}
 		return p.startAPI(ctx, kafkaCfg, cfg, &c.httpFlags, store)
@@ -126,7 +126,7 @@ type consumeCmd struct {
 // Run starts the consumer on a Kafka and a ClickHouse that are elsewhere.
 func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 	kafkaCfg, clickhouseCfg, err := remote(&c.kafkaFlags, &c.clickhouseFlags)
-	if err != nil {
+	if err := errors.Join(err, c.consumerFlags.required()); err != nil {
 		return err
 	}
 	p := newProcess(e)
@@ -138,7 +138,7 @@ func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 		if err := p.ensureTopics(ctx, &kafkaCfg, store, false); err != nil {
 			return err
 		}
-		if err := p.startConsumer(ctx, kafkaCfg, c.consumerFlags.config(), store); err != nil {
+		if err := p.startConsumer(ctx, kafkaCfg, &c.consumerFlags, store); err != nil {
 			return err
 		}
 		return p.startMetrics(ctx, c.MetricsListen)
@@ -412,7 +412,7 @@ func (p *process) retry(ctx context.Context, what string, retryable func(error) 
 }
 
 // startConsumer starts to apply the log.
-func (p *process) startConsumer(ctx context.Context, kafkaCfg kafka.Config, cfg consumer.Config, store *clickhouse.Store) error {
+func (p *process) startConsumer(ctx context.Context, kafkaCfg kafka.Config, flags *consumerFlags, store *clickhouse.Store) error {
 	letters, err := kafka.NewDeadLetters(kafkaCfg, p.log)
 	if err != nil {
 		return err
@@ -430,7 +430,7 @@ func (p *process) startConsumer(ctx context.Context, kafkaCfg kafka.Config, cfg 
 		return err
 	}
 	p.onStop("consumer group", func() error { return closing(ctx, source.Close) })
-	c, err := consumer.New(cfg, source, store, letters, p.log, p.registry)
+	c, err := consumer.New(flags.config(), source, store, letters, p.log, p.registry)
 	if err != nil {
 		return err
 	}
@@ -438,6 +438,10 @@ func (p *process) startConsumer(ctx context.Context, kafkaCfg kafka.Config, cfg 
 	p.start(ctx, "consumer", c.Run)
 	p.start(ctx, "lag", func(ctx context.Context) error { return p.watchLag(ctx, source) })
 	p.start(ctx, "parts", func(ctx context.Context) error { return p.watchParts(ctx, store) })
+	if flags.EraseAfter > 0 {
+		e := newEraser(store, flags.EraseAfter, p.log, p.registry)
+		p.start(ctx, "erasure", func(ctx context.Context) error { return e.run(ctx, source.Leads) })
+	}
 	return nil
 }
 

@@ -621,6 +621,9 @@ func testRebalance(t *testing.T, b *backend) {
 	}
 	moved := slices.Clone(a.revoked)
 	a.mu.Unlock()
+	if moved := slices.Contains(moved, 0); a.c.Leads() == moved || second.c.Leads() != moved {
+		t.Errorf("of two members the first leads: %v, the second: %v", a.c.Leads(), second.c.Leads())
+	}
 
 	// The second leaves; its partitions come back under new epochs.
 	stop()

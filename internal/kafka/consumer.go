@@ -417,6 +417,14 @@ func (c *Consumer) Pause() { c.cl.PauseFetchTopics(c.topic) }
 // Resume ends [Consumer.Pause].
 func (c *Consumer) Resume() { c.cl.ResumeFetchTopics(c.topic) }
 
+// Leads reports whether this member has partition 0, which one member of a group
+// has: for work that one process is to do, and that two may do for a moment.
+func (c *Consumer) Leads() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.owned[0] != nil
+}
+
 // Lag is, for every partition of the topic, the number of records that the
 // group has not committed.
 func (c *Consumer) Lag(ctx context.Context) (map[int32]int64, error) {
