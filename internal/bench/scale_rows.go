@@ -93,8 +93,9 @@ SELECT
     reinterpret(bitOr(bitShiftLeft(toUInt128(lo), 64), toUInt128(hi)), 'UUID') AS id,
     name AS conversation_id,
     multiIf(h2 % 10 < 6, 'event_a', h2 % 10 < 9, 'event_b', 'event_c') AS event_name,
-    if(intDiv(h2, 16) % 1000 < 15, ['timeout: the model did not answer within 30 s', 'rate limited by the provider (429)',
-        'the tool returned an error: not found'][1 + intDiv(h2, 65536) % 3], NULL) AS error,
+    -- Not if(…, text, NULL), which keeps the text under each NULL.
+    nullIf(if(intDiv(h2, 16) % 1000 < 15, ['timeout: the model did not answer within 30 s', 'rate limited by the provider (429)',
+        'the tool returned an error: not found'][1 + intDiv(h2, 65536) % 3], ''), '') AS error,
     -- About log-normal, around 400 ms: the sum of four uniforms is about normal.
     if(intDiv(h2, 1048576) % 50 = 0, NULL, round(exp(6 + 1.4 * (((h1 % 65536) + (intDiv(h1, 65536) % 65536)
         + (intDiv(h1, 4294967296) % 65536) + intDiv(h1, 281474976710656)) / 65536. - 2)), 3)) AS latency,
