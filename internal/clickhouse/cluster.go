@@ -113,7 +113,7 @@ func (s *Store) migratedCluster(ctx context.Context, l layout) (Migrated, error)
 	if now := members.placement(); now != l.placed {
 		return done, members.misplaced(l.cluster, l.placed)
 	}
-	shard, err := New(s.shardConfig(), s.log, nil)
+	shard, err := s.openShard(s.cfg.Addr)
 	if err != nil {
 		return done, err
 	}
@@ -141,11 +141,11 @@ func (s *Store) migratedCluster(ctx context.Context, l layout) (Migrated, error)
 	return done, nil
 }
 
-// shardConfig is that of the shard's database on the same host.
-func (s *Store) shardConfig() Config {
+// openShard opens the shard's own tables on a host of the cluster.
+func (s *Store) openShard(addr string) (*Store, error) {
 	cfg := s.cfg
-	cfg.Cluster, cfg.Database = "", s.cfg.Database+shardSuffix
-	return cfg
+	cfg.Addr, cfg.Cluster, cfg.Database = addr, "", s.cfg.Database+shardSuffix
+	return New(cfg, s.log, nil)
 }
 
 // member is a host of a cluster, as a server has it.
@@ -157,6 +157,14 @@ type member struct {
 }
 
 func (m *member) addr() string { return net.JoinHostPort(m.host, strconv.Itoa(m.port)) }
+
+// at names the host in an error.
+func (m *member) at(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("host %s, shard %d, replica %d: %w", m.addr(), m.shard, m.replica, err)
+}
 
 // members are the hosts of a cluster, by shard and replica.
 type members []member
@@ -351,14 +359,6 @@ type host struct {
 	done    MigratedHost
 }
 
-// at names the host in an error.
-func (h *host) at(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("host %s, shard %d, replica %d: %w", h.addr(), h.shard, h.replica, err)
-}
-
 func (c *cluster) close() {
 	for _, h := range c.hosts {
 		h.front.Close()
@@ -403,7 +403,7 @@ func (c *cluster) open(ctx context.Context) error {
 		if h.front, err = New(cfg, c.log, nil); err != nil {
 			return h.at(err)
 		}
-		if h.back, err = New(h.front.shardConfig(), c.log, nil); err != nil {
+		if h.back, err = h.front.openShard(m.addr()); err != nil {
 			h.front.Close()
 			return h.at(err)
 		}

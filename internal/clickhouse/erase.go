@@ -55,11 +55,22 @@ type Unerased struct {
 // database, by the first call that finds it. On a cluster one replica of each
 // shard is asked. What was found is returned with an error, too.
 func (s *Store) Unerased(ctx context.Context) ([]Unerased, error) {
-	l := s.spread.Load()
-	if l == nil {
-		return s.unerasedHere(ctx, "")
+	var (
+		all []Unerased
+		err error
+	)
+	if l := s.spread.Load(); l != nil {
+		all, err = s.unerasedCluster(ctx, l.cluster)
+	} else {
+		all, err = s.unerasedHere(ctx, "")
 	}
-	members, err := s.members(ctx, l.cluster)
+	slices.SortStableFunc(all, func(a, b Unerased) int { return cmp.Compare(b.Waited, a.Waited) })
+	return all, err
+}
+
+// unerasedCluster asks each shard.
+func (s *Store) unerasedCluster(ctx context.Context, cluster string) ([]Unerased, error) {
+	members, err := s.members(ctx, cluster)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +88,6 @@ func (s *Store) Unerased(ctx context.Context) ([]Unerased, error) {
 		failed = append(failed, err)
 		members = members[n:]
 	}
-	sortUnerased(all)
 	return all, errors.Join(failed...)
 }
 
@@ -89,35 +99,20 @@ func (s *Store) unerasedShard(ctx context.Context, replicas members) ([]Unerased
 		if err != nil {
 			return nil, err
 		}
-		if err = shard.Ready(ctx); err != nil {
-			failed = append(failed, fmt.Errorf("host %s, shard %d, replica %d: %w", m.addr(), m.shard, m.replica, err))
-			shard.Close()
+		defer shard.Close()
+		if err := shard.Ready(ctx); err != nil {
+			failed = append(failed, m.at(err))
 			continue
 		}
 		found, err := shard.unerasedHere(ctx, m.addr())
-		shard.Close()
-		if err != nil {
-			err = fmt.Errorf("host %s, shard %d, replica %d: %w", m.addr(), m.shard, m.replica, err)
-		}
-		return found, err
+		return found, m.at(err)
 	}
 	return nil, errors.Join(failed...)
 }
 
-// openShard opens the shard's own tables on a host of the cluster.
-func (s *Store) openShard(addr string) (*Store, error) {
-	cfg := s.shardConfig()
-	cfg.Addr = addr
-	return New(cfg, s.log, nil)
-}
-
-// unerasedHere is Unerased on one host.
+// unerasedHere is Unerased on one host, in no order.
 func (s *Store) unerasedHere(ctx context.Context, host string) ([]Unerased, error) {
-	candidates, err := s.unmerged(ctx)
-	if err != nil {
-		return nil, err
-	}
-	now, err := s.now(ctx)
+	candidates, now, err := s.unmerged(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +130,6 @@ func (s *Store) unerasedHere(ctx context.Context, host string) ([]Unerased, erro
 			found = append(found, u)
 		}
 	}
-	sortUnerased(found)
 	return found, errors.Join(failed...)
 }
 
@@ -154,10 +148,6 @@ func (s *Store) look(ctx context.Context, u *Unerased, now int64) (waits bool, e
 		return false, s.recordWaiting(ctx, u, 0)
 	}
 	return waits, nil
-}
-
-func sortUnerased(all []Unerased) {
-	slices.SortStableFunc(all, func(a, b Unerased) int { return cmp.Compare(b.Waited, a.Waited) })
 }
 
 // Erase merges a month of a table whole, so that no part has content that was
@@ -186,16 +176,16 @@ func (s *Store) Erase(ctx context.Context, u Unerased) error {
 	return here.recordWaiting(ctx, &u, 0)
 }
 
-// unmerged are the months that have several parts, or are recorded as waiting.
-func (s *Store) unmerged(ctx context.Context) ([]Unerased, error) {
+// unmerged are the months that have several parts, or are recorded as waiting,
+// and the server's time, in microseconds of Unix time, if there are any.
+func (s *Store) unmerged(ctx context.Context) (all []Unerased, now int64, err error) {
 	var (
 		name, partition proto.ColStr
 		parts           proto.ColUInt64
-		since           proto.ColInt64
-		all             []Unerased
+		since, clock    proto.ColInt64
 	)
-	err := s.query(ctx, "unmerged", s.cfg.QueryTimeout, ch.Query{
-		Body: `SELECT name, partition_id, sum(n) AS parts, max(at) AS since FROM
+	err = s.query(ctx, "unmerged", s.cfg.QueryTimeout, ch.Query{
+		Body: `SELECT name, partition_id, sum(n) AS parts, max(at) AS since, toUnixTimestamp64Micro(now64(6)) AS clock FROM
 			(
 				SELECT table AS name, partition_id, count() AS n, toInt64(0) AS at FROM system.parts
 				WHERE active AND database = {database:String} AND table IN ('events', 'event_contents', 'event_embeddings')
@@ -212,15 +202,17 @@ func (s *Store) unmerged(ctx context.Context) ([]Unerased, error) {
 			{Name: "partition_id", Data: &partition},
 			{Name: "parts", Data: &parts},
 			{Name: "since", Data: &since},
+			{Name: "clock", Data: &clock},
 		},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range parts {
 				all = append(all, Unerased{Table: name.Row(i), Partition: partition.Row(i), Parts: parts[i], since: since[i]})
+				now = clock[i]
 			}
 			return nil
 		},
 	})
-	return all, err
+	return all, now, err
 }
 
 // hasTombstones reports whether any part of the partition has one. It may have
@@ -240,23 +232,6 @@ func (s *Store) hasTombstones(ctx context.Context, u *Unerased) (bool, error) {
 		},
 	})
 	return found, err
-}
-
-// now is the server's time, in microseconds of Unix time.
-func (s *Store) now(ctx context.Context) (int64, error) {
-	var now proto.ColInt64
-	micros := int64(0)
-	err := s.query(ctx, "now", s.cfg.QueryTimeout, ch.Query{
-		Body:   "SELECT toUnixTimestamp64Micro(now64(6)) AS now",
-		Result: proto.Results{{Name: "now", Data: &now}},
-		OnResult: func(context.Context, proto.Block) error {
-			for i := range now {
-				micros = now[i]
-			}
-			return nil
-		},
-	})
-	return micros, err
 }
 
 // recordWaiting records since when the partition's tombstones wait; 0 says that
