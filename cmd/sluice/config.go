@@ -138,8 +138,8 @@ type consumerFlags struct {
 	EraseAfter   time.Duration `help:"How long the content of a deleted event may be on ClickHouse's disk, before its month is merged whole for it: each month at most once in that time. 0: leave it to ClickHouse's own merges." default:"168h" group:"consumer"`
 }
 
-// required checks what [consumer.Config] does not have.
-func (f *consumerFlags) required() error {
+// checkConsumer checks what [consumer.Config] does not have.
+func (f *consumerFlags) checkConsumer() error {
 	if f.EraseAfter != 0 && f.EraseAfter < time.Second {
 		return errors.New("--erase-after: must be 0, or at least 1s")
 	}

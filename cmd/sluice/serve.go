@@ -58,7 +58,7 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 	}
 	kafkaCfg, err := c.kafkaFlags.config()
 	keep, moreErr := c.retentionFlags.config()
-	if err := errors.Join(err, moreErr, c.consumerFlags.required()); err != nil {
+	if err := errors.Join(err, moreErr, c.checkConsumer()); err != nil {
 		return err
 	}
 	p := newProcess(e)
@@ -126,7 +126,7 @@ type consumeCmd struct {
 // Run starts the consumer on a Kafka and a ClickHouse that are elsewhere.
 func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 	kafkaCfg, clickhouseCfg, err := remote(&c.kafkaFlags, &c.clickhouseFlags)
-	if err := errors.Join(err, c.consumerFlags.required()); err != nil {
+	if err := errors.Join(err, c.checkConsumer()); err != nil {
 		return err
 	}
 	p := newProcess(e)
