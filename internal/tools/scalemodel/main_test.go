@@ -126,15 +126,7 @@ func TestCosts(t *testing.T) {
 		{workload.Base64, 4_000, bodyVectors, wireVectors, map[string]float64{"events": diskHot, "event_embeddings": diskVectors}},
 	} {
 		t.Run(c.encoding.String(), func(t *testing.T) {
-			d, err := start(ctx, "", t.TempDir(), slog.New(slog.DiscardHandler))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				if err := d.close(); err != nil {
-					t.Error(err)
-				}
-			}()
+			d := startEngine(t)
 			from, err := newEvents(c.events, c.encoding, "")
 			if err != nil {
 				t.Fatal(err)
@@ -166,4 +158,19 @@ func TestCosts(t *testing.T) {
 			within("blocks", wire, c.wire, 0.05)
 		})
 	}
+}
+
+// startEngine starts an engine that ends with the test.
+func startEngine(t *testing.T) *database {
+	t.Helper()
+	d, err := start(t.Context(), "", t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
 }

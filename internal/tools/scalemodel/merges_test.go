@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"math"
 	"os"
 	"strconv"
@@ -74,15 +73,7 @@ func TestModelAgainstClickHouse(t *testing.T) {
 		t.Skipf("%s is not 1: what merges do in half a minute hangs on how busy the machine is", modelVar)
 	}
 	ctx := t.Context()
-	d, err := start(ctx, "", t.TempDir(), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := d.close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	d := startEngine(t)
 	exec := func(t *testing.T, format string, args ...any) [][]string {
 		t.Helper()
 		rows, err := d.query(ctx, fmt.Sprintf(format, args...))
