@@ -24,8 +24,9 @@ import (
 )
 
 const (
-	// KeyReloadInterval is how often a [KeyStore] looks at its file, and so how
-	// long a revoked key lives on at most.
+	// KeyReloadInterval is how often a [KeyStore] reads its file. A change takes
+	// effect at the second reading that finds it, so a revoked key lives on for at
+	// most twice this time.
 	KeyReloadInterval = time.Second
 	// KeysMax is the most keys of a file. Every request is compared with each.
 	KeysMax = 1000
@@ -121,27 +122,44 @@ type storedKey struct {
 // The file has one key a line, name:scopes:hash, where hash is the SHA-256 of
 // the key in hexadecimal; empty lines and lines that begin with # are skipped.
 type KeyStore struct {
-	path    string
-	log     *slog.Logger
-	keys    atomic.Pointer[[]storedKey]
-	content []byte // of the last good load; used by one goroutine at a time
-	broken  bool
+	path string
+	log  *slog.Logger
+	keys atomic.Pointer[[]storedKey]
+
+	// The fields below are used by one goroutine at a time.
+
+	// content is the file as it was when the keys in force were read from it.
+	content []byte
+	// seen is the file at the last reading, nil where that failed.
+	seen []byte
+	// broken is whether the last reading that settled found a mistake.
+	broken bool
 }
 
 // OpenKeyStore reads the key file. The error says what is wrong with it, and
 // in which line.
 func OpenKeyStore(path string, log *slog.Logger) (*KeyStore, error) {
 	k := &KeyStore{path: path, log: log}
-	if _, err := k.reload(); err != nil {
+	content, err := k.read()
+	if err != nil {
 		return nil, err
 	}
+	keys, err := k.parse(content)
+	if err != nil {
+		return nil, err
+	}
+	k.content, k.seen = content, content
+	k.keys.Store(&keys)
 	return k, nil
 }
 
-// Run looks for changes of the file every [KeyReloadInterval] until ctx ends.
-// It returns nil. A file that cannot be read or has a mistake leaves the last
-// good keys in force, so that a slip of an editor locks nobody out; it is
-// logged once.
+// Run reads the file every [KeyReloadInterval] until ctx ends, and returns nil.
+//
+// A change takes effect once two readings in a row have found the same content:
+// a reading may meet a file that is only half written, and would revoke the
+// keys that are still to come. A file that cannot be read or has a mistake leaves
+// the last good keys in force, so that a slip of an editor locks nobody out; this
+// is logged once. A file without any key is obeyed, and logged as a warning.
 func (k *KeyStore) Run(ctx context.Context) error {
 	tick := time.NewTicker(KeyReloadInterval)
 	defer tick.Stop()
@@ -150,17 +168,45 @@ func (k *KeyStore) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			k.follow(ctx)
 		}
-		changed, err := k.reload()
-		switch {
-		case err != nil && !k.broken:
-			k.log.LogAttrs(ctx, slog.LevelError, "key file is broken, the last good keys stay in force",
-				slog.String("path", k.path), slog.Any("error", err))
-		case changed || err == nil && k.broken:
-			k.log.LogAttrs(ctx, slog.LevelInfo, "key file loaded", slog.Int("keys", k.Len()))
-		}
-		k.broken = err != nil
 	}
+}
+
+// follow reads the file once, and puts a change that has settled into force.
+func (k *KeyStore) follow(ctx context.Context) {
+	content, err := k.read()
+	if err != nil {
+		k.seen = nil
+		k.reject(ctx, err)
+		return
+	}
+	settled := k.seen != nil && bytes.Equal(content, k.seen)
+	k.seen = content
+	if !settled || !k.broken && bytes.Equal(content, k.content) {
+		return
+	}
+	keys, err := k.parse(content)
+	if err != nil {
+		k.reject(ctx, err)
+		return
+	}
+	level, message := slog.LevelInfo, "key file loaded"
+	if len(keys) == 0 && k.Len() > 0 {
+		level, message = slog.LevelWarn, "key file has no key any more, so every request is refused"
+	}
+	k.keys.Store(&keys)
+	k.content, k.broken = content, false
+	k.log.LogAttrs(ctx, level, message, slog.String("path", k.path), slog.Int("keys", len(keys)))
+}
+
+// reject logs the first of several errors in a row.
+func (k *KeyStore) reject(ctx context.Context, err error) {
+	if !k.broken {
+		k.log.LogAttrs(ctx, slog.LevelError, "key file is broken, the last good keys stay in force",
+			slog.String("path", k.path), slog.Any("error", err))
+	}
+	k.broken = true
 }
 
 // Len is the number of keys in force.
@@ -183,31 +229,31 @@ func (k *KeyStore) Scopes(key string) Scope {
 	return scopes
 }
 
-// reload reads the file, by its content and not by its time, which may be too
-// coarse to tell two changes apart.
-func (k *KeyStore) reload() (changed bool, _ error) {
+// read returns the content of the file. Changes are found by content and not by
+// the time of the last change, which may be too coarse to tell two changes apart.
+// The content is never nil where the error is.
+func (k *KeyStore) read() ([]byte, error) {
 	f, err := os.Open(k.path)
 	if err != nil {
-		return false, fmt.Errorf("read keys: %w", err)
+		return nil, fmt.Errorf("read keys: %w", err)
 	}
 	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, KeyFileBytesMax+1))
 	if err != nil {
-		return false, fmt.Errorf("read keys: %w", err)
+		return nil, fmt.Errorf("read keys: %w", err)
 	}
 	if len(content) > KeyFileBytesMax {
-		return false, fmt.Errorf("read keys: %s is longer than %d bytes", k.path, KeyFileBytesMax)
+		return nil, fmt.Errorf("read keys: %s is longer than %d bytes", k.path, KeyFileBytesMax)
 	}
-	if k.keys.Load() != nil && bytes.Equal(content, k.content) {
-		return false, nil
-	}
+	return content, nil
+}
+
+func (k *KeyStore) parse(content []byte) ([]storedKey, error) {
 	keys, err := parseKeys(string(content))
 	if err != nil {
-		return false, fmt.Errorf("read keys: %s: %w", k.path, err)
+		return nil, fmt.Errorf("read keys: %s: %w", k.path, err)
 	}
-	k.keys.Store(&keys)
-	k.content = content
-	return true, nil
+	return keys, nil
 }
 
 // parseKeys never quotes a line in its error: somebody may have put a key there.

@@ -240,7 +240,7 @@ func TestKeyFileIsFollowed(t *testing.T) {
 		go func() { done <- keys.Run(ctx) }()
 		expect := func(wantFirst, wantSecond api.Scope) {
 			t.Helper()
-			<-time.After(api.KeyReloadInterval + time.Millisecond) // by the bubble's clock, not ours
+			<-time.After(2*api.KeyReloadInterval + time.Millisecond) // by the bubble's clock, not ours
 			synctest.Wait()
 			if f, s := keys.Scopes(first), keys.Scopes(second); f != wantFirst || s != wantSecond {
 				t.Errorf("scopes %q and %q, want %q and %q", f, s, wantFirst, wantSecond)
@@ -274,6 +274,59 @@ func TestKeyFileIsFollowed(t *testing.T) {
 		}
 		if strings.Contains(log.String(), "sluice_") {
 			t.Errorf("a key in the log: %s", log.String())
+		}
+	})
+}
+
+// A file is often read while somebody writes it: truncated, cut within a line,
+// cut between two lines. None of that may revoke a key.
+func TestKeyFileReadWhileItIsWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	synctest.Test(t, func(t *testing.T) {
+		first, firstLine := makeKey(t, "first", "read")
+		second, secondLine := makeKey(t, "second", "write")
+		writeKeys(t, path, firstLine, secondLine)
+		var log bytes.Buffer
+		keys, err := api.OpenKeyStore(path, slog.New(slog.NewJSONHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- keys.Run(ctx) }()
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(api.KeyReloadInterval / 2)
+		// Each reading finds another piece, until the file is whole again.
+		for _, n := range []int{0, 10, len(firstLine) + 1, len(firstLine) + 20, len(whole)} {
+			if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(api.KeyReloadInterval)
+			synctest.Wait()
+			if f, s := keys.Scopes(first), keys.Scopes(second); f != api.ScopeRead || s != api.ScopeWrite {
+				t.Errorf("after a reading of %d of %d bytes: scopes %q and %q", n, len(whole), f, s)
+			}
+		}
+		if log.Len() > 0 {
+			t.Errorf("a file that was only half written is logged: %s", log.String())
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * api.KeyReloadInterval)
+		synctest.Wait()
+		if keys.Len() != 0 || keys.Scopes(first) != 0 {
+			t.Errorf("%d keys of an empty file", keys.Len())
+		}
+		if n := strings.Count(log.String(), `"level":"WARN"`); n != 1 || !strings.Contains(log.String(), "no key any more") {
+			t.Errorf("the change to no key is logged %d times: %s", n, log.String())
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	})
 }
