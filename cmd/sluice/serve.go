@@ -245,8 +245,10 @@ func (p *process) run(ctx context.Context, start func(context.Context) error) er
 func (p *process) starting(ctx context.Context, start func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := p.startProfiles(ctx); err != nil {
-		return fmt.Errorf("--pprof: %w", err)
+	if p.pprof != "" {
+		if _, err := p.startProfiles(ctx); err != nil {
+			return fmt.Errorf("--pprof: %w", err)
+		}
 	}
 	started := make(chan error, 1)
 	go func() { started <- start(ctx) }()
@@ -413,6 +415,7 @@ func (p *process) retry(ctx context.Context, what string, retryable func(error) 
 
 // startConsumer starts to apply the log.
 func (p *process) startConsumer(ctx context.Context, kafkaCfg kafka.Config, flags *consumerFlags, store *clickhouse.Store) error {
+	kafkaCfg.ClientMetrics = p.registry
 	letters, err := kafka.NewDeadLetters(kafkaCfg, p.log)
 	if err != nil {
 		return err
@@ -503,6 +506,7 @@ func (p *process) watchParts(ctx context.Context, store *clickhouse.Store) error
 func (p *process) startAPI(
 	ctx context.Context, kafkaCfg kafka.Config, cfg api.Config, flags *httpFlags, store *clickhouse.Store,
 ) error {
+	kafkaCfg.ClientMetrics = p.registry
 	watcher, err := kafka.NewWatcher(kafkaCfg, p.log)
 	if err != nil {
 		return err
@@ -551,28 +555,37 @@ func (p *process) startMetrics(ctx context.Context, addr string) error {
 	return nil
 }
 
-// startProfiles serves Go's profiles, where asked to. They tell everything
-// about the process, so only this machine may ask for them.
-func (p *process) startProfiles(ctx context.Context) error {
-	if p.pprof == "" {
-		return nil
-	}
+// startProfiles serves Go's profiles. They tell everything about the process, so
+// only this machine may ask for them, and no page that a browser on it has open.
+func (p *process) startProfiles(ctx context.Context) (net.Addr, error) {
 	host, _, err := net.SplitHostPort(p.pprof)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
-		return fmt.Errorf("%q is not a loopback address", host)
+		return nil, fmt.Errorf("%q is not a loopback address", host)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	at, err := p.startHTTP(ctx, "profiles", p.pprof, mux, profileTimeout)
+	at, err := p.startHTTP(ctx, "profiles", p.pprof, localOnly(mux), profileTimeout)
 	if err == nil {
 		p.log.Info("listening for profiles", "addr", at.String())
 	}
-	return err
+	return at, err
+}
+
+// localOnly refuses what a page in a browser on this machine can ask for under
+// a name of its own that it has rebound to a loopback address.
+func localOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !api.IsLocal(r) {
+			http.Error(w, "only localhost, 127.0.0.1 and [::1] are answered", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // startHTTP serves what is for operators.

@@ -364,16 +364,22 @@ func isLoopbackHost(host string) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
+// IsLocal reports whether the request's Host header names this machine. A page
+// that rebinds its own name to 127.0.0.1 sends that name, so it is not local.
+func IsLocal(r *http.Request) bool {
+	host := r.Host
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		host = host[:i]
+	}
+	return isLoopbackHost(host)
+}
+
 // checkLocal guards a server that trusts everybody on its machine against the
 // pages that a browser there has open: a page that rebinds its own name to
 // 127.0.0.1 still sends that name as Host, and one that posts across sites
 // says so in Origin or Sec-Fetch-Site.
 func (s *Server) checkLocal(r *http.Request) error {
-	host := r.Host
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
-		host = host[:i]
-	}
-	if !isLoopbackHost(host) {
+	if !IsLocal(r) {
 		return &problem{
 			status: http.StatusForbidden, code: CodeForbidden,
 			detail: "a server on loopback without API keys answers only to localhost, 127.0.0.1 and [::1]",
