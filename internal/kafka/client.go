@@ -12,10 +12,12 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+	"github.com/twmb/franz-go/plugin/kprom"
 )
 
 // newClient checks the config and returns a client of it; cfg is completed
@@ -53,6 +55,20 @@ func newClient(cfg *Config, log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, err
 		return nil, fmt.Errorf("kafka client: %w", err)
 	}
 	return cl, nil
+}
+
+// clientMetrics has a client measured as the one that does name.
+func clientMetrics(cfg *Config, name string) kgo.Opt {
+	if cfg.ClientMetrics == nil {
+		return kgo.WithHooks()
+	}
+	return kgo.WithHooks(kprom.NewMetrics("sluice",
+		kprom.Subsystem("kafka_client"),
+		kprom.Registerer(cfg.ClientMetrics),
+		kprom.WithStaticLabel(prometheus.Labels{"client": name}),
+		kprom.FetchAndProduceDetail(kprom.ByTopic, kprom.Batches, kprom.Records, kprom.CompressedBytes, kprom.UncompressedBytes, kprom.ConsistentNaming),
+		kprom.Histograms(kprom.RequestDurationE2E, kprom.RequestThrottled),
+	))
 }
 
 // retryPause is the client's pause after so many failures. Its own default, up

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -83,6 +85,13 @@ type Config struct {
 	Producer ProducerConfig
 	Consumer ConsumerConfig
 	Watcher  WatcherConfig
+
+	// ClientMetrics is where the producer, the consumer, the watcher and the dead
+	// letters register what their Kafka clients measure: connections, requests,
+	// bytes, buffers and errors, by broker, as sluice_kafka_client_*, with the
+	// label client. A registry takes one client of each kind at a time. Default:
+	// nowhere.
+	ClientMetrics prometheus.Registerer
 }
 
 // TLSConfig says how to speak TLS with the brokers.

@@ -71,6 +71,7 @@ func NewConsumer(cfg Config, revoked RevokedFunc, log *slog.Logger) (*Consumer, 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cl, err := newClient(&cfg, log,
+		clientMetrics(&cfg, "consumer"),
 		kgo.ConsumerGroup(cfg.Group),
 		kgo.ConsumeTopics(c.topic),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),

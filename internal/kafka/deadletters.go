@@ -52,6 +52,7 @@ func NewDeadLetters(cfg Config, log *slog.Logger) (*DeadLetters, error) {
 	cfg = cfg.WithDefaults()
 	topic := cfg.DeadLetterTopic()
 	cl, err := newClient(&cfg, log,
+		clientMetrics(&cfg, "dead_letters"),
 		kgo.DefaultProduceTopic(topic),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),

@@ -1,6 +1,8 @@
 package kafka_test
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -58,5 +60,91 @@ func TestProducerMetrics(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Every kind of client is measured, side by side in one registry, and leaves it
+// when it is closed.
+func TestClientMetrics(t *testing.T) {
+	t.Parallel()
+	b := embeddedBackend(t)
+	cfg := b.topics(t)
+	reg := prometheus.NewRegistry()
+	cfg.ClientMetrics = reg
+	p, err := kafka.NewProducer(cfg, logTo(t), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	letters, err := kafka.NewDeadLetters(cfg, logTo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	watcher, err := kafka.NewWatcher(cfg, logTo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	watched := make(chan error, 1)
+	go func() { watched <- watcher.Run(ctx) }()
+	c, err := kafka.NewConsumer(cfg, nil, logTo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	produce(t, p, updates(0, 10, 10))
+	if _, err := c.Poll(t.Context(), 100); err != nil {
+		t.Fatal(err)
+	}
+
+	// Sums over brokers, by name and client.
+	gather := func() map[string]float64 {
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make(map[string]float64)
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				for _, l := range m.GetLabel() {
+					if l.GetName() == "client" {
+						got[f.GetName()+" "+l.GetValue()] += m.GetCounter().GetValue() + m.GetGauge().GetValue() +
+							float64(m.GetHistogram().GetSampleCount())
+					}
+				}
+			}
+		}
+		return got
+	}
+	got := gather()
+	for _, name := range []string{
+		"sluice_kafka_client_produce_records_total producer", "sluice_kafka_client_fetch_records_total consumer",
+	} {
+		if got[name] != 10 {
+			t.Errorf("%s is %v, want 10", name, got[name])
+		}
+	}
+	for _, name := range []string{
+		"sluice_kafka_client_connects_total producer", "sluice_kafka_client_read_bytes_total consumer",
+		"sluice_kafka_client_request_duration_e2e_seconds consumer",
+	} {
+		if got[name] <= 0 {
+			t.Errorf("%s is %v, want more", name, got[name])
+		}
+	}
+	for _, name := range []string{"watcher", "dead_letters"} {
+		if _, ok := got["sluice_kafka_client_buffered_fetch_bytes "+name]; !ok {
+			t.Errorf("the client of %s is not measured: %v", name, got)
+		}
+	}
+
+	cancel()
+	if err := <-watched; err != nil {
+		t.Error(err)
+	}
+	letters.Close()
+	if err := errors.Join(p.Close(t.Context()), c.Close(t.Context())); err != nil {
+		t.Error(err)
+	}
+	if got := gather(); len(got) > 0 {
+		t.Errorf("left of closed clients: %v", got)
 	}
 }

@@ -59,6 +59,7 @@ func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Prod
 	p.blocks.New = func() any { return &block{buf: make([]byte, 0, blockBytes)} }
 	cfg = cfg.WithDefaults()
 	cl, err := newClient(&cfg, log, append(ProducerOptions(&cfg),
+		clientMetrics(&cfg, "producer"),
 		kgo.ProduceRequestTimeout(cfg.Producer.AckTimeout),
 		// A connection that swallowed a request is given up after this much more;
 		// until then its partitions wait.

@@ -49,6 +49,7 @@ func NewWatcher(cfg Config, log *slog.Logger) (*Watcher, error) {
 	}
 	cfg = cfg.WithDefaults()
 	cl, err := newClient(&cfg, log,
+		clientMetrics(&cfg, "watcher"),
 		kgo.FetchMaxBytes(8<<20),
 		kgo.FetchMaxPartitionBytes(deadLetterBytesMax),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),
