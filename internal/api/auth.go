@@ -191,13 +191,13 @@ func (k *KeyStore) follow(ctx context.Context) {
 		k.reject(ctx, err)
 		return
 	}
-	level, message := slog.LevelInfo, "key file loaded"
 	if len(keys) == 0 && k.Len() > 0 {
-		level, message = slog.LevelWarn, "key file has no key any more, so every request is refused"
+		k.log.LogAttrs(ctx, slog.LevelWarn, "key file has no key any more, so every request is refused", slog.String("path", k.path))
+	} else {
+		k.log.LogAttrs(ctx, slog.LevelInfo, "key file loaded", slog.Int("keys", len(keys)))
 	}
 	k.keys.Store(&keys)
 	k.content, k.broken = content, false
-	k.log.LogAttrs(ctx, level, message, slog.String("path", k.path), slog.Int("keys", len(keys)))
 }
 
 // reject logs the first of several errors in a row.
