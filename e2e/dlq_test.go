@@ -68,8 +68,14 @@ func TestDeadLetters(t *testing.T) {
 		}
 		return nil
 	})
-	if got := list(); len(got) != 1 {
-		t.Errorf("dead letters after the replay: %v, want the first one only", got)
+	if got := list(); len(got) != 1 || got[0]["replayed"] != true {
+		t.Errorf("dead letters after the replay: %v, want the first one only, as replayed", got)
+	}
+	// Another replay does not send it again.
+	again := start(t, "dlq", "replay", "--data-dir", dir)
+	const want = "replayed 0 dead letters\nleft out 1 unknown_event: replayed before (--again replays them)\n"
+	if code, out := again.wait(t, startBound), string(again.out.bytes()); code != 0 || out != want {
+		t.Errorf("the second dlq replay exited %d and printed %q, want %q", code, out, want)
 	}
 	p.stop(t)
 }

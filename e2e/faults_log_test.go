@@ -477,13 +477,22 @@ func (s *system) dlq(t *testing.T, args ...string) string {
 	return string(p.out.bytes())
 }
 
-// replay replays dead letters and wants that many.
-func (s *system) replay(t *testing.T, n int, args ...string) {
+// replay replays dead letters, and wants that many sent, and after that these
+// lines about the others.
+func (s *system) replay(t *testing.T, n int, others []string, args ...string) {
 	t.Helper()
 	want := fmt.Sprintf("replayed %d dead letters\n", n)
+	for _, line := range others {
+		want += line + "\n"
+	}
 	if got := s.dlq(t, append([]string{"replay"}, args...)...); got != want {
 		t.Errorf("sluice dlq replay %s printed %q, want %q", strings.Join(args, " "), got, want)
 	}
+}
+
+// replayedBefore is what a replay says of letters that it leaves out for that.
+func replayedBefore(n int, reason event.Code) []string {
+	return []string{fmt.Sprintf("left out %d %s: replayed before (--again replays them)", n, reason)}
 }
 
 // writeBatch sends a batch, waits until it is applied, and wants the item with
@@ -623,12 +632,13 @@ func (s *system) testRejected(t *testing.T) (sent int) {
 		t.Errorf("dlq list printed %s, want %d letters without what is in them", got, len(refused))
 	}
 	// Before the database is mended they come back; then they are applied.
-	s.replay(t, len(refused), reason...)
+	s.replay(t, len(refused), nil, reason...)
 	s.drain(t)
 	s.requireOutputs(t, conversation, applied)
 	s.sql(t, "ALTER TABLE event_contents DROP CONSTRAINT marker")
-	s.replay(t, len(refused), append(reason, "--limit", strconv.Itoa(len(refused)))...)
+	s.replay(t, len(refused), replayedBefore(len(refused), event.CodeRejectedByStore), reason...)
 	s.requireOutputs(t, conversation, all)
+	s.replay(t, 0, replayedBefore(2*len(refused), event.CodeRejectedByStore), reason...)
 	return len(creates) + len(items) + 2*len(refused)
 }
 
@@ -657,17 +667,62 @@ func (s *system) testUnknown(t *testing.T) (sent int) {
 	updates, creates, codes, early, late := lateWrites(20)
 	reason := []string{"--reason", string(event.CodeUnknownEvent)}
 	s.writeBatch(t, updates, codes)
-	s.replay(t, len(updates), reason...) // still too early
+	s.replay(t, len(updates), nil, reason...) // still too early
 	s.drain(t)
 	s.writeBatch(t, creates, nil)
 	s.requireOutputs(t, lateConversation, early)
-	s.replay(t, len(updates), append(reason, "--limit", strconv.Itoa(len(updates)))...)
+	s.replay(t, len(updates), replayedBefore(len(updates), event.CodeUnknownEvent), reason...)
 	s.requireOutputs(t, lateConversation, late)
-	return 3*len(updates) + len(creates)
+	sent = 3*len(updates) + len(creates)
+	return sent + s.testNothingNewerIsOverwritten(t, reason)
 }
 
-// testReplayedPoison replays what no fix makes a write of. Every replay makes a
-// letter of each letter, with the same bytes, and nothing makes more.
+// testNothingNewerIsOverwritten has an update refused whose event then comes
+// about and is updated: replays leave that newer update alone until they are
+// told to overwrite it.
+func (s *system) testNothingNewerIsOverwritten(t *testing.T, reason []string) (sent int) {
+	const id, conversation = ourIDs + "changed since", "changed since"
+	write := func(op, output string, codes map[string]string) {
+		item := map[string]any{"id": id, "output": output}
+		if op == "update" {
+			item["op"] = op
+		} else {
+			item["conversation_id"], item["event_name"] = conversation, "event_a"
+		}
+		s.writeBatch(t, []map[string]any{item}, codes)
+		sent++
+	}
+	write("update", "old", map[string]string{id: string(event.CodeUnknownEvent)})
+	write("create", "first", nil)
+	write("update", "new", nil)
+	from := fmt.Sprint(s.lastLetter(t))
+	held := []string{"held back 1 unknown_event: a newer update has changed the same fields (--overwrite replays them)"}
+	for range 2 {
+		s.replay(t, 0, held, append(reason, "--from", from)...)
+		s.drain(t)
+		s.requireOutputs(t, conversation, map[string]string{id: "new"})
+	}
+	s.replay(t, 1, nil, append(reason, "--from", from, "--overwrite")...)
+	s.requireOutputs(t, conversation, map[string]string{id: "old"})
+	return sent + 1
+}
+
+// lastLetter is the number of the newest dead letter.
+func (s *system) lastLetter(t *testing.T) int64 {
+	t.Helper()
+	var last int64
+	for line := range strings.Lines(s.dlq(t, "list")) {
+		var letter struct{ Number int64 }
+		if err := json.Unmarshal([]byte(line), &letter); err != nil {
+			t.Fatalf("dlq list printed %q: %v", line, err)
+		}
+		last = letter.Number
+	}
+	return last
+}
+
+// testReplayedPoison replays what no fix makes a write of: it is held back, so
+// that no replay adds to it.
 func (s *system) testReplayedPoison(t *testing.T) (sent int) {
 	all := badWrites()
 	// What a reader corrects in passing is no less poison.
@@ -698,23 +753,17 @@ func (s *system) testReplayedPoison(t *testing.T) (sent int) {
 		return n
 	}
 	before := copies()
-	const replays = 2 // of what there was at first, and of that and its copies
-	for i := range replays {
+	for range 2 {
 		for reason, n := range reasons {
-			s.replay(t, n<<i, "--reason", string(reason))
+			s.replay(t, 0, []string{fmt.Sprintf("held back %d %s: this sluice reads no write in them", n, reason)},
+				"--reason", string(reason), "--again", "--overwrite")
 		}
 		s.drain(t)
 	}
-	after := copies()
-	for what, n := range before {
-		if after[what] != n<<replays {
-			t.Errorf("%d letters with the bytes of %.200s, want %d", after[what], what, n<<replays)
-		}
+	if diff := gocmp.Diff(before, copies()); diff != "" {
+		t.Errorf("letters after the replays: %s", diff)
 	}
-	if len(after) != len(before) {
-		t.Errorf("%d different letters after the replays, want %d", len(after), len(before))
-	}
-	return len(all) << replays
+	return len(all)
 }
 
 // TestFaultDuplicates sets the consumers back to the first record again and

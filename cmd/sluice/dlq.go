@@ -3,7 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -12,12 +16,9 @@ import (
 	"github.com/sluicehq/sluice/internal/kafka"
 )
 
-// replayBatch is how many dead letters are replayed at a time.
-const replayBatch = 500
-
 type dlqCmd struct {
 	List   dlqListCmd   `cmd:"" help:"List dead letters, a JSON object each: why, from where, since when. Not what is in them."`
-	Replay dlqReplayCmd `cmd:"" help:"Send dead letters to the events topic again, as new writes. Those that are still refused come back."`
+	Replay dlqReplayCmd `cmd:"" help:"Send dead letters to the events topic again, as new writes, each once. Those that are still refused come back as new dead letters. An update is held back where a newer one has changed the same fields."`
 }
 
 // dlqSelection picks dead letters.
@@ -50,19 +51,24 @@ func (c *dlqListCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer letters.Close()
+	replayed, err := letters.Replayed(ctx, c.From)
+	if err != nil {
+		return err
+	}
 	out := json.NewEncoder(e.stdout)
 	return c.each(ctx, letters, func(l kafka.StoredLetter) error {
 		return out.Encode(struct {
-			Number  int64      `json:"number"`
-			Time    time.Time  `json:"time"`
-			Reason  event.Code `json:"reason"`
-			Detail  string     `json:"detail"`
-			ID      string     `json:"id"`
-			Receipt string     `json:"receipt"`
-			Bytes   int        `json:"bytes"`
+			Number   int64      `json:"number"`
+			Time     time.Time  `json:"time"`
+			Reason   event.Code `json:"reason"`
+			Detail   string     `json:"detail"`
+			ID       string     `json:"id"`
+			Receipt  string     `json:"receipt"`
+			Bytes    int        `json:"bytes"`
+			Replayed bool       `json:"replayed"`
 		}{
 			l.Seq, l.At, l.Letter.Reason, l.Letter.Detail, string(l.Letter.Record.Key),
-			l.Letter.Record.Receipt().String(), len(l.Letter.Record.Value),
+			l.Letter.Record.Receipt().String(), len(l.Letter.Record.Value), replayed(l.Seq),
 		})
 	})
 }
@@ -70,6 +76,8 @@ func (c *dlqListCmd) Run(ctx context.Context, e *env) error {
 type dlqReplayCmd struct {
 	brokerFlags
 	dlqSelection
+	Again     bool `help:"Replay letters that were replayed before, too."`
+	Overwrite bool `help:"Replay updates though a newer update has changed the same fields, or though the log does not show whether one has."`
 }
 
 // Run replays dead letters.
@@ -104,30 +112,39 @@ func (c *dlqReplayCmd) Run(ctx context.Context, e *env) error {
 			e.log.Warn("producer not closed", "error", err)
 		}
 	}()
-	var batch []event.DeadLetter
-	replayed := 0
-	flush := func() error {
-		for i, ack := range producer.Replay(ctx, batch) {
-			if ack.Err != nil {
-				return fmt.Errorf("replay %s: %w", batch[i].Record.Receipt(), ack.Err)
-			}
-			replayed++
-		}
-		batch = batch[:0]
-		return nil
-	}
-	err = c.each(ctx, letters, func(l kafka.StoredLetter) error {
-		batch = append(batch, l.Letter)
-		if len(batch) < replayBatch {
-			return nil
-		}
-		return flush()
+	report, err := letters.Replay(ctx, producer, kafka.ReplayOptions{
+		From: c.From, Reason: event.Code(c.Reason), LimitLetters: c.Limit, Again: c.Again, Overwrite: c.Overwrite,
 	})
-	if err == nil {
-		err = flush()
+	return errors.Join(err, printReplay(e.stdout, &report))
+}
+
+// printReplay says what became of the letters, a line for each outcome and reason.
+func printReplay(out io.Writer, report *kafka.ReplayReport) error {
+	_, err := fmt.Fprintf(out, "replayed %d dead letters\n", report.Count(kafka.ReplaySent))
+	for _, o := range []struct {
+		outcome kafka.ReplayOutcome
+		format  string
+	}{
+		{kafka.ReplaySuperseded, "held back %d %s: a newer update has changed the same fields (--overwrite replays them)\n"},
+		{kafka.ReplayUncertain, "held back %d %s: the log no longer shows whether a newer update has changed the same fields (--overwrite replays them)\n"},
+		{kafka.ReplayUnreadable, "held back %d %s: this sluice reads no write in them\n"},
+		{kafka.ReplayDeleted, "left out %d %s: the event was deleted since\n"},
+		{kafka.ReplayCopy, "left out %d %s: another dead letter has the same write\n"},
+		{kafka.ReplayEarlier, "left out %d %s: replayed before (--again replays them)\n"},
+	} {
+		of := report.Letters[o.outcome]
+		for _, reason := range slices.Sorted(maps.Keys(of)) {
+			_, printErr := fmt.Fprintf(out, o.format, of[reason], reason)
+			err = errors.Join(err, printErr)
+		}
 	}
-	if _, printErr := fmt.Fprintf(e.stdout, "replayed %d dead letters\n", replayed); err == nil {
-		err = printErr
+	if report.Overtaken > 0 {
+		_, printErr := fmt.Fprintf(out, "%d newer updates came while dead letters were sent, and were overwritten\n", report.Overtaken)
+		err = errors.Join(err, printErr)
+	}
+	if report.More {
+		_, printErr := fmt.Fprintln(out, "there are more dead letters than one replay takes; run it again")
+		err = errors.Join(err, printErr)
 	}
 	return err
 }

@@ -21,6 +21,9 @@ type Record struct {
 	Version int
 	// AppendTime is when the broker appended it.
 	AppendTime time.Time
+	// ReplayOf is the receipt of the refused write that the record repeats; zero
+	// where it repeats none.
+	ReplayOf Receipt
 }
 
 // Position is the record's place in the log of its event.

@@ -45,6 +45,10 @@ var suite = []struct {
 	{"offsets set back", testRewind},
 	{"waiting for writes", testWait},
 	{"dead letters", testDeadLetters},
+	{"a replay sends each letter once", testReplayOnce},
+	{"a replay overwrites nothing newer", testReplayHoldsBack},
+	{"a replay of what the log has lost", testReplayUncertain},
+	{"a replay in a new generation", testReplayGenerations},
 }
 
 func TestEmbeddedBroker(t *testing.T) {

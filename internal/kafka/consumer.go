@@ -179,10 +179,7 @@ func (c *Consumer) take(fetches kgo.Fetches) []event.Chunk {
 			if n := len(a.leaders); n == 0 || a.leaders[n-1].epoch != r.LeaderEpoch {
 				a.leaders = append(a.leaders, leaderEpoch{r.Offset, r.LeaderEpoch})
 			}
-			chunk.Records = append(chunk.Records, event.Record{
-				Generation: c.cfg.Generation, Partition: r.Partition, Offset: r.Offset,
-				Key: r.Key, Value: r.Value, Version: recordVersion(r.Headers), AppendTime: r.Timestamp,
-			})
+			chunk.Records = append(chunk.Records, newRecord(c.cfg.Generation, r))
 		}
 		if len(chunk.Records) > 0 {
 			chunks = append(chunks, chunk)
@@ -210,6 +207,27 @@ func (c *Consumer) fetchFailed(partition int32, err error) {
 	default:
 		c.log.Warn("fetch interrupted", "topic", c.topic, "partition", partition, "error", err)
 	}
+}
+
+// newRecord is a record of the events topic of the generation.
+func newRecord(generation int, r *kgo.Record) event.Record {
+	return event.Record{
+		Generation: generation, Partition: r.Partition, Offset: r.Offset,
+		Key: r.Key, Value: r.Value, Version: recordVersion(r.Headers), AppendTime: r.Timestamp,
+		ReplayOf: replayOf(r.Headers),
+	}
+}
+
+// replayOf is the receipt of the write that a record repeats, zero where its
+// headers name none.
+func replayOf(headers []kgo.RecordHeader) event.Receipt {
+	for _, h := range headers {
+		if h.Key == headerReplayOf {
+			r, _ := event.ParseReceipt(string(h.Value)) // zero if it is none
+			return r
+		}
+	}
+	return event.Receipt{}
 }
 
 // recordVersion is the value of the version header, 0 where there is none that

@@ -75,22 +75,30 @@ func NewDeadLetters(cfg Config, log *slog.Logger) (*DeadLetters, error) {
 // an error when one is not acknowledged within AckTimeout or before ctx is
 // over. Some may be written then; sending them again only adds copies.
 func (d *DeadLetters) Send(ctx context.Context, letters []event.DeadLetter) error {
+	records := make([]*kgo.Record, len(letters))
+	for i := range letters {
+		records[i] = newLetterRecord(d.topic, &letters[i])
+	}
+	return d.send(ctx, records)
+}
+
+// send writes records to the dead-letter topic, as [DeadLetters.Send] does.
+func (d *DeadLetters) send(ctx context.Context, records []*kgo.Record) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.Producer.AckTimeout,
 		fmt.Errorf("%w: not acknowledged within %s", event.ErrUnavailable, d.cfg.Producer.AckTimeout))
 	defer cancel()
-	results := make(chan error, len(letters))
-	for i := range letters {
-		d.cl.TryProduce(context.WithoutCancel(ctx), newLetterRecord(d.topic, &letters[i]),
-			func(_ *kgo.Record, err error) { results <- err })
+	results := make(chan error, len(records))
+	for _, r := range records {
+		d.cl.TryProduce(context.WithoutCancel(ctx), r, func(_ *kgo.Record, err error) { results <- err })
 	}
-	for range letters {
+	for range records {
 		select {
 		case err := <-results:
 			if err != nil {
-				return fmt.Errorf("send %d dead letters: %w", len(letters), err)
+				return fmt.Errorf("send %d records to %s: %w", len(records), d.topic, err)
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("send %d dead letters: %w", len(letters), context.Cause(ctx))
+			return fmt.Errorf("send %d records to %s: %w", len(records), d.topic, context.Cause(ctx))
 		}
 	}
 	return nil
@@ -110,6 +118,9 @@ func newLetterRecord(topic string, l *event.DeadLetter) *kgo.Record {
 	}
 	if r.Version != 0 {
 		headers = append(headers, VersionHeader(r.Version))
+	}
+	if r.ReplayOf != (event.Receipt{}) {
+		headers = append(headers, kgo.RecordHeader{Key: headerReplayOf, Value: []byte(r.ReplayOf.String())})
 	}
 	return &kgo.Record{Topic: topic, Key: key, Value: value, Headers: headers}
 }
@@ -143,7 +154,9 @@ var errNoLetter = errors.New("record has not the headers of a dead letter")
 
 // parseLetter reads a record of the dead-letter topic.
 func parseLetter(r *kgo.Record) (event.DeadLetter, error) {
-	l := event.DeadLetter{Record: event.Record{Key: r.Key, Value: r.Value, Version: recordVersion(r.Headers)}}
+	l := event.DeadLetter{Record: event.Record{
+		Key: r.Key, Value: r.Value, Version: recordVersion(r.Headers), ReplayOf: replayOf(r.Headers),
+	}}
 	seen := 0
 	for _, h := range r.Headers {
 		var err error
@@ -195,18 +208,39 @@ var errStop = errors.New("stop")
 // end that the topic has when Read is called. It stops at fn's first error and
 // returns it. A record that is no dead letter is left out, and logged.
 func (d *DeadLetters) Read(ctx context.Context, from int64, fn func(StoredLetter) error) error {
+	_, err := d.read(ctx, from, func(r *kgo.Record) error {
+		if isReplayed(r) {
+			return nil
+		}
+		l, err := parseLetter(r)
+		if err != nil {
+			d.log.Warn("record of the dead-letter topic left out", "topic", d.topic, "offset", r.Offset, "error", err)
+			return nil
+		}
+		return fn(StoredLetter{Seq: r.Offset, At: r.Timestamp, Letter: l})
+	})
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return err
+}
+
+// read calls fn with every record of the topic from the offset on, up to the end
+// that the topic has when read is called, which it returns. It stops at fn's
+// first error.
+func (d *DeadLetters) read(ctx context.Context, from int64, fn func(*kgo.Record) error) (end int64, _ error) {
 	adm := kadm.NewClient(d.cl)
 	start, err := topicOffset(ctx, adm.ListStartOffsets, d.topic)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	end, err := topicOffset(ctx, adm.ListEndOffsets, d.topic)
+	end, err = topicOffset(ctx, adm.ListEndOffsets, d.topic)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	next := max(from, start)
 	if next >= end {
-		return nil
+		return end, nil
 	}
 	cfg := d.cfg
 	cl, err := newClient(&cfg, d.log,
@@ -216,13 +250,13 @@ func (d *DeadLetters) Read(ctx context.Context, from int64, fn func(StoredLetter
 		kgo.FetchMaxPartitionBytes(int32(cfg.Consumer.PartitionBytesMax)),
 	)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer cl.Close()
 	for next < end {
 		fetches := cl.PollRecords(ctx, 1000)
 		if err := fetches.Err(); err != nil {
-			return fmt.Errorf("read %s at offset %d: %w", d.topic, next, err)
+			return 0, fmt.Errorf("read %s at offset %d: %w", d.topic, next, err)
 		}
 		for iter := fetches.RecordIter(); !iter.Done() && next < end; {
 			r := iter.Next()
@@ -230,20 +264,12 @@ func (d *DeadLetters) Read(ctx context.Context, from int64, fn func(StoredLetter
 			if r.Offset >= end {
 				break
 			}
-			l, err := parseLetter(r)
-			if err != nil {
-				d.log.Warn("record of the dead-letter topic left out", "topic", d.topic, "offset", r.Offset, "error", err)
-				continue
-			}
-			if err := fn(StoredLetter{Seq: r.Offset, At: r.Timestamp, Letter: l}); err != nil {
-				if errors.Is(err, errStop) {
-					return nil
-				}
-				return err
+			if err := fn(r); err != nil {
+				return 0, err
 			}
 		}
 	}
-	return nil
+	return end, nil
 }
 
 // topicOffset asks for an offset of partition 0.

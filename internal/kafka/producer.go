@@ -202,7 +202,8 @@ func (p *Producer) Produce(ctx context.Context, writes []event.Write) []event.Ac
 
 // Replay writes the records of dead letters to the events topic again, with
 // the answers of [Producer.Produce]. A valid write loses its Fresh mark: other
-// writes of its id may precede it by now. Whatever else is written as it was.
+// writes of its id may precede it by now. Whatever else is written as it was. A
+// header names the write that the record repeats.
 //
 // Where partitions were added to the topic since, which nothing here can tell but
 // the letters, nothing is written: the error wraps [ErrTopicMismatch].
@@ -221,9 +222,10 @@ func (p *Producer) Replay(ctx context.Context, letters []event.DeadLetter) []eve
 	for i := range letters {
 		r := letters[i].Record
 		r.AppendTime = time.Now() // as it will be
-		value, headers := r.Value, []kgo.RecordHeader{VersionHeader(r.Version)}
-		if r.Version == 0 {
-			headers = nil
+		value := r.Value
+		headers := []kgo.RecordHeader{{Key: headerReplayOf, Value: []byte(original(&r).String())}}
+		if r.Version != 0 {
+			headers = append(headers, VersionHeader(r.Version))
 		}
 		// Not what merely can be decoded: to encode that again might make a
 		// write of it.

@@ -140,6 +140,9 @@ func (w *Watcher) follow(ctx context.Context) {
 		next := int64(-1)
 		fetches.EachRecord(func(r *kgo.Record) {
 			next = r.Offset + 1
+			if isReplayed(r) {
+				return
+			}
 			l, err := parseLetter(r)
 			if err != nil {
 				w.log.Warn("record of the dead-letter topic left out", "topic", r.Topic, "offset", r.Offset, "error", err)
