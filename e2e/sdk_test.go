@@ -7,11 +7,15 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -265,6 +269,8 @@ func TestSDK(t *testing.T) {
 				"trace":          testSDKTrace,
 				"closed":         testSDKClosed,
 				"keys":           testSDKKeys,
+				"proxy":          testSDKProxy,
+				"held spool":     testSDKHeldSpool,
 				"outage":         testSDKOutage,
 				"spool":          testSDKSpool,
 			} {
@@ -605,21 +611,165 @@ func testSDKKeys(t *testing.T, s *sdkTest) {
 	s = &sdkTest{command: s.command, server: server, name: s.name}
 	event := object{"event": object{"conversation_id": s.name, "event_name": "event_a"}}
 
-	d := s.open(t, object{"api_key": "sluice_wrong"})
+	d := s.open(t, object{"api_key": key})
 	id := d.must(t, "track", event).ID
-	d.must(t, "flush", object{"timeout": flushTime})
-	if diff := gocmp.Diff([]reported{{"create", id, http.StatusUnauthorized, "unauthorized", ""}}, d.must(t, "reported", nil).Errors); diff != "" {
-		t.Error(diff)
-	}
+	d.must(t, "event", object{"id": id, "wait": flushTime})
+
+	// A key that is not known yet: the writes are held until it is.
+	later, laterLine := newKey(t, "later", "write,read")
+	d = s.open(t, object{"api_key": later})
+	id = d.must(t, "track", event).ID
+	d.requireError(t, "timeout", "flush", object{"timeout": 0.5})
 	if err := d.requireError(t, "api", "event", object{"id": id}); err.Status != http.StatusUnauthorized {
 		t.Errorf("a read without a key: %+v", *err)
 	}
-	d = s.open(t, object{"api_key": key})
-	id = d.must(t, "track", event).ID
+	writeKeys(t, file, line, laterLine)
+	d.must(t, "flush", object{"timeout": flushTime})
 	d.must(t, "event", object{"id": id, "wait": flushTime})
 	if errs := d.must(t, "reported", nil).Errors; len(errs) > 0 {
 		t.Errorf("reported: %v", errs)
 	}
+}
+
+// A hurdle is what a proxy does with a request before it comes to Sluice; false
+// lets it pass.
+type hurdle func(w http.ResponseWriter, r *http.Request) bool
+
+// startProxy starts a proxy in front of the server. set changes its hurdle, and
+// the second function counts requests that it stopped.
+func startProxy(t *testing.T, server *client) (address string, set func(hurdle), stopped func() int64) {
+	t.Helper()
+	target, err := url.Parse(server.base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var current atomic.Pointer[hurdle]
+	var count atomic.Int64
+	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.URL.Path = strings.TrimPrefix(r.Out.URL.Path, "/moved")
+	}}
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h := current.Load(); h != nil && (*h)(w, r) {
+			count.Add(1)
+			return
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	t.Cleanup(proxy.Close)
+	return proxy.URL, func(h hurdle) { current.Store(&h) }, count.Load
+}
+
+// page is a hurdle that answers so many requests with a page of HTML.
+func page(requests int64, status int, header ...string) hurdle {
+	var n atomic.Int64
+	return func(w http.ResponseWriter, _ *http.Request) bool {
+		if n.Add(1) > requests {
+			return false
+		}
+		w.Header().Set("Content-Type", "text/html")
+		for i := 0; i+1 < len(header); i += 2 {
+			w.Header().Set(header[i], header[i+1])
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, "<html>This is not Sluice</html>")
+		return true
+	}
+}
+
+// above is a hurdle that bodies of more bytes do not take.
+func above(bytesMax int64) hurdle {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if r.ContentLength <= bytesMax {
+			return false
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		return page(1, http.StatusRequestEntityTooLarge)(w, r)
+	}
+}
+
+// testSDKProxy has a proxy between the client and Sluice that refuses and
+// redirects. The one event that it does not let through is told, no other is
+// lost, and no write overtakes another of its event.
+func testSDKProxy(t *testing.T, s *sdkTest) {
+	address, set, stopped := startProxy(t, s.server)
+	d := s.open(t, object{"url": address})
+	var ids []string
+	track := func(output string) string {
+		t.Helper()
+		e := object{"conversation_id": s.name, "event_name": "event_a", "output": output}
+		return d.must(t, "track", object{"event": e}).ID
+	}
+
+	const limit = 64 << 10
+	set(above(limit))
+	var tooLarge string
+	for i := range 300 {
+		ids = append(ids, track(strings.Repeat("x", 1000)))
+		if i == 150 {
+			tooLarge = track(strings.Repeat("y", 2*limit))
+		}
+	}
+	d.must(t, "flush", object{"timeout": flushTime})
+	if stopped() < 3 {
+		t.Errorf("the proxy stopped %d requests: the limit was not tested", stopped())
+	}
+
+	for name, h := range map[string]hurdle{
+		"404": page(2, http.StatusNotFound), "403": page(2, http.StatusForbidden), "401": page(2, http.StatusUnauthorized),
+		"400": page(1, http.StatusBadRequest), "408": page(1, http.StatusRequestTimeout), "425": page(1, http.StatusTooEarly),
+		"451": page(1, http.StatusUnavailableForLegalReasons), "429": page(1, http.StatusTooManyRequests, "Retry-After", "1"),
+		"502": page(1, http.StatusBadGateway), "a captive portal": page(2, http.StatusOK), "202": page(1, http.StatusAccepted),
+		"301": page(1, http.StatusMovedPermanently, "Location", "/moved/events"), "302": page(1, http.StatusFound, "Location", "/moved/events"),
+		"307 to another host": page(1, http.StatusTemporaryRedirect, "Location", "http://sluice.invalid/events"),
+		"307":                 page(1, http.StatusTemporaryRedirect, "Location", "/moved/events"),
+		"308":                 page(1, http.StatusPermanentRedirect, "Location", address+"/moved/events"),
+		"a broken connection": func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) },
+	} {
+		before := stopped()
+		set(h)
+		id := track(name)
+		ids = append(ids, id)
+		gone := track("to be deleted")
+		d.must(t, "update", object{"id": id, "fields": object{"output": "after " + name}})
+		d.must(t, "delete", object{"id": gone})
+		if name == "a broken connection" {
+			d.requireError(t, "timeout", "flush", object{"timeout": 0.3})
+			set(page(0, 0))
+		}
+		d.must(t, "flush", object{"timeout": flushTime})
+		if stopped() == before && name != "a broken connection" {
+			t.Errorf("%s: the proxy let everything pass", name)
+		}
+		if e := d.must(t, "event", object{"id": id, "wait": flushTime}).Event; e["output"] != "after "+name {
+			t.Errorf("%s: the output is %v", name, e["output"])
+		}
+	}
+	requireConversation(t, d, s.name, ids)
+	if diff := gocmp.Diff([]reported{{"create", tooLarge, http.StatusRequestEntityTooLarge, "", ""}}, d.must(t, "reported", nil).Errors); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// testSDKHeldSpool has a client end while a proxy refuses all of its writes. The
+// next one sends them.
+func testSDKHeldSpool(t *testing.T, s *sdkTest) {
+	address, set, stopped := startProxy(t, s.server)
+	set(page(math.MaxInt64, http.StatusUnauthorized))
+	spool := t.TempDir()
+	d := s.open(t, object{"url": address, "spool_dir": spool})
+	var ids []string
+	for range 20 {
+		e := object{"conversation_id": s.name, "event_name": "event_a"}
+		ids = append(ids, d.must(t, "track", object{"event": e}).ID)
+	}
+	d.requireError(t, "timeout", "close", object{"timeout": 0.5})
+	if errs := d.must(t, "reported", nil).Errors; len(errs) > 0 || stopped() == 0 {
+		t.Errorf("reported: %v, of %d requests", errs, stopped())
+	}
+	d = s.open(t, object{"spool_dir": spool})
+	d.must(t, "flush", object{"timeout": flushTime})
+	requireConversation(t, d, s.name, ids)
 }
 
 // testSDKOutage has the server killed and started again while a client writes.

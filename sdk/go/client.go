@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicehq/sluice/sdk/go/internal/id"
@@ -25,7 +27,10 @@ type Client struct {
 	receipts receipts
 	encoders sync.Pool // of *encoder
 
-	ownHTTP bool // whether the HTTP client is the default one
+	http    *http.Client // which leaves redirects to do
+	ownHTTP bool         // whether its connections are the client's own
+	// lastFailure is why the last batch was not acknowledged, nil within if it was.
+	lastFailure atomic.Pointer[error]
 
 	gzip   *gzip.Writer       // of the sender
 	stop   context.CancelFunc // ends the sender
@@ -47,6 +52,10 @@ func New(o Options) (*Client, error) {
 		gzip:     zip,
 		encoders: sync.Pool{New: func() any { return newEncoder() }},
 	}
+	c.http = new(http.Client)
+	*c.http = *c.opts.HTTPClient
+	// By itself it would make a GET of a POST, or take the writes to another host.
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c.queue = newQueue(&c.opts)
 	var corrupt []error
 	if o.SpoolDir != "" {
@@ -86,7 +95,7 @@ func (c *Client) TrackEvent(ctx context.Context, e Event) (string, error) {
 	}
 	enc := c.encoders.Get().(*encoder)
 	enc.create(&e, eventID)
-	if err := c.enqueue(ctx, OpCreate, eventID, enc); err != nil {
+	if err := c.enqueue(ctx, &write{op: OpCreate, id: eventID, minted: e.ID == ""}, enc); err != nil {
 		return "", err
 	}
 	return eventID, nil
@@ -104,7 +113,7 @@ func (c *Client) UpdateEvent(ctx context.Context, id string, fields Fields) erro
 	}
 	enc := c.encoders.Get().(*encoder)
 	enc.update(&fields, id)
-	return c.enqueue(ctx, OpUpdate, id, enc)
+	return c.enqueue(ctx, &write{op: OpUpdate, id: id}, enc)
 }
 
 // DeleteEvent queues the delete of an event, which is final: nothing revives an
@@ -115,11 +124,11 @@ func (c *Client) DeleteEvent(ctx context.Context, id string) error {
 	}
 	enc := c.encoders.Get().(*encoder)
 	enc.delete(id)
-	return c.enqueue(ctx, OpDelete, id, enc)
+	return c.enqueue(ctx, &write{op: OpDelete, id: id}, enc)
 }
 
-// enqueue queues the write that enc has, and gives enc back.
-func (c *Client) enqueue(ctx context.Context, op Op, id string, enc *encoder) error {
+// enqueue queues the write w with the item that enc has, and gives enc back.
+func (c *Client) enqueue(ctx context.Context, w *write, enc *encoder) error {
 	defer func() {
 		if enc.reusable() {
 			c.encoders.Put(enc)
@@ -132,7 +141,7 @@ func (c *Client) enqueue(ctx context.Context, op Op, id string, enc *encoder) er
 	if err := c.queue.reserve(ctx, len(item)); err != nil {
 		return err
 	}
-	w := &write{op: op, id: id, item: bytes.Clone(item)}
+	w.item = bytes.Clone(item)
 	if c.spool == nil {
 		return c.queue.push(w, time.Now())
 	}
@@ -147,7 +156,7 @@ func (c *Client) Flush(ctx context.Context) error {
 	if c.queue.isClosed() {
 		return ErrClosed
 	}
-	return leftError(ctx, "flush", c.queue.flush(ctx))
+	return c.leftError(ctx, "flush", c.queue.flush(ctx))
 }
 
 // Close flushes and gives up all that the client has: its goroutine, its
@@ -170,21 +179,24 @@ func (c *Client) Close(ctx context.Context) error {
 	c.queue.flush(ctx)
 	c.stop()
 	c.sender.Wait()
-	err := leftError(ctx, "close", c.queue.abandoned())
+	err := c.leftError(ctx, "close", c.queue.abandoned())
 	if c.spool != nil {
 		if cleanup := c.spool.close(); cleanup != nil {
 			err = errors.Join(err, fmt.Errorf("sluice: close the spool: %w", cleanup))
 		}
 	}
 	if c.ownHTTP {
-		c.opts.HTTPClient.CloseIdleConnections()
+		c.http.CloseIdleConnections()
 	}
 	return err
 }
 
-func leftError(ctx context.Context, call string, left int) error {
+func (c *Client) leftError(ctx context.Context, call string, left int) error {
 	if left == 0 {
 		return nil
+	}
+	if last := c.lastFailure.Load(); last != nil && *last != nil {
+		return fmt.Errorf("sluice: %s: %d writes left: %w (the last attempt: %s)", call, left, ctx.Err(), withoutDetail(*last))
 	}
 	return fmt.Errorf("sluice: %s: %d writes left: %w", call, left, ctx.Err())
 }

@@ -2,6 +2,7 @@ package sluice
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"strconv"
 )
@@ -15,6 +16,15 @@ var (
 	// ErrSpoolInUse is returned by [New] when another client, of this process
 	// or another, has the spool directory open.
 	ErrSpoolInUse = errors.New("sluice: the spool directory is in use")
+	// ErrIDTaken says that the create of an id of the caller's own had no effect,
+	// as there is an event of that id. [errors.Is] finds it in the [APIError]
+	// that [Options].OnError gets where the client waits for writes to be applied
+	// ([Options].WaitApplied). A create that the client may have sent before
+	// counts as applied instead.
+	ErrIDTaken = errors.New("sluice: the id is taken")
+	// ErrEventDeleted says in the same way that a create or update had no effect,
+	// as its event was deleted.
+	ErrEventDeleted = errors.New("sluice: the event was deleted")
 	// ErrSpoolCorrupt is what the error callback gets for each line of the
 	// spool that is torn or whose checksum is wrong.
 	ErrSpoolCorrupt = errors.New("sluice: spool_corrupt")
@@ -24,8 +34,12 @@ var (
 // there, or was deleted.
 const CodeUnknownEvent = "unknown_event"
 
-// codeNotYetApplied: the time of a wait is over.
-const codeNotYetApplied = "not_yet_applied"
+const (
+	codeIDTaken      = "id_taken"
+	codeEventDeleted = "event_deleted"
+	// codeNotYetApplied: the time of a wait is over.
+	codeNotYetApplied = "not_yet_applied"
+)
 
 // A FieldError says that a call was refused for one of its arguments. Nothing
 // was queued or sent.
@@ -104,12 +118,94 @@ func (e WriteError) Error() string {
 // Unwrap returns Err.
 func (e WriteError) Unwrap() error { return e.Err }
 
-// retriable reports whether it may go better the next time: every error is but
-// the refusals of a server that is well.
-func retriable(err error) bool {
+// Is reports whether the target is [ErrIDTaken] or [ErrEventDeleted], by the
+// code.
+func (e *APIError) Is(target error) bool {
+	return target == ErrIDTaken && e.Code == codeIDTaken || target == ErrEventDeleted && e.Code == codeEventDeleted
+}
+
+// A foreignError is an [APIError] that is not Sluice's, as far as the answer
+// shows: a proxy's.
+type foreignError struct{ *APIError }
+
+func (e *foreignError) Unwrap() error { return e.APIError }
+
+// plain returns the error as callers know it.
+func plain(err error) error {
+	if foreign, ok := err.(*foreignError); ok { //nolint:errorlint // where it is wrapped, it may stay so
+		return foreign.APIError
+	}
+	return err
+}
+
+// isTransient reports whether a status says by itself that it may go better the
+// next time.
+func isTransient(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	}
+	return status >= http.StatusInternalServerError
+}
+
+// judgesWrite reports whether the code is one by which Sluice says that a write
+// can never be. Other codes are about the request, its sender or the server.
+func judgesWrite(code string) bool {
+	switch code {
+	case "invalid_json", "too_deep", "duplicate_field", "unknown_field", "invalid_type", "required",
+		"invalid_value", "too_large", "immutable", "id_mismatch", CodeUnknownEvent, "bad_record",
+		"unsupported_version", "rejected_by_store", codeIDTaken, codeEventDeleted:
+		return true
+	}
+	return false
+}
+
+// isFinal reports whether the error of a request with one write judges that
+// write: Sluice does by its code, and anything by saying that it is too large.
+func isFinal(err error) bool {
+	if hasStatus(err, http.StatusRequestEntityTooLarge) {
+		return true
+	}
+	var foreign *foreignError
+	var refusal *APIError
+	return !errors.As(err, &foreign) && errors.As(err, &refusal) && judgesWrite(refusal.Code)
+}
+
+// isHeld reports whether the error needs somebody to change something, rather
+// than time.
+func isHeld(err error) bool {
+	var refusal *APIError
+	return errors.Is(err, errBadAnswer) || errors.As(err, &refusal) && !isTransient(refusal.Status)
+}
+
+// mayHaveWritten reports whether a request that ended with the error may have
+// put its writes into the log.
+func mayHaveWritten(err error) bool {
 	var refusal *APIError
 	if errors.As(err, &refusal) {
-		return refusal.Status == http.StatusTooManyRequests || refusal.Status >= http.StatusInternalServerError
+		return refusal.Status >= http.StatusInternalServerError || refusal.Status == http.StatusRequestTimeout
 	}
-	return true
+	var network *net.OpError
+	return !errors.As(err, &network) || network.Op != "dial"
+}
+
+// retriable reports whether a read may go better the next time: not after a
+// refusal by a server that is well.
+func retriable(err error) bool {
+	var refusal *APIError
+	return !errors.As(err, &refusal) || isTransient(refusal.Status)
+}
+
+// withoutDetail is the text of the error, without what may quote contents.
+func withoutDetail(err error) string {
+	var refusal *APIError
+	if !errors.As(err, &refusal) || refusal.Status < 400 { // whose detail is this library's
+		return err.Error()
+	}
+	return (&APIError{Status: refusal.Status, Code: refusal.Code, Field: refusal.Field}).Error()
+}
+
+func hasStatus(err error, status int) bool {
+	var refusal *APIError
+	return errors.As(err, &refusal) && refusal.Status == status
 }

@@ -4,6 +4,11 @@ import "iter"
 
 const SegmentBytesMax = segmentBytesMax
 
+// GrowAfterBatches is after how many batches a learned limit is tried anew.
+const GrowAfterBatches = growAfterBatches
+
+var MayFollow = mayFollow
+
 // SpooledWrite is what a segment has of a write.
 type SpooledWrite struct {
 	Op     Op

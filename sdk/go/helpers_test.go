@@ -42,6 +42,7 @@ type request struct {
 	query  string
 	header http.Header
 	items  []item
+	status int // of the answer
 }
 
 // An answer is what the fake API says. A nil results acknowledges every item;
@@ -51,6 +52,7 @@ type answer struct {
 	header  map[string]string
 	body    string
 	results []string
+	empty   bool // whether a body that is empty is meant
 }
 
 const acknowledged = `{"id":"x","receipt":"1.0.7"}`
@@ -105,7 +107,10 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.answer != nil {
 		ans = a.answer(n, got)
 	}
-	if ans.body == "" && ans.status < 300 {
+	a.mu.Lock()
+	a.requests[n].status = ans.status
+	a.mu.Unlock()
+	if ans.body == "" && !ans.empty && (ans.status < 300 || ans.results != nil) {
 		if ans.results == nil {
 			for range got.items {
 				ans.results = append(ans.results, acknowledged)
@@ -140,6 +145,16 @@ func (a *fakeAPI) got() []request {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.requests)
+}
+
+// largest is how many items the largest batch that was accepted has.
+func (a *fakeAPI) largest() (n int) {
+	for _, r := range a.got() {
+		if r.status == http.StatusAccepted {
+			n = max(n, len(r.items))
+		}
+	}
+	return n
 }
 
 // items are those of all requests, in order.

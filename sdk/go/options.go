@@ -45,6 +45,12 @@ type Options struct {
 	// RetryFor is how long a write is tried, from its first time; it is then
 	// given up and reported. Default for ever.
 	RetryFor time.Duration
+	// WaitApplied has the server answer each batch only once it is applied, or
+	// after this time: 1 to 30 s, rounded up to whole seconds. OnError is then
+	// also told of writes that had no effect: [ErrIDTaken], [ErrEventDeleted],
+	// [CodeUnknownEvent]. It slows sending down, as one batch is sent at a time.
+	// Default 0: a batch is answered when it is in the log.
+	WaitApplied time.Duration
 	// RequestTimeout bounds one request with its answer; a read that waits gets
 	// its wait on top. Default 30 s.
 	RequestTimeout time.Duration
@@ -70,8 +76,9 @@ type Options struct {
 	// Logger gets the warnings, which never hold contents. Default [slog.Default].
 	Logger *slog.Logger
 	// HTTPClient makes the requests, for proxies, certificates or tests. Its
-	// Timeout applies beside RequestTimeout. Default: one of its own, which
-	// follows no redirects.
+	// Timeout applies beside RequestTimeout, its CheckRedirect does not: a 307 or
+	// 308 to the same server is followed, no other redirect is. Default: one of
+	// its own, which heeds HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 	HTTPClient *http.Client
 }
 
@@ -97,6 +104,7 @@ func (o *Options) Validate() error {
 	check(o.QueueWritesMax >= 0, "QueueWritesMax", "must not be negative")
 	check(o.QueueBytesMax >= 0, "QueueBytesMax", "must not be negative")
 	check(o.RetryFor >= 0, "RetryFor", "must not be negative")
+	check(o.WaitApplied == 0 || o.WaitApplied >= waitMin && o.WaitApplied <= waitMax, "WaitApplied", "must be 1 to 30 s, or 0 for none")
 	check(o.RequestTimeout >= 0, "RequestTimeout", "must not be negative")
 	check(len(o.TraceEventName) <= eventNameBytesMax, "TraceEventName", "is longer than 128 bytes")
 	return errors.Join(errs...)
@@ -110,6 +118,7 @@ func (o Options) withDefaults() Options {
 	o.BatchAgeMax = cmp.Or(o.BatchAgeMax, 100*time.Millisecond)
 	o.QueueWritesMax = cmp.Or(o.QueueWritesMax, 10_000)
 	o.QueueBytesMax = cmp.Or(o.QueueBytesMax, 64<<20)
+	o.WaitApplied = (o.WaitApplied + time.Second - 1).Truncate(time.Second)
 	o.RequestTimeout = cmp.Or(o.RequestTimeout, 30*time.Second)
 	o.TraceEventName = cmp.Or(o.TraceEventName, "event_a")
 	if o.Logger == nil {
@@ -118,11 +127,7 @@ func (o Options) withDefaults() Options {
 	if o.HTTPClient == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.WriteBufferSize = 64 << 10 // a batch is up to 1 MiB
-		o.HTTPClient = &http.Client{
-			Transport: transport,
-			// A redirected POST may become a GET; better to tell of a wrong address.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}
+		o.HTTPClient = &http.Client{Transport: transport}
 	}
 	return o
 }

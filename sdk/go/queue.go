@@ -22,6 +22,11 @@ type write struct {
 	older, newer, follower, next *write
 	// tried is when it was first sent.
 	tried time.Time
+	// minted says that this library made the id of this create.
+	minted bool
+	// unsure says that an earlier attempt may have put the write into the log:
+	// it was sent, and no answer said what became of it.
+	unsure bool
 	// retry says to settle that the write is to be sent again.
 	retry bool
 	// segment and offset are its place in the spool, if there is one.
@@ -33,15 +38,15 @@ type write struct {
 // most one write of an id at a time, so that none overtakes another. Every
 // operation takes constant time for each write it is about.
 type queue struct {
-	writesMax, bytesMax           int
-	failWhenFull                  bool
-	batchWritesMax, batchBytesMax int
-	batchAgeMax                   time.Duration
+	writesMax, bytesMax int
+	failWhenFull        bool
+	batchAgeMax         time.Duration
 	// wake tells the sender that a batch may be due; it holds one such word.
 	wake chan struct{}
 
 	mu     sync.Mutex
 	closed bool
+	limits batchLimits
 	// writes and bytes are the room taken, by writes that are in the queue or
 	// about to be; waiting are the *waiter for more, first come, first served.
 	writes, bytes int
@@ -102,9 +107,10 @@ func (f *fifo) pop() *write {
 func newQueue(o *Options) *queue {
 	return &queue{
 		writesMax: o.QueueWritesMax, bytesMax: o.QueueBytesMax, failWhenFull: o.FailWhenFull,
-		batchWritesMax: o.BatchWritesMax, batchBytesMax: o.BatchBytesMax, batchAgeMax: o.BatchAgeMax,
-		wake:   make(chan struct{}, 1),
-		latest: make(map[string]*write),
+		batchAgeMax: o.BatchAgeMax,
+		limits:      newBatchLimits(o.BatchWritesMax, o.BatchBytesMax),
+		wake:        make(chan struct{}, 1),
+		latest:      make(map[string]*write),
 	}
 }
 
@@ -178,9 +184,10 @@ func (q *queue) push(w *write, now time.Time) error {
 		return ErrClosed
 	}
 	q.link(w, now)
-	sendable, bytes := len(q.again)+q.ready.writes, q.ready.bytes
+	sendable := len(q.again) + q.ready.writes
+	due := sendable == 1 || sendable >= q.limits.writes || q.ready.bytes >= q.limits.bytes
 	q.mu.Unlock()
-	if sendable == 1 || sendable >= q.batchWritesMax || bytes >= q.batchBytesMax {
+	if due {
 		q.poke()
 	}
 	return nil
@@ -239,15 +246,15 @@ func (q *queue) next(now time.Time) (batch []*write, wait time.Duration) {
 		}
 	}
 	wait = q.batchAgeMax - now.Sub(first.queued)
-	if !flushed && wait > 0 && writes < q.batchWritesMax && bytes < q.batchBytesMax {
+	if !flushed && wait > 0 && writes < q.limits.writes && bytes < q.limits.bytes {
 		return nil, wait
 	}
 
-	batch = make([]*write, 0, min(writes, q.batchWritesMax))
+	batch = make([]*write, 0, min(writes, q.limits.writes))
 	size := 0
 	fits := func(w *write) bool {
 		size += len(w.item)
-		return len(batch) == 0 || len(batch) < q.batchWritesMax && size <= q.batchBytesMax
+		return len(batch) == 0 || len(batch) < q.limits.writes && size <= q.limits.bytes
 	}
 	for _, w := range q.again {
 		if !fits(w) {
@@ -261,6 +268,22 @@ func (q *queue) next(now time.Time) (batch []*write, wait time.Duration) {
 		batch = append(batch, q.ready.pop())
 	}
 	return batch, 0
+}
+
+// adjust changes the limits of the batches that next returns.
+func (q *queue) adjust(change func(*batchLimits)) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	change(&q.limits)
+}
+
+// putBack takes back a batch of next's to be sent again before all else, with
+// the limits as change leaves them.
+func (q *queue) putBack(batch []*write, change func(*batchLimits)) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.again = append(batch, q.again...)
+	change(&q.limits)
 }
 
 // settle takes back a batch of next's: what has retry set is sent again, the

@@ -418,16 +418,19 @@ func (c *Client) getOnce(ctx context.Context, path string, wait time.Duration, a
 		return 0, err
 	}
 	if wait > 0 {
-		req.Header.Set("Prefer", "wait="+strconv.Itoa(int(wait/time.Second)))
+		req.Header.Set("Prefer", preferWait(wait))
 	}
-	body, retryAfter, err := c.do(req, c.opts.RequestTimeout+wait)
+	got, err := c.do(req, c.opts.RequestTimeout+wait)
 	if err != nil {
-		return retryAfter, err
+		return 0, err
 	}
-	if err := json.Unmarshal(body, answer); err != nil {
-		return retryAfter, fmt.Errorf("%w: %w", errBadAnswer, err)
+	if got.status >= 300 {
+		return got.retryAfter, plain(got.err())
 	}
-	return retryAfter, nil
+	if err := json.Unmarshal(got.body, answer); err != nil {
+		return got.retryAfter, fmt.Errorf("%w: %w", errBadAnswer, err)
+	}
+	return got.retryAfter, nil
 }
 
 func hasCode(err error, code string) bool {

@@ -9,8 +9,11 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"mime"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -19,6 +22,7 @@ const (
 	pauseMax      = 10 * time.Second
 	retryAfterMax = time.Minute
 	gzipBytesMin  = 1 << 10
+	redirectsMax  = 3
 	// answerBytesMax bounds an answer. A page can have 1,000 events of 1 MiB.
 	answerBytesMax = 1 << 30
 )
@@ -29,6 +33,7 @@ func (c *Client) run(ctx context.Context, corrupt []error) {
 		c.report(WriteError{Err: err})
 	}
 	failures := 0 // in a row
+	told := ""    // the refusal that was logged last
 	for ctx.Err() == nil {
 		batch, wait := c.queue.next(time.Now())
 		if batch == nil {
@@ -39,42 +44,77 @@ func (c *Client) run(ctx context.Context, corrupt []error) {
 		if err != nil && ctx.Err() != nil {
 			return // closed, with writes left
 		}
-		pause := max(backoff(failures), retryAfter)
-		failed := c.judge(batch, results, err, pause)
-		c.settle(batch)
-		if failed == nil {
-			failures = 0
+		if c.split(batch, err) {
 			continue
 		}
-		if failures++; failures == 1 {
+		pause := max(backoff(failures), retryAfter)
+		failed := c.judge(batch, results, err, pause)
+		c.lastFailure.Store(&failed)
+		c.settle(batch)
+		if failed == nil {
+			failures, told = 0, ""
+			continue
+		}
+		failures++
+		if held := isHeld(failed); held && failed.Error() != told {
+			told = failed.Error()
+			c.opts.Logger.Error("writes are held and tried again: what answers is not Sluice, or refuses this client", slog.String("error", withoutDetail(failed)))
+		} else if failures == 1 && !held {
 			c.opts.Logger.Warn("writes not acknowledged, trying again", slog.Any("error", failed))
 		}
 		sleep(ctx, pause, nil)
 	}
 }
 
+// split puts back a batch of several writes that was refused as a whole, so
+// that the next ones are smaller. It reports whether it did.
+func (c *Client) split(batch []*write, err error) bool {
+	if len(batch) == 1 || !isFinal(err) {
+		return false
+	}
+	bytes := 0
+	for _, w := range batch {
+		bytes += len(w.item)
+	}
+	c.queue.putBack(batch, func(l *batchLimits) {
+		if hasStatus(err, http.StatusRequestEntityTooLarge) {
+			l.tooLarge(bytes)
+		} else {
+			l.halve(len(batch))
+		}
+	})
+	return true
+}
+
 // judge decides what becomes of each write of a batch: one that is to be tried
 // again has retry set, one that is refused or has been tried for too long is
-// reported. It returns an error of those that are tried again.
+// reported. It returns an error of those that are tried again. An err is that
+// of the whole batch, and final only for a batch of one write.
 func (c *Client) judge(batch []*write, results []result, err error, pause time.Duration) (failed error) {
 	again := time.Now().Add(pause)
+	if err == nil {
+		c.queue.adjust((*batchLimits).ok)
+	}
 	for i, w := range batch {
-		err := err
+		err, final := err, isFinal(err)
 		if err == nil {
-			err = results[i].err()
+			c.receipts.add(results[i].receipt())
+			err, final = results[i].err(), results[i].isFinal()
 		}
 		switch {
 		case err == nil:
-			c.receipts.add(results[i].Receipt)
 			continue
-		case !retriable(err):
+		case final && w.op == OpCreate && (w.minted || w.unsure) && errors.Is(err, ErrIDTaken):
+			continue // by an earlier attempt of its own
+		case final:
 		case c.opts.RetryFor > 0 && again.Sub(w.tried) > c.opts.RetryFor:
 			err = fmt.Errorf("given up after %s: %w", c.opts.RetryFor, err)
 		default:
+			w.unsure = w.unsure || mayHaveWritten(err)
 			w.retry, failed = true, err
 			continue
 		}
-		c.report(WriteError{Op: w.op, ID: w.id, Err: err})
+		c.report(WriteError{Op: w.op, ID: w.id, Err: plain(err)})
 	}
 	return failed
 }
@@ -102,18 +142,55 @@ func (c *Client) report(e WriteError) {
 
 // A result is the server's answer to one write.
 type result struct {
-	Receipt string    `json:"receipt"`
-	Error   *APIError `json:"error"`
+	Receipt string `json:"receipt"`
+	Error   *struct {
+		APIError
+		Receipt string `json:"receipt"`
+	} `json:"error"`
+}
+
+// isValid reports whether this is an answer of Sluice's.
+func (r *result) isValid() bool {
+	if r.Error != nil {
+		return r.Error.Status >= 400 && r.Error.Status < 600 && r.Error.Code != ""
+	}
+	return r.Receipt != ""
 }
 
 func (r *result) err() error {
 	if r.Error != nil {
-		return r.Error
-	}
-	if r.Receipt == "" {
-		return errBadAnswer
+		return &r.Error.APIError
 	}
 	return nil
+}
+
+// isFinal reports whether the write is judged for good.
+func (r *result) isFinal() bool {
+	return r.Error != nil && (judgesWrite(r.Error.Code) || !isTransient(r.Error.Status) &&
+		r.Error.Status != http.StatusUnauthorized && r.Error.Status != http.StatusForbidden)
+}
+
+// receipt is where the write is in the log; empty if it is not there.
+func (r *result) receipt() string {
+	if r.Error != nil {
+		return r.Error.Receipt
+	}
+	return r.Receipt
+}
+
+// parseResults returns the results in an answer, nil unless there is a valid one
+// for each of so many writes.
+func parseResults(body []byte, writes int) []result {
+	var all struct{ Results []result }
+	if json.Unmarshal(body, &all) != nil || len(all.Results) != writes {
+		return nil
+	}
+	for i := range all.Results {
+		if !all.Results[i].isValid() {
+			return nil
+		}
+	}
+	return all.Results
 }
 
 // send makes one request of the batch. Without an error there is a result for
@@ -157,47 +234,129 @@ func (c *Client) send(ctx context.Context, batch []*write) (results []result, re
 	// connection turns out to be dead.
 	req.Header["Idempotency-Key"] = nil
 
-	answer, retryAfter, err := c.do(req, c.opts.RequestTimeout)
+	if c.opts.WaitApplied > 0 {
+		req.Header.Set("Prefer", preferWait(c.opts.WaitApplied))
+	}
+
+	answer, err := c.do(req, c.opts.RequestTimeout+c.opts.WaitApplied)
 	if err != nil {
-		return nil, retryAfter, err
+		return nil, 0, err
 	}
-	var all struct{ Results []result }
-	if err := json.Unmarshal(answer, &all); err != nil || len(all.Results) != len(batch) {
-		return nil, retryAfter, errBadAnswer
+	// A batch of which every write is refused may have a status of 4xx.
+	if answer.status < 300 || answer.status >= 400 && answer.status < 500 {
+		if results := parseResults(answer.body, len(batch)); results != nil {
+			return results, answer.retryAfter, nil
+		}
 	}
-	return all.Results, retryAfter, nil
+	return nil, answer.retryAfter, answer.err()
+}
+
+// preferWait is the value of the header Prefer for a wait.
+func preferWait(wait time.Duration) string {
+	return "wait=" + strconv.Itoa(int(wait/time.Second))
 }
 
 var errBadAnswer = errors.New("sluice: the answer is not one of Sluice's")
 
-// do makes one request and returns the body of its answer. Where that is a
-// refusal, the error is an [*APIError].
-func (c *Client) do(req *http.Request, timeout time.Duration) (body []byte, retryAfter time.Duration, err error) {
+// An answer is one of any status, by Sluice or by something on the way to it.
+type answer struct {
+	status     int
+	body       []byte
+	retryAfter time.Duration
+	mediaType  string
+	// location is where a redirect that is not followed leads.
+	location string
+}
+
+// err returns what an answer is that is not what was asked for.
+func (a *answer) err() error {
+	if a.status < 300 {
+		return errBadAnswer
+	}
+	refusal := new(APIError)
+	var problem struct{ Type string }
+	if json.Unmarshal(a.body, refusal) != nil || json.Unmarshal(a.body, &problem) != nil {
+		*refusal = APIError{} // of a proxy
+	}
+	refusal.Status = a.status
+	if a.location != "" && refusal.Detail == "" {
+		refusal.Detail = "a redirect to " + a.location + " is not followed"
+	}
+	if a.mediaType != "application/problem+json" || problem.Type != "urn:sluice:problem:"+refusal.Code {
+		return &foreignError{refusal}
+	}
+	return refusal
+}
+
+// do makes one request and returns its answer. It follows redirects that keep
+// the method and the body, where they lead to the same server.
+func (c *Client) do(req *http.Request, timeout time.Duration) (*answer, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), timeout)
 	defer cancel()
 	req.Header.Set("User-Agent", "sluice-go")
 	if c.opts.APIKey != "" {
 		req.Header.Set("Authorization", "Bearer "+c.opts.APIKey)
 	}
-	answer, err := c.opts.HTTPClient.Do(req.WithContext(ctx))
+	req = req.WithContext(ctx)
+	for hops := 0; ; hops++ {
+		answer, err := c.doOnce(req)
+		if err != nil || answer.location == "" {
+			return answer, err
+		}
+		target, err := req.URL.Parse(answer.location)
+		if err != nil || hops == redirectsMax || !mayFollow(answer.status, req.URL, target) {
+			if err == nil {
+				target.User, target.RawQuery, target.Fragment = nil, "", "" // it goes to the log
+				answer.location = target.String()
+			}
+			return answer, nil
+		}
+		req = req.Clone(ctx)
+		req.URL, req.Host = target, ""
+		if req.GetBody != nil {
+			if req.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+func (c *Client) doOnce(req *http.Request) (*answer, error) {
+	got, err := c.http.Do(req)
 	if err != nil {
-		return nil, 0, fmt.Errorf("sluice: %w", err)
+		return nil, fmt.Errorf("sluice: %w", err)
 	}
-	defer func() { _ = answer.Body.Close() }() // all that matters was read
-	body, err = io.ReadAll(io.LimitReader(answer.Body, answerBytesMax))
-	if err != nil {
-		return nil, 0, fmt.Errorf("sluice: read the answer: %w", err)
+	defer func() { _ = got.Body.Close() }() // all that matters was read
+	a := &answer{status: got.StatusCode, retryAfter: parseRetryAfter(got.Header.Get("Retry-After"))}
+	a.mediaType, _, _ = mime.ParseMediaType(got.Header.Get("Content-Type"))
+	if a.status >= 300 && a.status < 400 {
+		a.location = got.Header.Get("Location")
 	}
-	retryAfter = parseRetryAfter(answer.Header.Get("Retry-After"))
-	if answer.StatusCode >= 200 && answer.StatusCode < 300 {
-		return body, retryAfter, nil
+	if a.body, err = io.ReadAll(io.LimitReader(got.Body, answerBytesMax)); err != nil {
+		return nil, fmt.Errorf("sluice: read the answer: %w", err)
 	}
-	refusal := new(APIError)
-	if json.Unmarshal(body, refusal) != nil {
-		*refusal = APIError{} // of a proxy
+	return a, nil
+}
+
+// mayFollow reports whether a redirect keeps the request as it is and leads to
+// the server that was asked: the same scheme, host and port. A host's own step
+// from http to https, each at its default port, counts as the same.
+func mayFollow(status int, from, to *url.URL) bool {
+	if status != http.StatusTemporaryRedirect && status != http.StatusPermanentRedirect || to.User != nil ||
+		!strings.EqualFold(from.Hostname(), to.Hostname()) {
+		return false
 	}
-	refusal.Status = answer.StatusCode
-	return nil, retryAfter, refusal
+	if from.Scheme == "http" && to.Scheme == "https" {
+		return port(from) == "80" && port(to) == "443"
+	}
+	return from.Scheme == to.Scheme && port(from) == port(to)
+}
+
+func port(u *url.URL) string {
+	if p := u.Port(); p != "" {
+		return p
+	}
+	return map[string]string{"http": "80", "https": "443"}[u.Scheme]
 }
 
 // parseRetryAfter reads seconds or a date, and counts it up to a minute.

@@ -276,12 +276,12 @@ func TestItemsOf207(t *testing.T) {
 	})
 }
 
-func TestWholeBatchRefused(t *testing.T) {
+func TestRefusedItems(t *testing.T) {
 	api := &fakeAPI{answer: func(int, request) answer {
-		return answer{status: 401, body: `{"status":401,"code":"unauthorized","detail":"no API key"}`}
+		return answer{status: 422, results: []string{refusedItem(422, "invalid_value"), refusedItem(404, "unknown_event")}}
 	}}
 	var reported errorLog
-	client := serve(t, api, sluice.Options{OnError: reported.add, APIKey: "secret"})
+	client := serve(t, api, sluice.Options{OnError: reported.add, APIKey: "secret", BatchAgeMax: time.Hour})
 	first := mustTrack(t, client, event("c1"))
 	if err := client.DeleteEvent(context.Background(), "other"); err != nil {
 		t.Fatal(err)
@@ -291,12 +291,82 @@ func TestWholeBatchRefused(t *testing.T) {
 	if len(errs) != 2 || errs[0].ID != first || errs[1].ID != "other" || errs[1].Op != sluice.OpDelete {
 		t.Fatalf("reported %v", errs)
 	}
-	if want := "delete other: sluice: the server answered 401 unauthorized: no API key"; errs[1].Error() != want {
+	if want := "delete other: sluice: the server answered 404 unknown_event: input: no"; errs[1].Error() != want {
 		t.Errorf("the error is %q, want %q", errs[1], want)
 	}
 	if got := api.got()[0].header.Get("Authorization"); got != "Bearer secret" {
 		t.Errorf("Authorization is %q", got)
 	}
+}
+
+// What is held is neither given up nor dropped from the spool; it is logged
+// once, without what an answer may quote, and Flush and Close say why.
+func TestHeldWrites(t *testing.T) {
+	const body = `{"type":"urn:sluice:problem:unauthorized","status":401,"code":"unauthorized","detail":"confidential"}`
+	synctest.Test(t, func(t *testing.T) {
+		api := &fakeAPI{answer: func(int, request) answer {
+			return answer{status: 401, body: body, header: map[string]string{"Content-Type": "application/problem+json"}}
+		}}
+		var reported errorLog
+		var log strings.Builder
+		dir := t.TempDir()
+		client := open(t, api, sluice.Options{
+			OnError: reported.add, SpoolDir: dir, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		id := mustTrack(t, client, event("c1"))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		err := client.Close(ctx)
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "401 unauthorized") {
+			t.Errorf("Close returned %v", err)
+		}
+		if n := len(api.got()); n < 100 {
+			t.Errorf("%d requests in an hour", n)
+		}
+		if errs := reported.all(); len(errs) > 0 {
+			t.Errorf("reported %v", errs)
+		}
+		if n := strings.Count(log.String(), "level=ERROR"); n != 1 || !strings.Contains(log.String(), "401 unauthorized") {
+			t.Errorf("%d errors in the log: %s", n, log.String())
+		}
+		if strings.Contains(log.String(), "confidential") {
+			t.Error("the log has what the answer said")
+		}
+		api = new(fakeAPI)
+		client = open(t, api, sluice.Options{SpoolDir: dir})
+		mustFlush(t, client)
+		if items := api.items(); len(items) != 1 || items[0].id() != id {
+			t.Errorf("the spool had %v", items)
+		}
+	})
+}
+
+// A limit that was learned is tried anew, so that it does not stay for ever.
+func TestLearnedLimitGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refuse := true
+		api := &fakeAPI{}
+		api.answer = func(_ int, r request) answer {
+			if refuse && len(r.items) > 1 {
+				return answer{status: 413}
+			}
+			return answer{status: 202}
+		}
+		client := open(t, api, sluice.Options{BatchAgeMax: time.Hour})
+		track := func(n int) {
+			t.Helper()
+			for range n {
+				mustTrack(t, client, event("c1"))
+			}
+			mustFlush(t, client)
+		}
+		track(4)
+		refuse = false
+		track(6 * sluice.GrowAfterBatches)
+		if largest := api.largest(); largest < 4 {
+			t.Errorf("the largest batch has %d writes", largest)
+		}
+	})
 }
 
 // pauses makes n requests fail and returns the times between all.
@@ -710,17 +780,21 @@ func TestGzip(t *testing.T) {
 	}
 }
 
-func TestRedirectsAreRefused(t *testing.T) {
-	api := &fakeAPI{answer: func(int, request) answer {
-		return answer{status: 301, header: map[string]string{"Location": "/elsewhere"}, body: "moved"}
+// The caller's own HTTP client cannot turn a POST into a GET either.
+func TestRedirectsOfTheCallersClient(t *testing.T) {
+	api := &fakeAPI{t: t, answer: func(n int, _ request) answer {
+		if n == 0 {
+			return answer{status: 302, header: map[string]string{"Location": "/elsewhere"}}
+		}
+		return answer{status: 202}
 	}}
-	var reported errorLog
-	client := serve(t, api, sluice.Options{OnError: reported.add})
+	server := httptest.NewServer(api)
+	t.Cleanup(server.Close)
+	client := openAny(t, sluice.Options{URL: server.URL, HTTPClient: &http.Client{}})
 	mustTrack(t, client, event("c1"))
 	mustFlush(t, client)
-	var refusal *sluice.APIError
-	if errs := reported.all(); len(errs) != 1 || !errors.As(errs[0], &refusal) || refusal.Status != 301 || len(api.got()) != 1 {
-		t.Errorf("reported %v", errs)
+	if got := api.got(); len(got) != 2 || got[1].path != "/events" || len(got[1].items) != 1 {
+		t.Errorf("the requests are %v", got)
 	}
 }
 
@@ -759,6 +833,7 @@ func TestOptions(t *testing.T) {
 		"QueueBytesMax":  {QueueBytesMax: -1},
 		"RetryFor":       {RetryFor: -1},
 		"RequestTimeout": {RequestTimeout: -1},
+		"WaitApplied":    {WaitApplied: 31 * time.Second},
 		"TraceEventName": {TraceEventName: strings.Repeat("x", 129)},
 	} {
 		client, err := sluice.New(o)

@@ -123,7 +123,10 @@ func (seg *segment) read(data []byte, from int64) (writes []*write, corrupt []er
 			line = line[:end+1]
 		}
 		if op, id, ok := parseLine(line); ok {
-			writes = append(writes, &write{op: op, id: id, item: line[checksumBytes:], segment: seg, offset: at})
+			writes = append(writes, &write{
+				op: op, id: id, item: line[checksumBytes:], segment: seg, offset: at,
+				unsure: true, // the process before may have sent it
+			})
 			seg.unanswered++
 		} else {
 			corrupt = append(corrupt, fmt.Errorf("%w: %s at offset %d", ErrSpoolCorrupt, filepath.Base(seg.path), at))

@@ -214,7 +214,7 @@ func TestVectorsOfResponses(t *testing.T) {
 					if n > 0 {
 						return answer{status: 202}
 					}
-					return answer{status: v.Status, header: v.Headers, body: v.Body}
+					return answer{status: v.Status, header: v.Headers, body: v.Body, empty: v.Body == ""}
 				}}
 				var reported errorLog
 				client := open(t, api, sluice.Options{OnError: reported.add})

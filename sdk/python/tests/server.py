@@ -63,7 +63,13 @@ def as_json(status: int, value: Any, **headers: str) -> Answer:
 
 
 def problem(status: int, code: str, **headers: str) -> Answer:
-    return as_json(status, {"status": status, "code": code, "detail": "it is so"}, **headers)
+    members = {
+        "type": f"urn:sluice:problem:{code}",
+        "status": status,
+        "code": code,
+        "detail": "it is so",
+    }
+    return as_json(status, members, **{"Content-Type": "application/problem+json"} | headers)
 
 
 class Server:

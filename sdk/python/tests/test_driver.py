@@ -69,11 +69,11 @@ def test_errors(do: Do, server: Server, tmp_path: Path) -> None:
     assert kind(do("open", options=options | {"spool_dir": str(tmp_path)})) == "in_use"
     refused = do("track", event={"event_name": "event_a"})["error"]
     assert (refused["kind"], refused["field"]) == ("invalid", "conversation_id")
-    server.answers = [lambda _: problem(400, "bad")]
+    server.answers = [lambda _: problem(422, "invalid_value")]
     do("delete", id="a")
     do("flush", timeout=10)
     assert do("reported") == {
-        "errors": [{"op": "delete", "id": "a", "status": 400, "code": "bad", "field": ""}]
+        "errors": [{"op": "delete", "id": "a", "status": 422, "code": "invalid_value", "field": ""}]
     }
     server.answers = [lambda _: problem(404, "unknown_event")]
     error = do("event", id="a", wait=0)["error"]

@@ -244,7 +244,7 @@ def test_files_are_removed_once_all_of_theirs_is_answered(
 def test_refused_writes_are_not_sent_again(
     make_client: MakeClient, server: Server, spool_dir: Path
 ) -> None:
-    server.answers = [lambda _: problem(400, "bad")]
+    server.answers = [lambda _: problem(422, "invalid_value")]
     first = make_client(spool_dir=spool_dir)
     track(first)
     first.flush()

@@ -70,13 +70,14 @@ const commands: Record<string, (command: Command) => unknown> = {
     return { id: makeId(Number(micros / 1000n), Number(micros % 1000n), hash, Number(bits >> 32n), Number(bits & 0xffffffffn)) };
   },
   open({ options }) {
-    const { batch_age_max, retry_for, request_timeout, fail_when_full, block_timeout, ...same } = options;
+    const { batch_age_max, retry_for, request_timeout, wait_applied, fail_when_full, block_timeout, ...same } = options;
     blockForMs = fail_when_full === true ? 0 : (millis(block_timeout) ?? Infinity);
     opened = new Client({
       ...(camelCase(same) as ClientOptions),
       batchAgeMaxMs: millis(batch_age_max),
       retryForMs: retry_for === 0 ? undefined : millis(retry_for), // in other languages 0 is for ever
       requestTimeoutMs: millis(request_timeout),
+      waitAppliedSeconds: typeof wait_applied === 'number' ? wait_applied : undefined,
       onError: (failure) => failures.push(failure),
     });
     return {};

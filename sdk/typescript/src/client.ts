@@ -80,6 +80,7 @@ export class Client implements AsyncDisposable {
       batchAgeMaxMs: bounded(options, 'batchAgeMaxMs', 100, 0, timeoutMsMax),
       retryForMs: bounded(options, 'retryForMs', Infinity, 1, Infinity),
       requestTimeoutMs,
+      waitAppliedSeconds: options.waitAppliedSeconds === undefined ? 0 : wholeSeconds(options.waitAppliedSeconds),
       gzip: options.gzip ?? false,
     };
     setMaxListeners(0, this.#abort.signal); // one for each request under way
@@ -87,6 +88,7 @@ export class Client implements AsyncDisposable {
     this.#spool = options.spoolDir === undefined ? undefined : new Spool(options.spoolDir);
     this.#sender = new Sender(this.#queue, this.#spool, this.#transport, senderOptions);
     this.#sender.onFailure = (write, error) => { this.#report(error, write); };
+    this.#sender.onHeld = warnHeld;
     this.#sender.onRoom = () => { this.#wakeWaiters(); };
     const readerOptions = {
       requestTimeoutMs,
@@ -273,7 +275,7 @@ export class Client implements AsyncDisposable {
     }
   }
 
-  #push(op: Op, { id, line }: Encoded): string {
+  #push(op: Op, { id, line, minted }: Encoded): string {
     if (line.length > this.#queue.bytesMax) {
       throw new ValidationError('', `the write is ${line.length} bytes, more than the queue ever holds`);
     }
@@ -283,6 +285,7 @@ export class Client implements AsyncDisposable {
     }
     this.#refusedBytes = 0;
     const write = new Write(op, id, line, this.#sender.now());
+    write.minted = minted;
     this.#spool?.append(write);
     this.#queue.push(write);
     this.#sender.poke();
@@ -292,6 +295,7 @@ export class Client implements AsyncDisposable {
   /** Queues what the spool holds of earlier processes. */
   #takeOver(spool: Spool): void {
     for (const write of spool.loaded) {
+      write.unsure = true; // the process before may have sent it
       this.#queue.push(write);
     }
     if (spool.loaded.length > 0) {
@@ -376,6 +380,25 @@ function warn({ op, id, status, code, field, error }: WriteFailure): void {
     const why = [status, code, field].filter((part) => part !== undefined && part !== '').join(' ');
     console.warn(`sluice: the ${op} of ${String(id)} failed: ${why}`);
   }
+}
+
+/** Tells, once for each cause, that writes wait for somebody to change something. Never with contents. */
+function warnHeld(error: SluiceError): void {
+  const what = error instanceof ApiError ? describe(error) : error.message;
+  console.error(`sluice: writes are held and tried again: what answers is not Sluice, or refuses this client: ${what}`);
+}
+
+/** The error without what a server may quote. */
+function describe({ status, code, detail }: ApiError): string {
+  // The detail of a redirect is this library's.
+  return status < 400 ? `${status} ${detail}` : [status, code].filter((part) => part !== undefined).join(' ');
+}
+
+function wholeSeconds(seconds: number): number {
+  if (!(Number.isInteger(seconds) && seconds >= 1 && seconds <= 30)) {
+    throw new ValidationError('waitAppliedSeconds', 'must be a whole number from 1 to 30');
+  }
+  return seconds;
 }
 
 /** Clients that are not closed, and how many writes of theirs would be lost now. */

@@ -15,6 +15,8 @@ const timestampAheadMicros = 24 * 3600 * 1e6;
 export interface Encoded {
   id: string;
   line: Buffer;
+  /** Whether the id was made here. */
+  minted: boolean;
 }
 
 /** The members of an item of `POST /events`; those that are undefined are left out. */
@@ -43,7 +45,7 @@ export function encodeCreate(event: NewEvent): Encoded {
   const timestamp = event.timestamp ?? undefined;
   const micros = timestamp === undefined ? nowMicros() : timestampMicros(timestamp);
   if (event.id === undefined || event.id === null) {
-    return encode(makeItem(undefined, mintId(micros, hash), event)); // which has the time
+    return encode(makeItem(undefined, mintId(micros, hash), event), true); // which has the time
   }
   checkId(event.id);
   const item = makeItem(undefined, event.id, event);
@@ -53,7 +55,7 @@ export function encodeCreate(event: NewEvent): Encoded {
 
 /** Encodes the create of an event whose id was minted before. It throws a {@link ValidationError}. */
 export function encodeMinted(id: string, event: NewEvent): Encoded {
-  return encode(makeItem(undefined, id, event));
+  return encode(makeItem(undefined, id, event), true);
 }
 
 /** Encodes an update. It throws a {@link ValidationError}. */
@@ -190,7 +192,7 @@ function encodeEmbedding(field: string, values: Embedding | null | undefined): s
   return (littleEndian ? bytes : Buffer.from(bytes).swap32()).toString('base64');
 }
 
-function encode(item: Item): Encoded {
+function encode(item: Item, minted = false): Encoded {
   let json: string;
   try {
     json = JSON.stringify(item);
@@ -201,7 +203,7 @@ function encode(item: Item): Encoded {
   if (line.length - 1 > writeBytesMax) {
     throw new ValidationError('', `the write is ${line.length - 1} bytes, more than ${writeBytesMax}`);
   }
-  return { id: item.id, line };
+  return { id: item.id, line, minted };
 }
 
 /** Says which field cannot be written as JSON: it refers to itself, has a BigInt, or a toJSON that throws. */

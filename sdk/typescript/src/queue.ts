@@ -10,6 +10,10 @@ export class Write {
   triedAt: number | undefined;
   /** Whether it was answered for good. */
   answered = false;
+  /** Whether this library made the id of this create. */
+  minted = false;
+  /** Whether an earlier attempt may have put it into the log: it was sent, and no answer said what became of it. */
+  unsure = false;
   /** Where its line begins in its file of the spool. */
   offset = 0;
 

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { checkConversationId, checkId, formatMicros } from './encode.js';
 import { ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
-import { apiError, isRetryable, parseJson, pauseMs, retryAfterMs, type Transport } from './transport.js';
+import { apiError, isTransient, parseJson, pauseMs, retryAfterMs, type Transport } from './transport.js';
 import type {
   ConversationPage,
   ConversationPageOptions,
@@ -129,7 +129,7 @@ export class Reader {
       if (answer.status !== 200) {
         const error = apiError(answer);
         // A wait that is over is not begun again.
-        if (!isRetryable(answer.status) || error.code === 'not_yet_applied') {
+        if (!isTransient(answer.status) || error.code === 'not_yet_applied') {
           throw error;
         }
         return { error, retryAfter: retryAfterMs(answer.headers) };

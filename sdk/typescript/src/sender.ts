@@ -1,10 +1,24 @@
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 
-import { ClosedError, NetworkError, type SluiceError } from './errors.js';
+import { ClosedError, type ApiError, type SluiceError } from './errors.js';
+import { BatchLimits } from './limits.js';
 import type { Queue, Write } from './queue.js';
 import type { Spool } from './spool.js';
-import { apiError, isRetryable, itemError, parseJson, pauseMs, retryAfterMs, type Answer, type Transport } from './transport.js';
+import {
+  apiError,
+  isFinal,
+  isFinalItem,
+  isHeld,
+  itemError,
+  mayHaveWritten,
+  parseJson,
+  pauseMs,
+  retryAfterMs,
+  UnreadableError,
+  type Answer,
+  type Transport,
+} from './transport.js';
 
 const gzipBytesMin = 1024;
 const compress = promisify(gzip);
@@ -16,6 +30,8 @@ export interface SenderOptions {
   /** Infinity for ever. */
   retryForMs: number;
   requestTimeoutMs: number;
+  /** How long the server waits until a batch is applied; 0 for not at all. */
+  waitAppliedSeconds: number;
   gzip: boolean;
 }
 
@@ -66,11 +82,16 @@ interface Delayed {
 export class Sender {
   /** Calls back when a write is refused or given up. */
   onFailure: (write: Write, error: SluiceError) => void = () => undefined;
+  /** Calls back when writes are held because of an answer that time alone does not change; once for each such answer. */
+  onHeld: (error: SluiceError) => void = () => undefined;
   /** Calls back when there may be room in the queue. */
   onRoom: () => void = () => undefined;
   /** Why the last batch failed; undefined once one got through. */
   lastError: SluiceError | undefined;
 
+  /** What onHeld was told last. */
+  #toldHeld = '';
+  readonly #limits: BatchLimits;
   readonly #queue: Queue;
   readonly #spool: Spool | undefined;
   readonly #transport: Transport;
@@ -105,6 +126,7 @@ export class Sender {
     this.#spool = spool;
     this.#transport = transport;
     this.#options = options;
+    this.#limits = new BatchLimits(options.batchWritesMax, options.batchBytesMax);
     this.#clock = clock;
     this.#random = random;
   }
@@ -180,15 +202,15 @@ export class Sender {
         continue;
       }
       this.#endDelays();
-      await this.#send(this.#queue.take(this.#options.batchWritesMax, this.#options.batchBytesMax));
+      await this.#send(this.#queue.take(this.#limits.writes, this.#limits.bytes));
     }
     this.#running = undefined;
   }
 
   /** Whether what is ready is sent whatever its age. */
   #isUrgent(): boolean {
-    const { batchWritesMax, batchBytesMax } = this.#options;
-    return this.#flushes.size > 0 || this.#queue.readyWrites >= batchWritesMax || this.#queue.readyBytes >= batchBytesMax;
+    const { writes, bytes } = this.#limits;
+    return this.#flushes.size > 0 || this.#queue.readyWrites >= writes || this.#queue.readyBytes >= bytes;
   }
 
   /** In how many milliseconds the next batch is sent; Infinity where there is none. */
@@ -240,20 +262,41 @@ export class Sender {
       }
       return;
     }
-    if (isRetryable(answer.status)) {
-      this.#retryAll(batch, apiError(answer), retryAfterMs(answer.headers));
-    } else if (answer.status < 200 || answer.status > 299) {
-      const error = apiError(answer);
+    // A batch of which every write is refused may have a status of 4xx.
+    const judged = answer.status < 300 || (answer.status >= 400 && answer.status < 500);
+    const results = judged ? parseResults(answer.body, batch.length) : undefined;
+    if (results !== undefined) {
+      this.#limits.ok();
+      this.#take(batch, results, retryAfterMs(answer.headers));
+      return;
+    }
+    if (answer.status < 300) {
+      const what = `POST /events: an answer of status ${answer.status} that is not one of Sluice's`;
+      this.#retryAll(batch, new UnreadableError(what), 0);
+      return;
+    }
+    const error = apiError(answer);
+    if (!isFinal(answer, error)) {
+      this.#retryAll(batch, error, retryAfterMs(answer.headers));
+    } else if (batch.length === 1) {
       this.lastError = error;
       this.#settle(batch, new Map(batch.map((write) => [write, error])));
     } else {
-      const results = parseResults(answer.body, batch.length);
-      if (results === undefined) {
-        this.#retryAll(batch, new NetworkError(`POST /events: an answer of status ${answer.status} that cannot be read`), 0);
-      } else {
-        this.#take(batch, results, retryAfterMs(answer.headers));
-      }
+      this.#split(batch, error);
     }
+  }
+
+  /** Puts back a batch that was refused as a whole, so that the next ones are smaller. */
+  #split(batch: Write[], error: ApiError): void {
+    if (error.status === 413) {
+      this.#limits.tooLarge(batch.reduce((bytes, { line }) => bytes + line.length, 0));
+    } else {
+      this.#limits.halve(batch.length);
+    }
+    for (const write of batch) {
+      write.attempts--;
+    }
+    this.#queue.putBack(batch);
   }
 
   async #post(body: Buffer): Promise<Answer> {
@@ -262,29 +305,39 @@ export class Sender {
       body = await compress(body, { level: 1 });
       headers['Content-Encoding'] = 'gzip';
     }
-    return this.#transport.send({ method: 'POST', path: '/events', headers, body, timeoutMs: this.#options.requestTimeoutMs });
+    const { requestTimeoutMs, waitAppliedSeconds } = this.#options;
+    if (waitAppliedSeconds > 0) {
+      headers.Prefer = `wait=${waitAppliedSeconds}`;
+    }
+    return this.#transport.send({ method: 'POST', path: '/events', headers, body, timeoutMs: requestTimeoutMs + waitAppliedSeconds * 1000 });
   }
 
   /** Goes by the results of a batch, one for each write. */
   #take(batch: Write[], results: Result[], retryAfter: number): void {
     this.lastError = undefined;
+    this.#toldHeld = '';
     const settled: Write[] = [];
     const refused = new Map<Write, SluiceError>();
     const again = new Map<Write, SluiceError>();
     for (const [i, write] of batch.entries()) {
       const result = results[i];
-      if (result === undefined || 'receipt' in result) {
+      if (result?.error === undefined) {
         this.#note(result?.receipt);
         settled.push(write);
         continue;
       }
+      this.#note(result.error.receipt);
       const error = itemError(result.error.status, result.error);
+      if (error.code === 'id_taken' && write.op === 'create' && (write.minted || write.unsure)) {
+        settled.push(write); // by an earlier attempt of its own
+        continue;
+      }
       this.lastError = error;
-      if (isRetryable(error.status)) {
-        again.set(write, error);
-      } else {
+      if (isFinalItem(error)) {
         settled.push(write);
         refused.set(write, error);
+      } else {
+        again.set(write, error);
       }
     }
     this.#settle(settled, refused);
@@ -298,8 +351,17 @@ export class Sender {
   #retryAll(batch: Write[], error: SluiceError, retryAfter: number): void {
     this.lastError = error;
     const { writes, pause } = this.#keep(new Map(batch.map((write) => [write, error])), retryAfter);
+    this.#tellHeld(error);
     this.#queue.putBack(writes);
     this.#pausedUntil = this.#clock.now() + pause;
+  }
+
+  /** Tells of an error that needs somebody to change something rather than time, once until that has happened. */
+  #tellHeld(error: SluiceError): void {
+    if (isHeld(error) && error.message !== this.#toldHeld) {
+      this.#toldHeld = error.message;
+      this.onHeld(error);
+    }
   }
 
   /** Says which of the writes that failed are tried again, after which pause. The others' time is over: they are given up. */
@@ -313,6 +375,7 @@ export class Sender {
       if (now + pause - (write.triedAt ?? now) > this.#options.retryForMs) {
         givenUp.set(write, error);
       } else {
+        write.unsure ||= mayHaveWritten(error);
         writes.push(write);
       }
     }
@@ -340,8 +403,8 @@ export class Sender {
     this.onRoom();
   }
 
-  #note(text: string | undefined): void {
-    const receipt = text === undefined ? undefined : parseReceipt(text);
+  #note(text: unknown): void {
+    const receipt = typeof text === 'string' ? parseReceipt(text) : undefined;
     if (receipt === undefined) {
       return;
     }
@@ -371,7 +434,10 @@ function parseReceipt(text: string): Receipt | undefined {
   return { text, generation: Number(generation), partition, offset: Number(offset) };
 }
 
-type Result = { receipt: string } | { error: { status: number; code?: unknown; detail?: unknown; field?: unknown } };
+interface Result {
+  receipt?: string;
+  error?: { status: number; code: string; detail?: unknown; field?: unknown; receipt?: unknown };
+}
 
 /** The results of a batch; undefined where the body is not such, for each of its writes. */
 function parseResults(body: Buffer, writes: number): Result[] | undefined {
@@ -384,6 +450,9 @@ function parseResults(body: Buffer, writes: number): Result[] | undefined {
 }
 
 function isResult(value: unknown): value is Result {
-  const result = value as { receipt?: unknown; error?: { status?: unknown } | null } | null;
-  return typeof result?.receipt === 'string' || typeof result?.error?.status === 'number';
+  const { receipt, error } = (value ?? {}) as { receipt?: unknown; error?: { status?: unknown; code?: unknown } | null };
+  if (error === undefined) {
+    return typeof receipt === 'string' && receipt !== '';
+  }
+  return typeof error?.status === 'number' && error.status >= 400 && error.status < 600 && typeof error.code === 'string' && error.code !== '';
 }

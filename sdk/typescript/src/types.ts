@@ -77,7 +77,8 @@ export interface WriteFailure {
   /** The HTTP status; undefined where the server did not answer. */
   status: number | undefined;
   /**
-   * The API's code, such as `immutable`; or `network` or `timeout` for what was given up after `retryForMs`, `spool_corrupt`
+   * The API's code, such as `immutable`, or, with `waitAppliedSeconds`, `id_taken` and `event_deleted` for writes that had no
+   * effect; or `network` or `timeout` for what was given up after `retryForMs`, `spool_corrupt`
    * for a line of the spool, and `invalid`, `queue_full`, `closed` or `spool` for the event of a traced call that could not be
    * queued. Undefined where the answer was a proxy's.
    */
@@ -108,6 +109,13 @@ export interface ClientOptions {
   queueBytesMax?: number | undefined;
   /** How long a write is tried, in milliseconds from its first try. Default for ever. */
   retryForMs?: number | undefined;
+  /**
+   * Has the server answer each batch only once it is applied, or after so many seconds, a whole number from 1 to 30. `onError` is
+   * then also told of writes that had no effect, by the codes `id_taken` (the create of an id of your own that is taken),
+   * `event_deleted` and `unknown_event`. It slows sending down, as one batch is sent at a time. Default: a batch is answered when
+   * it is in the log.
+   */
+  waitAppliedSeconds?: number | undefined;
   /** The longest that one request takes, in milliseconds. Default 30,000. */
   requestTimeoutMs?: number | undefined;
   /** Whether bodies of 1 KiB and more are compressed with gzip. Default no. */

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
 import http from 'node:http';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
 import { promisify } from 'node:util';
 
@@ -145,6 +148,7 @@ describe('options', () => {
     batchWritesMax: { batchWritesMax: 0 },
     queueBytesMax: { queueBytesMax: NaN },
     retryForMs: { retryForMs: 0 },
+    waitAppliedSeconds: { waitAppliedSeconds: 31 },
   })) {
     test(`${name} is checked`, () => {
       assert.throws(() => new Client(options), (error) => error instanceof ValidationError && error.field === name);
@@ -154,16 +158,16 @@ describe('options', () => {
 
 describe('failures', () => {
   test('go to onError, once for each write', async (t) => {
-    const body = { type: 'x', title: 'x', status: 401, detail: 'no API key', code: 'unauthorized' };
-    const { client, failures } = await open(t, {}, () => ({ status: 401, body }));
+    const error = { status: 422, detail: 'no', code: 'invalid_value', field: 'input' };
+    const { client, failures } = await open(t, {}, ({ items }) => ({ status: 422, body: { results: items.map(() => ({ error })) } }));
     const id = client.trackEvent(event);
     client.updateEvent('b', { latency: 1 });
     client.deleteEvent('c');
     await client.flush();
     assert.deepEqual(failures.map(({ op, id, status, code, detail, field }) => [op, id, status, code, detail, field]), [
-      ['create', id, 401, 'unauthorized', 'no API key', undefined],
-      ['update', 'b', 401, 'unauthorized', 'no API key', undefined],
-      ['delete', 'c', 401, 'unauthorized', 'no API key', undefined],
+      ['create', id, 422, 'invalid_value', 'no', 'input'],
+      ['update', 'b', 422, 'invalid_value', 'no', 'input'],
+      ['delete', 'c', 422, 'invalid_value', 'no', 'input'],
     ]);
     assert.ok(failures[0]?.error instanceof ApiError);
   });
@@ -178,8 +182,8 @@ describe('failures', () => {
 
   test('are warnings without onError, without contents', async (t) => {
     const warn = t.mock.method(console, 'warn', () => undefined);
-    const body = { status: 422, detail: 'secret is not acceptable', code: 'invalid_value', field: 'input' };
-    const { client } = await open(t, { onError: undefined }, () => ({ status: 422, body }));
+    const error = { status: 422, detail: 'secret is not acceptable', code: 'invalid_value', field: 'input' };
+    const { client } = await open(t, { onError: undefined }, () => ({ status: 207, body: { results: [{ error }] } }));
     const id = client.trackEvent({ ...event, input: 'secret' });
     await client.close();
     assert.deepEqual(warn.mock.calls.map((call) => call.arguments), [[`sluice: the create of ${id} failed: 422 invalid_value input`]]);
@@ -190,13 +194,32 @@ describe('failures', () => {
     const onError = () => {
       throw new Error('mine');
     };
-    const { server, client } = await open(t, { onError }, (_, n) => (n === 1 ? { status: 400, body: '' } : undefined));
+    const { server, client } = await open(t, { onError }, (_, n) => (n === 1 ? { status: 413, body: '' } : undefined));
     client.trackEvent(event);
     await client.flush();
     client.trackEvent(event);
     await client.close();
     assert.equal(server.received.length, 2);
     assert.equal(log.mock.callCount(), 1);
+  });
+
+  test('are not what is held, which is told once, without contents, and stays in the spool', async (t) => {
+    const log = t.mock.method(console, 'error', () => undefined);
+    const problem = { type: 'urn:sluice:problem:unauthorized', status: 401, detail: 'secret', code: 'unauthorized' };
+    const headers = { 'Content-Type': 'application/problem+json' };
+    const spoolDir = mkdtempSync(path.join(tmpdir(), 'sluice-spool-'));
+    t.after(() => { rmSync(spoolDir, { recursive: true, force: true }); });
+    const { server, client, failures } = await open(t, { spoolDir }, (_, n) => (n <= 4 ? { status: 401, headers, body: problem } : undefined));
+    const id = client.trackEvent(event);
+    await until(() => server.received.length === 3);
+    await assert.rejects(client.close({ timeoutMs: 0 }), (error) => error instanceof TimeoutError && (error.cause as ApiError).status === 401);
+    assert.deepEqual(failures, []);
+    const messages = log.mock.calls.map((call) => String(call.arguments[0]));
+    assert.equal(messages.length, 1);
+    assert.match(messages[0] ?? '', /held.*401 unauthorized$/);
+    const next = new Client({ url: server.url, spoolDir });
+    await next.close();
+    assert.equal(server.items.at(-1)?.id, id);
   });
 });
 

@@ -38,6 +38,7 @@ export function startSender(t: TestContext, server: FakeServer, options: Partial
     batchAgeMaxMs: 100,
     retryForMs: Infinity,
     requestTimeoutMs: 10_000,
+    waitAppliedSeconds: 0,
     gzip: false,
     ...options,
   };

@@ -74,6 +74,7 @@ type options struct {
 	BlockTimeout   seconds `json:"block_timeout"`
 	RetryFor       seconds `json:"retry_for"`
 	RequestTimeout seconds `json:"request_timeout"`
+	WaitApplied    seconds `json:"wait_applied"`
 	Gzip           bool
 	SpoolDir       string `json:"spool_dir"`
 	TraceEventName string `json:"trace_event_name"`
@@ -195,6 +196,7 @@ func (d *driver) open(o options) error {
 		FailWhenFull:   o.FailWhenFull,
 		RetryFor:       o.RetryFor.duration(),
 		RequestTimeout: o.RequestTimeout.duration(),
+		WaitApplied:    o.WaitApplied.duration(),
 		Gzip:           o.Gzip,
 		SpoolDir:       o.SpoolDir,
 		TraceEventName: o.TraceEventName,

@@ -60,6 +60,7 @@ class Core:
                 spool.answered([place], None)
             else:
                 write.place = place
+                write.unsure = True  # the process before may have sent it
                 writes.append(write)
         for detail in found.corrupt:
             self.report(WriteError("", "", 0, "spool_corrupt", detail, ""))
@@ -109,7 +110,7 @@ class Core:
         """Raises FlushTimeoutError if there are unanswered writes up to `seq`."""
         left = self.queue.left(seq)
         if left:
-            raise FlushTimeoutError(left)
+            raise FlushTimeoutError(left) from self.sender.last_error
 
     def read(self, read: _reads.Read, wait: int | None) -> Any:
         """Asks the server. With `wait`, what has been flushed before is seen."""

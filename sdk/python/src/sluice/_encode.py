@@ -57,6 +57,7 @@ def create(
     now = time.time_ns() // 1000
     micros = now if timestamp is None else _micros(timestamp, now)
     members: dict[str, object] = {}
+    minted = id is None
     if id is None:
         id = mint(conversation_id, micros)
         members["id"] = id
@@ -83,7 +84,7 @@ def create(
         vectors[b"input_embeddings"] = _base64("input_embeddings", input_embeddings)
     if output_embeddings is not None:
         vectors[b"output_embeddings"] = _base64("output_embeddings", output_embeddings)
-    return Write("create", id, _item(members, vectors))
+    return Write("create", id, _item(members, vectors), minted=minted)
 
 
 def update(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import http.client
+import itertools
 import json
 import random
 import socket
 import threading
 import time
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from urllib.parse import urljoin, urlsplit
 
 from sluice._version import __version__
 from sluice.errors import ApiError, NetworkError
@@ -20,6 +22,9 @@ PAUSE_MIN = 0.1
 PAUSE_MAX = 10.0
 RETRY_AFTER_MAX = 60.0
 
+REDIRECTS_MAX = 3
+
+_PORTS = {"http": 80, "https": 443}
 _IDLE_MAX = 4
 _CHUNK_BYTES = 1 << 16
 
@@ -32,16 +37,62 @@ class Response:
     body: bytes
     reason: str = ""
     retry_after: float = 0.0
+    media_type: str = ""
+    # Where a redirect leads that was not followed.
+    location: str | None = None
 
     def error(self) -> ApiError:
         """The answer as an error, from the problem that its body is, if it is one."""
+        if self.location is not None:
+            return ApiError(
+                self.status, detail=f"a redirect to {_shown(self.location)} is not followed"
+            )
+        problem = self._problem()
+        if not isinstance(problem.get("code"), str):
+            return ApiError(self.status, detail=self.reason)
+        return problem_error(self.status, problem)
+
+    def is_final(self) -> bool:
+        """Whether it judges the write of a request with one write, if it is no acknowledgement.
+
+        Sluice judges by the code of its problem, and anything by saying that it is too large.
+        """
+        if self.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return True
+        problem = self._problem()
+        code = problem.get("code")
+        return (
+            self.status >= HTTPStatus.BAD_REQUEST
+            and self.media_type == "application/problem+json"
+            and code in _JUDGING
+            and problem.get("type") == f"urn:sluice:problem:{code}"
+        )
+
+    def _problem(self) -> dict[str, object]:
         try:
             problem = json.loads(self.body)
         except (ValueError, RecursionError):
-            problem = None
-        if not isinstance(problem, dict) or not isinstance(problem.get("code"), str):
-            return ApiError(self.status, detail=self.reason)
-        return problem_error(self.status, problem)
+            return {}
+        return problem if isinstance(problem, dict) else {}
+
+
+# The codes by which Sluice says that a write can never be. Others are about the request, its sender
+# or the server.
+_JUDGING = frozenset(
+    (
+        *("invalid_json", "too_deep", "duplicate_field", "unknown_field", "invalid_type"),
+        *("required", "invalid_value", "too_large", "immutable", "id_mismatch", "unknown_event"),
+        *("bad_record", "unsupported_version", "rejected_by_store", "id_taken", "event_deleted"),
+    )
+)
+
+
+class NotSentError(NetworkError):
+    """No connection came about, so that the request was not sent."""
+
+
+class UnreadableError(NetworkError):
+    """An answer with a status of 2xx that is not one of Sluice's."""
 
 
 def problem_error(status: int, problem: dict[str, object]) -> ApiError:
@@ -51,8 +102,54 @@ def problem_error(status: int, problem: dict[str, object]) -> ApiError:
 
 
 def is_retryable(error: ApiError | NetworkError) -> bool:
-    """Whether trying again may help."""
-    return isinstance(error, NetworkError) or error.status == 429 or error.status >= 500
+    """Whether it may go better the next time, without anybody's help."""
+    return isinstance(error, NetworkError) or error.status in (408, 425, 429) or error.status >= 500
+
+
+def is_final_item(error: ApiError) -> bool:
+    """Whether an item's error, which nothing but Sluice makes, judges its write."""
+    return error.code in _JUDGING or not (is_retryable(error) or error.status in (401, 403))
+
+
+def is_held(error: ApiError | NetworkError) -> bool:
+    """Whether writes that met it wait for somebody to change something, rather than for time."""
+    return isinstance(error, UnreadableError) or not is_retryable(error)
+
+
+def may_have_written(error: ApiError | NetworkError) -> bool:
+    """Whether a request that ended so may have put its writes into the log."""
+    if isinstance(error, NetworkError):
+        return not isinstance(error, NotSentError)
+    return error.status >= 500 or error.status == 408
+
+
+def may_follow(status: int, origin: str, target: str) -> bool:
+    """Whether a redirect keeps the request as it is and leads to the server that was asked.
+
+    That is the same scheme, host and port. A host's own step from http to https, each at its
+    default port, counts as the same.
+    """
+    try:
+        old, new = urlsplit(origin), urlsplit(target)
+        ports = [url.port or _PORTS.get(url.scheme) for url in (old, new)]
+    except ValueError:
+        return False
+    if status not in (307, 308) or old.hostname != new.hostname or new.username is not None:
+        return False
+    if (old.scheme, new.scheme) == ("http", "https"):
+        return ports == [80, 443]
+    return old.scheme == new.scheme and ports[0] == ports[1]
+
+
+def _shown(location: str) -> str:
+    """The place without what may be secret in it, for logs."""
+    try:
+        url = urlsplit(location)
+        return (
+            f"{url.scheme}://{url.hostname}{'' if url.port is None else f':{url.port}'}{url.path}"
+        )
+    except ValueError:
+        return "what is no URL"
 
 
 def pause_after(tries: int, retry_after: float) -> float:
@@ -66,6 +163,7 @@ class Transport:
 
     def __init__(self, url: str, api_key: str | None) -> None:
         parts = urlsplit(url)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.hostname or ""
         self._port = parts.port
         self._tls = parts.scheme == "https"
@@ -87,17 +185,64 @@ class Transport:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> Response:
-        """Sends the request and reads the answer, in `timeout` seconds. Raises NetworkError."""
+        """Sends the request and reads the answer, in `timeout` seconds. Raises NetworkError.
+
+        It follows redirects that keep the method and the body and lead to the same server.
+        """
         deadline = time.monotonic() + timeout
         headers = self._headers | (headers or {})
+        path = self._path + target
+        url = self._origin + path
+        for hops in itertools.count():
+            response = self._request(method, url, path, body, headers, deadline)
+            if response.location is None:
+                return response
+            place = urljoin(url, response.location)
+            if hops == REDIRECTS_MAX or not may_follow(response.status, url, place):
+                return replace(response, location=place)
+            url = place
+            parts = urlsplit(url)
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        raise AssertionError  # for ever
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        deadline: float,
+    ) -> Response:
+        if self._tls or not url.startswith("https:"):
+            return self._try(method, path, body, headers, deadline)
+        # The host's own step to https, for this request.
+        parts = urlsplit(url)
+        secure = Transport(f"{parts.scheme}://{parts.netloc}", None)
+        try:
+            return secure._try(method, path, body, headers, deadline)
+        finally:
+            secure.close()
+
+    def _try(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        deadline: float,
+    ) -> Response:
         while True:
             connection, kept = self._acquire()
             healthy = False
             try:
                 connection.timeout = max(deadline - time.monotonic(), 0.001)
-                response, healthy = _exchange(
-                    connection, method, self._path + target, body, headers, deadline
-                )
+                if connection.sock is None:
+                    try:
+                        connection.connect()
+                    except OSError as e:
+                        raise NotSentError(_text(e)) from e
+                response, healthy = _exchange(connection, method, path, body, headers, deadline)
                 return response
             except ConnectionError as e:
                 # The server may have closed a connection that was idle just before it was used
@@ -155,14 +300,21 @@ def _exchange(
     deadline: float,
 ) -> tuple[Response, bool]:
     """The answer, and whether the connection can be used again."""
-    if connection.sock is None:
-        connection.connect()
     sock = connection.sock
     # The timeout of a socket is that of each call; the deadline is that of the whole.
     sock.settimeout(_left(deadline))
-    connection.request(method, target, body=body, headers=headers)
+    broken: ConnectionError | None = None
+    try:
+        connection.request(method, target, body=body, headers=headers)
+    except ConnectionError as e:
+        broken = e
     sock.settimeout(_left(deadline))
-    answer = connection.getresponse()
+    try:
+        answer = connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        if broken is not None:
+            raise broken from None
+        raise
     chunks = []
     while not answer.isclosed():
         sock.settimeout(_left(deadline))
@@ -174,8 +326,10 @@ def _exchange(
         b"".join(chunks),
         answer.reason,
         _seconds(answer.headers.get("Retry-After", "")),
+        answer.headers.get_content_type(),
+        answer.headers.get("Location") if 300 <= answer.status < 400 else None,
     )
-    return response, not answer.will_close
+    return response, not answer.will_close and broken is None
 
 
 def _left(deadline: float) -> float:

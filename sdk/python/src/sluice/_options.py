@@ -33,6 +33,7 @@ class Options:
     fail_when_full: bool
     block_timeout: float | None
     retry_for: float | None
+    wait_applied: float | None
     request_timeout: float
     gzip: bool
     spool_dir: str | os.PathLike[str] | None
@@ -52,6 +53,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValidationError(name, "must be seconds, 0 or more")
+        if self.wait_applied is not None and not 1 <= self.wait_applied <= 30:
+            raise ValidationError("wait_applied", "must be 1 to 30 seconds")
         if not self.request_timeout:
             raise ValidationError("request_timeout", "must be more than 0 seconds")
 

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
+from sluice._limits import BatchLimits
 from sluice._options import Options
 from sluice._spool import Place, Spool
 from sluice.errors import ClosedError, QueueFullError, ValidationError
@@ -18,12 +19,25 @@ from sluice.types import Op
 class Write:
     """One write, encoded. What is below `item` is the queue's and the sender's."""
 
-    __slots__ = ("first_tried", "id", "item", "next", "op", "place", "queued_at", "seq", "tries")
+    __slots__ = (
+        "first_tried",
+        "id",
+        "item",
+        "minted",
+        "next",
+        "op",
+        "place",
+        "queued_at",
+        "seq",
+        "tries",
+        "unsure",
+    )
 
-    def __init__(self, op: Op, id: str, item: bytes) -> None:
+    def __init__(self, op: Op, id: str, item: bytes, *, minted: bool = False) -> None:
         self.op = op
         self.id = id
         self.item = item
+        self.minted = minted  # whether this library made the id of this create
         self.seq = 0
         self.queued_at = 0.0
         self.place: Place | None = None
@@ -31,6 +45,9 @@ class Write:
         self.next: Write | None = None
         self.first_tried: float | None = None
         self.tries = 0
+        # Whether an earlier try may have put it into the log: it was sent, and no answer said what
+        # became of it.
+        self.unsure = False
 
 
 class Queue:
@@ -44,6 +61,7 @@ class Queue:
     def __init__(self, options: Options, spool: Spool | None) -> None:
         self._options = options
         self._spool = spool
+        self._limits = BatchLimits(options.batch_writes_max, options.batch_bytes_max)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # the sender waits
         self._room = threading.Condition(self._lock)  # calls that found the queue full
@@ -91,7 +109,7 @@ class Queue:
 
     def take(self) -> list[Write]:
         """Waits until a batch is due and returns it, and an empty one once the queue is stopped."""
-        options = self._options
+        limits = self._limits
         with self._lock:
             while not self._stopped:
                 wait = self._due_in()
@@ -102,15 +120,29 @@ class Queue:
                 return []
             batch: list[Write] = []
             size = 0
-            while self._ready and len(batch) < options.batch_writes_max:
+            while self._ready and len(batch) < limits.writes:
                 size += len(self._ready[0].item) + 1  # the newline
-                if batch and size > options.batch_bytes_max:
+                if batch and size > limits.bytes:
                     break
                 write = self._ready.popleft()
                 self._ready_bytes -= len(write.item) + 1
                 batch.append(write)
             self._oldest = self._ready[0].queued_at if self._ready else math.inf
             return batch
+
+    def put_back(self, batch: list[Write], *, too_large: bool) -> None:
+        """Takes back a batch that was refused as a whole; the next ones are smaller."""
+        with self._lock:
+            if too_large:
+                self._limits.too_large(sum(len(write.item) + 1 for write in batch))
+            else:
+                self._limits.halve(len(batch))
+            self._make_ready_first(batch)
+
+    def batch_ok(self) -> None:
+        """Notes that a batch was answered write by write."""
+        with self._lock:
+            self._limits.ok()
 
     def settle(self, answered: list[Write], retried: list[Write]) -> None:
         """Says what became of a batch: what is not answered for good is ready again, and first."""
@@ -122,10 +154,7 @@ class Queue:
                     self._make_ready(write.next)
                 else:
                     del self._last_of[write.id]
-            for write in reversed(retried):
-                self._ready.appendleft(write)
-                self._ready_bytes += len(write.item) + 1
-                self._oldest = min(self._oldest, write.queued_at)
+            self._make_ready_first(retried)
             first = next(iter(self._unanswered.values()), None)
             if self._spool is not None:
                 answered_before = self._spool.end() if first is None else first.place
@@ -215,11 +244,14 @@ class Queue:
         if len(self._ready) == 1 or self._full_batch():
             self._work.notify()
 
+    def _make_ready_first(self, writes: list[Write]) -> None:
+        for write in reversed(writes):
+            self._ready.appendleft(write)
+            self._ready_bytes += len(write.item) + 1
+            self._oldest = min(self._oldest, write.queued_at)
+
     def _full_batch(self) -> bool:
-        return (
-            len(self._ready) >= self._options.batch_writes_max
-            or self._ready_bytes >= self._options.batch_bytes_max
-        )
+        return len(self._ready) >= self._limits.writes or self._ready_bytes >= self._limits.bytes
 
     def _due_in(self) -> float | None:
         """In how many seconds the next batch is due, or None if there is nothing to send."""

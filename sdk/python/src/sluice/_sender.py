@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import math
 import re
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from sluice import _http
 from sluice._options import Options
@@ -41,6 +43,9 @@ class Sender:
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._receipts: dict[str, tuple[str, int, str]] = {}  # the last of each partition
+        self._told = ""  # what the log was told last of writes that are held
+        # Why the last batch was not acknowledged; None if it was.
+        self.last_error: ApiError | NetworkError | None = None
         self.sleep: Callable[[float], object] = stopped.wait
 
     def start(self) -> None:
@@ -85,38 +90,65 @@ class Sender:
             if write.first_tried is None:
                 write.first_tried = now
         retry_after = 0.0
-        outcomes: list[ApiError | NetworkError | None]
+        outcomes: list[_Outcome]
         try:
             response = self._post(batch)
             retry_after = response.retry_after
             outcomes = self._outcomes(response, len(batch))
+        except _Refused as refused:
+            if refused.final and len(batch) > 1:
+                self._queue.put_back(batch, too_large=refused.error.status == 413)
+                return 0.0
+            outcomes = [_Outcome(refused.error, refused.final)] * len(batch)
         except NetworkError as e:
-            outcomes = [e] * len(batch)
+            outcomes = [_Outcome(e, False)] * len(batch)
 
         answered: list[Write] = []
         retried: list[tuple[Write, ApiError | NetworkError]] = []
-        for write, error in zip(batch, outcomes, strict=True):
-            if error is not None and _http.is_retryable(error):
-                write.tries += 1
-                retried.append((write, error))
-                continue
-            answered.append(write)
-            if error is not None:
+        for write, (error, final) in zip(batch, outcomes, strict=True):
+            if error is None or _is_own(write, error):
+                answered.append(write)
+            elif final:
+                answered.append(write)
                 self._report(_write_error(write, error))
+            else:
+                write.tries += 1
+                write.unsure = write.unsure or _http.may_have_written(error)
+                retried.append((write, error))
 
         pause = 0.0
         again = [write for write, _ in retried]
-        if retried:
+        self.last_error = None
+        if not retried:
+            self._told = ""
+        else:
+            self.last_error = retried[-1][1]
+            self._tell_held(self.last_error)
             pause = _http.pause_after(max(write.tries for write in again), retry_after)
             if self._options.retry_for is not None:
                 end = time.monotonic() + pause - self._options.retry_for
-                for write, error in retried:
+                for write, last_error in retried:
                     if write.first_tried is not None and write.first_tried <= end:
                         answered.append(write)
-                        self._report(_write_error(write, error))
+                        self._report(_write_error(write, last_error))
                 again = [write for write in again if (write.first_tried or 0) > end]
         self._queue.settle(answered, again)
         return pause if again else 0.0
+
+    def _tell_held(self, error: ApiError | NetworkError) -> None:
+        """Logs what needs somebody to change something, once until that has happened."""
+        # Without the detail, which may repeat contents; that of a redirect is this library's.
+        if isinstance(error, ApiError) and error.status >= 400:
+            text = f"{error.status} {error.code}".rstrip()
+        else:
+            text = str(error)
+        if _http.is_held(error) and text != self._told:
+            self._told = text
+            _log.error(
+                "writes are held and tried again: "
+                "what answers is not Sluice, or refuses this client: %s",
+                text,
+            )
 
     def _post(self, batch: list[Write]) -> _http.Response:
         body = b"\n".join([write.item for write in batch]) + b"\n"
@@ -124,29 +156,37 @@ class Sender:
         if self._options.gzip and len(body) >= GZIP_BYTES_MIN:
             body = gzip.compress(body, compresslevel=6, mtime=0)
             headers["Content-Encoding"] = "gzip"
+        timeout = self._options.request_timeout
+        if self._options.wait_applied is not None:
+            wait = math.ceil(self._options.wait_applied)
+            headers["Prefer"] = f"wait={wait}"
+            timeout += wait
         return self._transport.request(
-            "POST", "/events", body=body, headers=headers, timeout=self._options.request_timeout
+            "POST", "/events", body=body, headers=headers, timeout=timeout
         )
 
-    def _outcomes(
-        self, response: _http.Response, writes: int
-    ) -> list[ApiError | NetworkError | None]:
-        """What became of each write: None where it was accepted."""
-        if not 200 <= response.status < 300:
-            return [response.error()] * writes
-        results = _results(response.body)
-        if results is None or len(results) != writes:
-            return [NetworkError("the answer cannot be read")] * writes
-        outcomes: list[ApiError | NetworkError | None] = []
+    def _outcomes(self, response: _http.Response, writes: int) -> list[_Outcome]:
+        """What became of each write. Raises _Refused and UnreadableError for all of them."""
+        status = response.status
+        # A batch of which every write is refused may have a status of 4xx.
+        results = None
+        if status < 300 or 400 <= status < 500:
+            results = _results(response.body, writes)
+        if results is None:
+            if status < 300:
+                raise _http.UnreadableError(f"an answer of status {status} that is not Sluice's")
+            raise _Refused(response.error(), response.is_final())
+        self._queue.batch_ok()
+        outcomes = []
         for result in results:
-            error = result.get("error")
-            if isinstance(error, dict) and isinstance(error.get("status"), int):
-                outcomes.append(_http.problem_error(error["status"], error))
-            elif error is None and isinstance(result.get("id"), str):
-                outcomes.append(None)
-                self._keep(result.get("receipt"))
+            problem = result.get("error")
+            if isinstance(problem, dict):
+                error = _http.problem_error(problem["status"], problem)
+                outcomes.append(_Outcome(error, _http.is_final_item(error)))
+                self._keep(problem.get("receipt"))
             else:
-                return [NetworkError("the answer cannot be read")] * writes
+                outcomes.append(_Outcome(None, True))
+                self._keep(result.get("receipt"))
         return outcomes
 
     def _keep(self, receipt: object) -> None:
@@ -160,15 +200,53 @@ class Sender:
             self._receipts[partition] = (generation, offset, match[0])
 
 
-def _results(body: bytes) -> list[dict[str, object]] | None:
+class _Outcome(NamedTuple):
+    """What became of a write: an error, or None where it was accepted; and whether for good."""
+
+    error: ApiError | NetworkError | None
+    final: bool
+
+
+class _Refused(Exception):
+    """A batch was refused as a whole; `final` says whether that would judge a single write."""
+
+    def __init__(self, error: ApiError, final: bool) -> None:
+        self.error = error
+        self.final = final
+
+
+def _is_own(write: Write, error: ApiError | NetworkError) -> bool:
+    """Whether the id is taken by an earlier try of the write itself."""
+    return (
+        isinstance(error, ApiError)
+        and error.code == "id_taken"
+        and write.op == "create"
+        and (write.minted or write.unsure)
+    )
+
+
+def _results(body: bytes, writes: int) -> list[dict[str, object]] | None:
+    """The results in an answer, or None unless there is a valid one for each of the writes."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
         return None
     results = answer.get("results") if isinstance(answer, dict) else None
-    if not isinstance(results, list) or not all(isinstance(r, dict) for r in results):
+    if not isinstance(results, list) or len(results) != writes:
         return None
-    return results
+    return results if all(map(_is_result, results)) else None
+
+
+def _is_result(result: object) -> bool:
+    if not isinstance(result, dict):
+        return False
+    error = result.get("error")
+    if error is None:
+        return isinstance(result.get("receipt"), str) and result["receipt"] != ""
+    if not isinstance(error, dict):
+        return False
+    status, code = error.get("status"), error.get("code")
+    return isinstance(status, int) and 400 <= status < 600 and isinstance(code, str) and code != ""
 
 
 def _write_error(write: Write, error: ApiError | NetworkError) -> WriteError:

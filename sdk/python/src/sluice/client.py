@@ -53,6 +53,11 @@ class Client:
         block_timeout: or until so many seconds are over, and fails then. Default for ever.
         retry_for: For how many seconds from its first try on a write is tried again. After them it
             is given up, and goes to `on_error`. Default for ever.
+        wait_applied: Has the server answer each batch only once it is applied, or after so many
+            seconds, 1 to 30, rounded up to whole ones. `on_error` is then also told of writes that
+            had no effect: by the code `id_taken` (the create of an id of your own that is taken),
+            `event_deleted` or `unknown_event`. It slows sending down, as one batch is sent at a
+            time. By default a batch is answered when it is in the log.
         request_timeout: How many seconds one request may take.
         gzip: Whether to compress bodies of 1 KiB and more.
         spool_dir: A directory in which each write is kept until it is answered, so that it survives
@@ -82,6 +87,7 @@ class Client:
         fail_when_full: bool = False,
         block_timeout: float | None = None,
         retry_for: float | None = None,
+        wait_applied: float | None = None,
         request_timeout: float = 30.0,
         gzip: bool = False,
         spool_dir: str | os.PathLike[str] | None = None,
@@ -100,6 +106,7 @@ class Client:
                 fail_when_full=fail_when_full,
                 block_timeout=block_timeout,
                 retry_for=retry_for,
+                wait_applied=wait_applied,
                 request_timeout=request_timeout,
                 gzip=gzip,
                 spool_dir=spool_dir,
@@ -245,8 +252,8 @@ class Client:
     def event(self, id: str, *, wait: float | None = None) -> Event:
         """Reads an event, with its embeddings.
 
-        Like all reads, it is one request, tried again after network errors and the statuses 429 and
-        5xx, for at most 30 seconds in all.
+        Like all reads, it is one request, tried again after network errors and the statuses 408,
+        425, 429 and 5xx, for at most 30 seconds in all.
 
         Args:
             id: The event's.

@@ -56,7 +56,10 @@ class NetworkError(SluiceError):
 
 
 class FlushTimeoutError(SluiceError, TimeoutError):
-    """A flush or close ran out of time; `left` is how many writes were not answered by then."""
+    """A flush or close ran out of time; `left` is how many writes were not answered by then.
+
+    Its `__cause__` is why the last batch was not acknowledged, if it was not.
+    """
 
     def __init__(self, left: int) -> None:
         super().__init__(left)
