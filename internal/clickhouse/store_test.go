@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -357,6 +358,93 @@ func TestVectorsAreBitExact(t *testing.T) {
 	}
 }
 
+// recordAtOnce has each of the stores record a topic of its own as that of one
+// generation, and checks that one topic wins: for those who recorded it, for
+// those who did not, and for whoever comes later.
+func recordAtOnce(t *testing.T, stores []*clickhouse.Store, generation int) {
+	t.Helper()
+	type topic struct {
+		id         string
+		partitions int
+	}
+	topics := make([]topic, len(stores))
+	for i := range topics {
+		topics[i] = topic{"id-" + strconv.Itoa(i%3), 12 + i%2} // the same topic twice, and one topic with two counts
+	}
+	record := func(i int) error {
+		return stores[i].RecordTopic(t.Context(), generation, "events", topics[i].id, topics[i].partitions)
+	}
+	var (
+		begin = make(chan struct{})
+		errs  = make([]error, len(stores))
+		wg    sync.WaitGroup
+	)
+	for i := range stores {
+		wg.Go(func() {
+			<-begin
+			errs[i] = record(i)
+		})
+	}
+	close(begin)
+	wg.Wait()
+	var winners []topic
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			winners = append(winners, topics[i])
+		case !errors.Is(err, clickhouse.ErrTopicRecreated) && !errors.Is(err, clickhouse.ErrPartitionsChanged):
+			t.Errorf("generation %d: %v", generation, err)
+		}
+	}
+	slices.SortFunc(winners, func(a, b topic) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	if winners = slices.Compact(winners); len(winners) != 1 {
+		t.Fatalf("generation %d: topics %v won, want one", generation, winners)
+	}
+	for i := range stores {
+		if won := topics[i] == winners[0]; (record(i) == nil) != won || (errs[i] == nil) != won {
+			t.Errorf("generation %d: topic %v was recorded with %v and later with %v, and %v won", generation, topics[i], errs[i], record(i), winners[0])
+		}
+	}
+}
+
+func TestRecordTopicAtOnce(t *testing.T) {
+	server := enginetest.Server(t)
+	database := server.Database(t)
+	var stores []*clickhouse.Store
+	for range 8 {
+		stores = append(stores, open(t, config(server, database)))
+	}
+	if _, err := stores[0].Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for generation := 1; generation <= 20; generation++ {
+		recordAtOnce(t, stores, generation)
+	}
+}
+
+// TestTopicsRecordedAtOnce has the records that builds before migration 0008
+// could leave, with which no process started any more.
+func TestTopicsRecordedAtOnce(t *testing.T) {
+	store, server, database := migrated(t)
+	server.Query(t, "INSERT INTO "+database+`.topic_generations VALUES
+		(1, 'events', 'id-2', 12, '2026-01-01 00:00:00.000002'),
+		(1, 'events', 'id-3', 12, '2026-01-01 00:00:00.000001'), (1, 'events', 'id-1', 12, '2026-01-01 00:00:00.000002')`)
+	for id, want := range map[string]error{"id-1": clickhouse.ErrTopicRecreated, "id-2": clickhouse.ErrTopicRecreated, "id-3": nil} {
+		if err := store.RecordTopic(t.Context(), 1, "events", id, 12); !errors.Is(err, want) {
+			t.Errorf("topic %s: got %v, want %v", id, err, want)
+		}
+		if err := store.CheckTopic(t.Context(), 1, "events", id, 12); !errors.Is(err, want) {
+			t.Errorf("topic %s is compared with %v, want %v", id, err, want)
+		}
+	}
+	if err := store.CheckTopic(t.Context(), 2, "events", "any", 1); err != nil {
+		t.Errorf("a generation that is not recorded is compared with %v", err)
+	}
+	if got, err := store.Generations(t.Context()); err != nil || !slices.Equal(got, []int{1}) {
+		t.Errorf("generations %v, error %v: the comparison has recorded one", got, err)
+	}
+}
+
 func TestRecordTopic(t *testing.T) {
 	store, _, _ := migrated(t)
 	if got, err := store.Generations(t.Context()); err != nil || len(got) != 0 {
@@ -514,6 +602,19 @@ type proxy struct {
 	answers, requests atomic.Int64
 	// late is how long the first answer on each new connection takes, a time.Duration.
 	late atomic.Int64
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// cut closes all connections.
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		_ = c.Close()
+	}
+	p.conns = nil
 }
 
 func newProxy(t *testing.T, target string) *proxy {
@@ -525,7 +626,10 @@ func newProxy(t *testing.T, target string) *proxy {
 	p := &proxy{Listener: l}
 	p.answers.Store(1 << 40)
 	p.requests.Store(1 << 40)
-	t.Cleanup(func() { _ = l.Close() })
+	t.Cleanup(func() {
+		_ = l.Close()
+		p.cut()
+	})
 	pass := func(to, from net.Conn, budget *atomic.Int64) {
 		buf := make([]byte, 1024)
 		for {
@@ -553,7 +657,9 @@ func newProxy(t *testing.T, target string) *proxy {
 				_ = client.Close()
 				continue
 			}
-			t.Cleanup(func() { _, _ = client.Close(), server.Close() })
+			p.mu.Lock()
+			p.conns = append(p.conns, client, server)
+			p.mu.Unlock()
 			go pass(server, client, &p.requests)
 			time.AfterFunc(time.Duration(p.late.Load()), func() { pass(client, server, &p.answers) })
 		}

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
 )
 
-// Errors of [Store.RecordTopic]. Versions of rows are generation and offset,
+// Errors of [Store.RecordTopic] and [Store.CheckTopic]. Versions of rows are generation and offset,
 // so that each of these would let new writes lose against old rows.
 var (
 	// ErrPartitionsChanged: the topic has another number of partitions than when
@@ -25,42 +29,90 @@ type recordedTopic struct {
 	partitions     int
 }
 
-// RecordTopic records which topic a generation's offsets are of, when it is
-// used for the first time; later it returns an error that wraps
-// [ErrTopicRecreated] or [ErrPartitionsChanged] when the topic is another. Of
-// processes that record at once, all see the same.
+// RecordTopic records which topic the offsets of a generation belong to, when
+// the generation is used for the first time. Later it compares, as
+// [Store.CheckTopic] does. Of several processes that record different topics at
+// once, one wins, and the others get the error.
 func (s *Store) RecordTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
-	want := recordedTopic{topic, topicID, partitions}
-	recorded, err := s.recordedTopics(ctx, generation)
+	recorded, ok, err := s.recordedTopic(ctx, generation)
 	if err != nil {
 		return err
 	}
-	if len(recorded) == 0 {
-		err := s.pool.do(ctx, s.cfg.InsertTimeout, ch.Query{
-			Body: "INSERT INTO topic_generations SELECT {generation:UInt16}, {topic:String}, {topic_id:String}, {partitions:UInt32}, now64(6)",
-			Parameters: parameters{}.int("generation", int64(generation)).text("topic", topic).
-				text("topic_id", topicID).int("partitions", int64(partitions)),
-			Settings: s.insertSettings(),
-		})
-		if err != nil {
+	if !ok {
+		if err := s.insertTopic(ctx, generation, topic, topicID, partitions); err != nil {
 			return fmt.Errorf("record topic %s of generation %d: %w", topic, generation, err)
 		}
-		// Another process may have recorded another topic meanwhile.
-		if recorded, err = s.recordedTopics(ctx, generation); err != nil {
+		// The record of another process may have been first.
+		if recorded, ok, err = s.recordedTopic(ctx, generation); err != nil {
 			return err
 		}
+		if !ok {
+			return fmt.Errorf("record topic %s of generation %d: ClickHouse has dropped the row as a repetition of one that is gone from %s", topic, generation, tableGenerations)
+		}
 	}
-	for _, r := range recorded {
-		if r.topic != want.topic || r.topicID != want.topicID {
-			return fmt.Errorf("generation %d: recorded topic %s with id %s, found %s with id %s: %w",
-				generation, r.topic, r.topicID, topic, topicID, ErrTopicRecreated)
-		}
-		if r.partitions != want.partitions {
-			return fmt.Errorf("generation %d: topic %s had %d partitions and has %d: %w",
-				generation, topic, r.partitions, partitions, ErrPartitionsChanged)
-		}
+	return recorded.compare(generation, topic, topicID, partitions)
+}
+
+// CheckTopic compares the topic with the one that is recorded for its
+// generation, and reads only. The error wraps [ErrTopicRecreated] or
+// [ErrPartitionsChanged] where the topic is another. It is nil where none is
+// recorded yet.
+func (s *Store) CheckTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
+	recorded, ok, err := s.recordedTopic(ctx, generation)
+	if err != nil || !ok {
+		return err
+	}
+	return recorded.compare(generation, topic, topicID, partitions)
+}
+
+func (r recordedTopic) compare(generation int, topic, topicID string, partitions int) error {
+	if r.topic != topic || r.topicID != topicID {
+		return fmt.Errorf("generation %d: recorded topic %s with id %s, found %s with id %s: %w",
+			generation, r.topic, r.topicID, topic, topicID, ErrTopicRecreated)
+	}
+	if r.partitions != partitions {
+		return fmt.Errorf("generation %d: topic %s had %d partitions and has %d: %w",
+			generation, topic, r.partitions, partitions, ErrPartitionsChanged)
 	}
 	return nil
+}
+
+// insertTopic inserts the record of a generation, unless there is one: all
+// inserts for a generation have one deduplication token, of which ClickHouse
+// keeps the first row.
+func (s *Store) insertTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
+	var (
+		number      = proto.ColUInt16{uint16(generation)}
+		name, id    proto.ColStr
+		count       = proto.ColUInt32{uint32(partitions)}
+		at          = new(proto.ColDateTime64).WithPrecision(proto.PrecisionMicro)
+		settings    []ch.Setting
+		deduplicate = map[string]string{
+			"deduplicate_insert": "enable", "insert_deduplicate": "1",
+			"insert_deduplication_token": "generation-" + strconv.Itoa(generation),
+		}
+	)
+	name.Append(topic)
+	id.Append(topicID)
+	at.Append(time.Now())
+	for _, other := range s.insertSettings() {
+		if _, ok := deduplicate[other.Key]; !ok {
+			settings = append(settings, other)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(deduplicate)) {
+		settings = append(settings, setting(key, deduplicate[key]))
+	}
+	input := proto.Input{
+		{Name: "generation", Data: &number},
+		{Name: "topic", Data: &name},
+		{Name: "topic_id", Data: &id},
+		{Name: "partitions", Data: &count},
+		{Name: "recorded_at", Data: at},
+	}
+	return s.pool.do(ctx, s.cfg.InsertTimeout, ch.Query{
+		Body: "INSERT INTO " + tableGenerations + " " + input.Columns() + " VALUES", Input: input, Settings: settings,
+	})
 }
 
 // Generations are those that were recorded, in order.
@@ -82,22 +134,26 @@ func (s *Store) Generations(ctx context.Context) ([]int, error) {
 	return generations, err
 }
 
-func (s *Store) recordedTopics(ctx context.Context, generation int) ([]recordedTopic, error) {
+// recordedTopic is the topic of a generation; ok is false where none is
+// recorded. Builds before migration 0008 could record several topics of one
+// generation at once: the earliest record counts, and of those of one time the
+// one that is first by its values.
+func (s *Store) recordedTopic(ctx context.Context, generation int) (recorded recordedTopic, ok bool, err error) {
 	var (
 		topic, topicID proto.ColStr
 		partitions     proto.ColUInt32
-		recorded       []recordedTopic
 	)
-	err := s.query(ctx, "topics", s.cfg.QueryTimeout, ch.Query{
-		Body:       "SELECT topic, topic_id, partitions FROM topic_generations WHERE generation = {generation:UInt16} ORDER BY recorded_at",
+	err = s.query(ctx, "topics", s.cfg.QueryTimeout, ch.Query{
+		Body: `SELECT topic, topic_id, partitions FROM topic_generations WHERE generation = {generation:UInt16}
+			ORDER BY recorded_at, topic, topic_id, partitions LIMIT 1`,
 		Parameters: parameters{}.int("generation", int64(generation)),
 		Result:     proto.Results{{Name: "topic", Data: &topic}, {Name: "topic_id", Data: &topicID}, {Name: "partitions", Data: &partitions}},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range partitions {
-				recorded = append(recorded, recordedTopic{topic.Row(i), topicID.Row(i), int(partitions[i])})
+				recorded, ok = recordedTopic{topic.Row(i), topicID.Row(i), int(partitions[i])}, true
 			}
 			return nil
 		},
 	})
-	return recorded, err
+	return recorded, ok, err
 }
