@@ -165,7 +165,7 @@ func (c *migrateCmd) Run(ctx context.Context, e *env) error {
 		}
 		for _, h := range hosts {
 			e.log.Info("schema is up to date", "host", h.Addr, "shard", h.Shard, "replica", h.Replica,
-				"created", h.Created, "applied", len(h.Applied), "spread", h.Spread, "retention_changed", h.Retained)
+				"created", h.Created, "applied", len(h.Applied), "views_renewed", len(h.Views), "spread", h.Spread, "retention_changed", h.Retained)
 		}
 		return nil
 	}
@@ -280,6 +280,9 @@ func migrate(ctx context.Context, store *clickhouse.Store, log *slog.Logger) err
 		return err
 	}
 	log.Info("schema is up to date", "applied", len(done.Applied))
+	if len(done.Views) > 0 {
+		log.Info("views were not those of the last migration, and are now", "views", done.Views)
+	}
 	if len(done.Unknown) > 0 {
 		log.Warn("schema is of a newer sluice", "unknown", len(done.Unknown))
 	}

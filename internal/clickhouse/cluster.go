@@ -298,6 +298,9 @@ type MigratedHost struct {
 	Created bool
 	// Applied are the migrations that an older host was behind by.
 	Applied []Migration
+	// Views are the names of the shard's views that were made again, because they
+	// were missing or not those of the last migration that defines them.
+	Views []string
 	// Spread is how many Distributed tables were made or renewed.
 	Spread int
 	// Retained says that the retention was another.
@@ -309,8 +312,8 @@ type MigratedHost struct {
 // by the name and port that system.clusters of the configured server has, with
 // the same user, password and TLS; so these must be what this machine can
 // reach. It can be run again, after any error, and by several processes at
-// once. Errors that are about a host name it. Nothing is changed before every
-// host was reached and found fit.
+// once, which wait for each other. Errors that are about a host name it. Nothing
+// is changed before every host was reached and found fit.
 //
 // There is no ON CLUSTER in it: that would have every statement wait in a queue
 // in Keeper for hosts that may be down, and clusters without replicas need no
@@ -324,10 +327,23 @@ func MigrateCluster(ctx context.Context, cfg Config, opts ClusterOptions, log *s
 	}
 	c := &cluster{name: cfg.Cluster, cfg: cfg.withDefaults(), replicated: opts.Replicated, retention: opts.Retention, log: log}
 	defer c.close()
-	for _, step := range []func(context.Context) error{c.open, c.check, c.update, c.create, c.spread, c.retain} {
-		if err := step(ctx); err != nil {
-			return nil, err
+	run := func(ctx context.Context, steps ...func(context.Context) error) error {
+		for _, step := range steps {
+			if err := step(ctx); err != nil {
+				return err
+			}
 		}
+		return nil
+	}
+	if err := run(ctx, c.open, c.check, c.begin); err != nil {
+		return nil, err
+	}
+	// All processes ask the same host for the lock: the first of the cluster.
+	err := c.hosts[0].back.migrationLock(ctx, c.cfg.Database, func(ctx context.Context) error {
+		return run(ctx, c.check, c.update, c.create, c.spread, c.retain)
+	})
+	if err != nil {
+		return nil, err
 	}
 	done := make([]MigratedHost, len(c.hosts))
 	for i, h := range c.hosts {
@@ -507,6 +523,12 @@ func (s *Store) macros(ctx context.Context) (map[string]string, error) {
 	return all, nil
 }
 
+// begin makes the databases of the shards, and the tables that record their
+// migrations.
+func (c *cluster) begin(ctx context.Context) error {
+	return c.each(func(h *host) error { return h.back.beginMigrations(ctx) })
+}
+
 // update migrates the hosts that have tables: one migration on all of them
 // before the next, because replicas of a table must agree on its columns.
 func (c *cluster) update(ctx context.Context) error {
@@ -515,7 +537,7 @@ func (c *cluster) update(ctx context.Context) error {
 		return err
 	}
 	err = c.each(func(h *host) error {
-		applied, err := h.back.beginMigrations(ctx)
+		applied, err := h.back.appliedMigrations(ctx)
 		if err != nil {
 			return err
 		}
@@ -545,7 +567,14 @@ func (c *cluster) update(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return c.each(func(h *host) error {
+		if h.empty {
+			return nil
+		}
+		views, err := h.back.renewViews(ctx)
+		h.done.Views = views
+		return err
+	})
 }
 
 // create makes the tables of the hosts that have none: those of a host that has
@@ -596,6 +625,9 @@ func (c *cluster) create(ctx context.Context) error {
 				return fmt.Errorf("create the shard's tables: %w", err)
 			}
 		}
+		if err := c.checkCreated(ctx, h, model); err != nil {
+			return err
+		}
 		for _, m := range applied {
 			if err := h.back.recordMigration(ctx, m); err != nil {
 				return err
@@ -604,6 +636,28 @@ func (c *cluster) create(ctx context.Context) error {
 		h.done.Created = true
 		return nil
 	})
+}
+
+// checkCreated compares the tables of a host with those that they were made
+// like. A process of another build that died while it made them may have left
+// some, which have no rows yet.
+func (c *cluster) checkCreated(ctx context.Context, h *host, model *Store) error {
+	want, err := model.definitions(ctx)
+	if err != nil {
+		return err
+	}
+	got, err := h.back.definitions(ctx)
+	if err != nil {
+		return err
+	}
+	for name, w := range want {
+		g := got[name]
+		if g.columns != w.columns || !c.replicated && g.engine != w.engine || g.comment != w.comment {
+			return fmt.Errorf("%s in %s is of another build that did not finish; run \"DROP DATABASE %[2]s\" on this host, and migrate again: %w",
+				name, h.back.cfg.Database, ErrLayout)
+		}
+	}
+	return nil
 }
 
 // scratch is a new database with all migrations, whose tables are looked at and

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -420,6 +421,14 @@ func TestClusterRecordTopic(t *testing.T) {
 	}
 }
 
+func TestClusterRecordTopicAtOnce(t *testing.T) {
+	stores, _, _ := spread(t)
+	stores = slices.Repeat(stores, 4)
+	for generation := 1; generation <= 10; generation++ {
+		recordAtOnce(t, stores, generation)
+	}
+}
+
 // A retention holds on every host, whichever was asked, and what was hidden once
 // stays hidden.
 func TestClusterRetention(t *testing.T) {
@@ -554,6 +563,24 @@ func TestMigrateCluster(t *testing.T) {
 			t.Errorf("applied %v and %v, want %s on the first", hosts[0].Applied, hosts[1].Applied, last.Name)
 		}
 	})
+	t.Run("views of an older migration", func(t *testing.T) {
+		want := schemaOf(t, c.Servers[1], database+"_shard")
+		all, err := clickhouse.Migrations()
+		if err != nil {
+			t.Fatal(err)
+		}
+		applyLate(t, c.Servers[1], database+"_shard", all[1])
+		hosts, err := migrateCluster(t, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(hosts[0].Views) != 0 || len(hosts[1].Views) != 3 {
+			t.Errorf("made the views %v and %v, want those of the second", hosts[0].Views, hosts[1].Views)
+		}
+		if diff := gocmp.Diff(want, schemaOf(t, c.Servers[1], database+"_shard")); diff != "" {
+			t.Error("tables (-before +after):\n" + diff)
+		}
+	})
 	t.Run("a column more", func(t *testing.T) {
 		everywhere(t, c, "ALTER TABLE "+database+"_shard.events ADD COLUMN more String")
 		hosts, err := migrateCluster(t, cfg)
@@ -564,6 +591,14 @@ func TestMigrateCluster(t *testing.T) {
 			if got := server.Query(t, "SELECT count() FROM system.columns WHERE database = '"+database+"' AND table = 'events' AND name = 'more'"); got != "1" || hosts[i].Spread != 1 {
 				t.Errorf("host %d: columns %s, tables renewed %d", i, got, hosts[i].Spread)
 			}
+		}
+	})
+	t.Run("tables of a build that did not finish", func(t *testing.T) {
+		c.Servers[0].Query(t, "DROP DATABASE "+database+"_shard SYNC")
+		c.Servers[0].Query(t, "CREATE DATABASE "+database+"_shard")
+		c.Servers[0].Query(t, "CREATE TABLE "+database+"_shard.events (id UUID) ENGINE = MergeTree ORDER BY id")
+		if _, err := migrateCluster(t, cfg); !errors.Is(err, clickhouse.ErrLayout) || !strings.Contains(err.Error(), "DROP DATABASE "+database+"_shard") {
+			t.Errorf("got %v, want an error that says what to drop", err)
 		}
 	})
 	t.Run("a host that has lost all", func(t *testing.T) {
@@ -601,6 +636,57 @@ func TestMigrateClusterAtOnce(t *testing.T) {
 		}
 		if got := server.Query(t, "SELECT count() FROM system.tables WHERE database = '"+database+"' AND engine = 'Distributed'"); got != "8" {
 			t.Errorf("%s Distributed tables, want 8", got)
+		}
+	}
+}
+
+// TestMigrateClusterAtOnceEndsAsOne has many processes migrate a cluster at
+// once, of which most die before they are done.
+func TestMigrateClusterAtOnceEndsAsOne(t *testing.T) {
+	c := enginetest.SharedCluster(t)
+	_, plain, single := migrated(t)
+	want := schemaOf(t, plain, single)
+	all, err := clickhouse.Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 3 {
+		database := c.DatabaseName(t)
+		if round > 0 { // from the version before, the views of an old one, or both
+			if _, err := migrateCluster(t, onCluster(c.Servers[0], enginetest.Shards, database)); err != nil {
+				t.Fatal(err)
+			}
+			applyLate(t, c.Servers[round-1], database+"_shard", all[1])
+			everywhere(t, c, fmt.Sprintf("ALTER TABLE %s_shard.schema_migrations DELETE WHERE version > %d SETTINGS mutations_sync = 1", database, len(all)-round))
+		}
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				ctx := t.Context()
+				if i > 0 { // the first one is not killed
+					var kill context.CancelFunc
+					ctx, kill = context.WithCancel(ctx)
+					defer kill()
+					time.AfterFunc(rand.N(time.Second), kill)
+				}
+				cfg := onCluster(c.Servers[i%2], enginetest.Shards, database)
+				_, err := clickhouse.MigrateCluster(ctx, cfg, clickhouse.ClusterOptions{}, slog.New(slog.DiscardHandler))
+				if err != nil && ctx.Err() == nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		for i, server := range c.Servers {
+			if diff := gocmp.Diff(want, schemaOf(t, server, database+"_shard")); diff != "" {
+				t.Errorf("round %d, host %d (-of one migration +of many at once):\n%s", round, i, diff)
+			}
+			if got := server.Query(t, "SELECT count() FROM "+database+"_shard.schema_migrations FINAL"); got != strconv.Itoa(len(all)) {
+				t.Errorf("round %d, host %d: %s migrations are recorded, want %d", round, i, got, len(all))
+			}
+			if _, err := open(t, config(server, database)).Migrate(t.Context()); err != nil {
+				t.Errorf("round %d, host %d: %v", round, i, err)
+			}
 		}
 	}
 }

@@ -5,8 +5,12 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,6 +44,9 @@ type Migrated struct {
 	// build has been here. Schemas of builds N and N+1 run together, so the
 	// caller need only log them.
 	Unknown []Migration
+	// Views are the names of the views that this call made again, because they
+	// were missing or not those of the last migration that defines them.
+	Views []string
 }
 
 const createMigrations = `CREATE TABLE IF NOT EXISTS schema_migrations
@@ -106,10 +113,14 @@ func statements(text string) []string {
 	return all
 }
 
-// Migrate creates the database and brings its schema up to this build's.
-// ClickHouse has no locks, so every statement can be run twice, and any
-// number of processes may migrate at once. A migration that was applied with
+// Migrate creates the database and brings its schema up to this build's. Any
+// number of processes may migrate at once: one does, and the others wait for it
+// until ctx ends. Every statement can be run twice, so that a migration that was
+// broken off is run again from its beginning. A migration that was applied with
 // another text is an error.
+//
+// Views that are not those of the last migration that defines them are made
+// again. Builds that did not wait for each other could leave older ones.
 //
 // Where the tables are spread over a cluster, which [MigrateCluster] does, it
 // only checks that they are there, up to date, and placed as the cluster is
@@ -133,35 +144,237 @@ func (s *Store) Migrate(ctx context.Context) (Migrated, error) {
 
 // migrateHere is [Store.Migrate] on one machine.
 func (s *Store) migrateHere(ctx context.Context) (Migrated, error) {
+	if err := s.beginMigrations(ctx); err != nil {
+		return Migrated{}, err
+	}
+	state, err := s.schemaState(ctx)
+	if err != nil || !state.outdated() {
+		return Migrated{Unknown: state.unknown}, err
+	}
 	var done Migrated
-	applied, err := s.beginMigrations(ctx)
-	if err != nil {
-		return done, err
-	}
-	pending, unknown, err := pendingMigrations(applied)
-	if err != nil {
-		return done, err
-	}
-	done.Unknown = unknown
-	for _, m := range pending {
-		if err := s.apply(ctx, m, m.statements); err != nil {
-			return done, err
+	spread := false
+	err = s.migrationLock(ctx, s.cfg.Database, func(ctx context.Context) error {
+		// Other processes may have changed it since, those of "sluice migrate --cluster" too.
+		l, err := s.findLayout(ctx)
+		if spread = l.cluster != ""; err != nil || spread {
+			return err
 		}
-		done.Applied = append(done.Applied, m)
+		state, err := s.schemaState(ctx)
+		if err != nil {
+			return err
+		}
+		done.Unknown = state.unknown
+		for _, m := range state.pending {
+			if err := s.apply(ctx, m, m.statements); err != nil {
+				return err
+			}
+			done.Applied = append(done.Applied, m)
+		}
+		done.Views, err = s.renewViews(ctx)
+		return err
+	})
+	if err == nil && spread {
+		return s.Migrate(ctx)
 	}
-	return done, nil
+	return done, err
 }
 
-// beginMigrations creates the database and what records its migrations, and
-// returns those that were applied to it.
-func (s *Store) beginMigrations(ctx context.Context) ([]Migration, error) {
-	if err := s.createDatabase(ctx); err != nil {
+// schemaState is how the schema differs from this build's.
+type schemaState struct {
+	// pending are migrations of this build that were not applied, unknown applied
+	// ones that this build does not have.
+	pending, unknown []Migration
+	// views are the statements of the views that are missing or older than this
+	// build's, by name. It is empty where a newer build has been here, whose views
+	// may be newer too.
+	views map[string]string
+}
+
+func (s *schemaState) outdated() bool { return len(s.pending) > 0 || len(s.views) > 0 }
+
+func (s *Store) schemaState(ctx context.Context) (schemaState, error) {
+	var state schemaState
+	applied, err := s.appliedMigrations(ctx)
+	if err != nil {
+		return state, err
+	}
+	if state.pending, state.unknown, err = pendingMigrations(applied); err != nil || len(state.unknown) > 0 {
+		return state, err
+	}
+	state.views, err = s.outdatedViews(ctx)
+	return state, err
+}
+
+// renewViews makes the views that are not this build's, and returns their names.
+func (s *Store) renewViews(ctx context.Context) ([]string, error) {
+	state, err := s.schemaState(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.pool.do(ctx, ddlTimeout, ch.Query{Body: createMigrations}); err != nil {
-		return nil, fmt.Errorf("create schema_migrations: %w", err)
+	names := slices.Sorted(maps.Keys(state.views))
+	for _, name := range names {
+		if err := s.define(ctx, state.views[name]); err != nil {
+			return nil, fmt.Errorf("view %s: %w", name, err)
+		}
 	}
-	return s.appliedMigrations(ctx)
+	return names, nil
+}
+
+// viewPattern finds the name of the view that a statement of a migration makes.
+var viewPattern = regexp.MustCompile(`^CREATE OR REPLACE VIEW (\w+)`)
+
+// viewComment is what the comment of a view that a migration makes says. It
+// tells views apart that several migrations define.
+func viewComment(m Migration) string { return "sluice migration " + m.Name }
+
+// commented gives the view of a statement its comment. Other statements stay.
+func (m *Migration) commented(statement string) string {
+	if !viewPattern.MatchString(statement) {
+		return statement
+	}
+	return statement + "\nCOMMENT '" + viewComment(*m) + "'"
+}
+
+// outdatedViews are the statements of the views that are missing, or were made
+// by another migration than the last one that defines them.
+func (s *Store) outdatedViews(ctx context.Context) (map[string]string, error) {
+	migrations, err := Migrations()
+	if err != nil {
+		return nil, err
+	}
+	statements, comments := make(map[string]string), make(map[string]string)
+	for _, m := range migrations {
+		for _, statement := range m.statements {
+			if view := viewPattern.FindStringSubmatch(statement); view != nil {
+				statements[view[1]], comments[view[1]] = m.commented(statement), viewComment(m)
+			}
+		}
+	}
+	var name, comment proto.ColStr
+	err = s.query(ctx, "views", s.cfg.QueryTimeout, ch.Query{
+		Body:       "SELECT name, comment FROM system.tables WHERE database = {database:String} AND engine = 'View'",
+		Parameters: parameters{}.text("database", s.cfg.Database),
+		Result:     proto.Results{{Name: "name", Data: &name}, {Name: "comment", Data: &comment}},
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range name.Rows() {
+				if comments[name.Row(i)] == comment.Row(i) {
+					delete(statements, name.Row(i))
+				}
+			}
+			return nil
+		},
+	})
+	return statements, err
+}
+
+// errMigrationLock says that the lock was lost before the migrations were done.
+// They go on when they are tried again.
+var errMigrationLock = errors.New("the lock that keeps other processes from migrating was lost")
+
+// migrationLock runs do while no other process that asks the same server for
+// the same name does. It waits for its turn until ctx ends.
+//
+// ClickHouse has no locks, but it refuses a query whose id is that of a query
+// that is running. So the lock is an insert without rows that is begun before do
+// and ended after it. It ends with its connection, so that a process that dies
+// leaves nothing behind. One that hangs loses the lock after
+// migrationLockTimeout; do's context ends then.
+func (s *Store) migrationLock(ctx context.Context, name string, do func(context.Context) error) error {
+	for waited := false; ; waited = true {
+		err := s.tryMigrationLock(ctx, name, do)
+		if !ch.IsErr(err, codeQueryIsRunning) {
+			return err
+		}
+		if !waited {
+			s.log.Info("another process migrates the database, waiting for it", "database", name)
+		}
+		pause := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return fmt.Errorf("wait for another process that migrates database %s: %w", name, ctx.Err())
+		}
+	}
+}
+
+const (
+	// codeQueryIsRunning refuses a query with the id of one that is running.
+	codeQueryIsRunning = 216
+	// migrationLockTimeout is how long the server waits for a process that holds
+	// the lock and says nothing; it takes up to twice as long to notice.
+	migrationLockTimeout = 10 * time.Minute
+)
+
+func (s *Store) tryMigrationLock(ctx context.Context, name string, do func(context.Context) error) error {
+	// The lock has a connection of its own: those of the pool may be few.
+	connection := newPool(s.cfg, s.cfg.Database, s.pool.tls, s.dials.Inc)
+	defer connection.close()
+	locked, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		held  = &acceptedColumn{accepted: make(chan struct{})}
+		done  = make(chan struct{})
+		ended = make(chan error, 1)
+	)
+	go func() {
+		ended <- connection.do(locked, 2*migrationLockTimeout, ch.Query{
+			QueryID: "sluice-migrate-" + name,
+			Body:    "INSERT INTO schema_migrations (version) VALUES",
+			Input:   proto.Input{{Name: "version", Data: held}},
+			OnInput: func(ctx context.Context) error {
+				select {
+				case <-done:
+					return io.EOF
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			},
+			Settings: []ch.Setting{
+				setting("async_insert", "0"),
+				setting("receive_timeout", strconv.Itoa(int(migrationLockTimeout/time.Second))),
+			},
+		})
+		cancel()
+	}()
+	select {
+	case <-held.accepted:
+	case err := <-ended:
+		return fmt.Errorf("lock database %s for migrations: %w", name, err)
+	}
+	err := do(locked)
+	close(done)
+	// Where the lock was lost after the work was done, nothing is amiss.
+	if lost := <-ended; lost != nil && err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w (%w): %w", errMigrationLock, withoutValues(lost), err)
+	}
+	return err
+}
+
+// acceptedColumn is the column of an insert that says when the server has begun
+// it: the client then infers the column's type from what the server tells of the
+// table. OnInput does not say so, as the client may call it for an insert that
+// the server has refused.
+type acceptedColumn struct {
+	proto.ColUInt32
+	accepted chan struct{}
+}
+
+// Infer is called by the client once.
+func (c *acceptedColumn) Infer(proto.ColumnType) error {
+	close(c.accepted)
+	return nil
+}
+
+// beginMigrations creates the database and what records its migrations.
+func (s *Store) beginMigrations(ctx context.Context) error {
+	if err := s.createDatabase(ctx); err != nil {
+		return err
+	}
+	if err := s.pool.do(ctx, ddlTimeout, ch.Query{Body: createMigrations}); err != nil {
+		return fmt.Errorf("create schema_migrations: %w", err)
+	}
+	return nil
 }
 
 func (s *Store) createDatabase(ctx context.Context) error {
@@ -201,7 +414,7 @@ func pendingMigrations(applied []Migration) (pending, unknown []Migration, err e
 // apply runs the statements of a migration, and records it.
 func (s *Store) apply(ctx context.Context, m Migration, statements []string) error {
 	for i, statement := range statements {
-		if err := s.define(ctx, statement); err != nil {
+		if err := s.define(ctx, m.commented(statement)); err != nil {
 			return fmt.Errorf("migration %s, statement %d: %w", m.Name, i+1, err)
 		}
 	}
@@ -211,16 +424,18 @@ func (s *Store) apply(ctx context.Context, m Migration, statements []string) err
 // codeCannotAssignAlter is of a replica that has not applied the last ALTER yet.
 const codeCannotAssignAlter = 517
 
-// define runs a statement of DDL, on a replicated table once it may.
+// define runs a statement of DDL, on a replicated table once it may. All
+// statements for one database have one query id, so that the server runs one at
+// a time, also the last one of a process that died in the middle of it.
 func (s *Store) define(ctx context.Context, statement string) error {
 	ctx, cancel := context.WithTimeout(ctx, ddlTimeout)
 	defer cancel()
-	for {
-		err := s.pool.do(ctx, ddlTimeout, ch.Query{Body: statement})
-		if !ch.IsErr(err, codeCannotAssignAlter) {
+	for delay := 2 * time.Millisecond; ; delay = min(2*delay, 100*time.Millisecond) {
+		err := s.pool.do(ctx, ddlTimeout, ch.Query{Body: statement, QueryID: "sluice-ddl-" + s.cfg.Database})
+		if !ch.IsErr(err, codeCannotAssignAlter, codeQueryIsRunning) {
 			return err
 		}
-		pause := time.NewTimer(100 * time.Millisecond)
+		pause := time.NewTimer(delay)
 		select {
 		case <-pause.C:
 		case <-ctx.Done():

@@ -15,6 +15,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -144,10 +145,17 @@ func identifier(name string) string {
 // last line break. The test fails when the server refuses it.
 func (s *Instance) Query(tb testing.TB, sql string) string {
 	tb.Helper()
+	return s.QueryIn(tb, "default", sql)
+}
+
+// QueryIn is [Instance.Query] for a statement that names tables of a database
+// without the database.
+func (s *Instance) QueryIn(tb testing.TB, database, sql string) string {
+	tb.Helper()
 	// Not the test's context: cleanups run after it is cancelled.
 	ctx, cancel := context.WithTimeout(context.Background(), queryTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.HTTPAddr+"/", strings.NewReader(sql))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.HTTPAddr+"/?database="+url.QueryEscape(database), strings.NewReader(sql))
 	if err != nil {
 		tb.Fatal(err)
 	}
