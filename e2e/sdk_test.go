@@ -3,9 +3,11 @@ package e2e_test
 import (
 	"bufio"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -15,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -145,9 +148,10 @@ type driverError struct {
 	Detail string `json:"detail"`
 }
 
-func startDriver(t *testing.T, command []string) *driver {
+func startDriver(t *testing.T, command []string, env ...string) *driver {
 	t.Helper()
 	d := &driver{cmd: exec.CommandContext(t.Context(), command[0], command[1:]...)}
+	d.cmd.Env = append(os.Environ(), env...)
 	d.cmd.Stderr = &d.stderr
 	d.cmd.SysProcAttr = processAttr()
 	var err error
@@ -271,6 +275,7 @@ func TestSDK(t *testing.T) {
 				"keys":           testSDKKeys,
 				"proxy":          testSDKProxy,
 				"held spool":     testSDKHeldSpool,
+				"forward proxy":  testSDKForwardProxy,
 				"outage":         testSDKOutage,
 				"spool":          testSDKSpool,
 			} {
@@ -749,6 +754,73 @@ func testSDKProxy(t *testing.T, s *sdkTest) {
 	if diff := gocmp.Diff([]reported{{"create", tooLarge, http.StatusRequestEntityTooLarge, "", ""}}, d.must(t, "reported", nil).Errors); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// testSDKForwardProxy has the client reach Sluice through the proxy of its
+// environment alone, by HTTP and by a tunnel for TLS with an authority of its own.
+func testSDKForwardProxy(t *testing.T, s *sdkTest) {
+	target, err := url.Parse(s.server.base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secure := httptest.NewTLSServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }})
+	t.Cleanup(secure.Close)
+	var asked sync.Map
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Store(r.Method+" "+r.Host, true)
+		if r.Method == http.MethodConnect {
+			tunnel(t, w, secure.Listener.Addr().String())
+			return
+		}
+		(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = target.Scheme, target.Host, ""
+		}}).ServeHTTP(w, r)
+	}))
+	t.Cleanup(proxy.Close)
+	authority := filepath.Join(t.TempDir(), "ca.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
+	if err := os.WriteFile(authority, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, options := range map[string]object{
+		"POST sluice.example:8080": {"url": "http://sluice.example:8080"},
+		"CONNECT example.com:443":  {"url": "https://example.com", "ca_file": authority},
+	} {
+		d := startDriver(t, s.command, "HTTP_PROXY="+proxy.URL, "HTTPS_PROXY="+proxy.URL, "NO_PROXY=elsewhere.example")
+		d.must(t, "open", object{"options": options})
+		conversation := s.name + " " + name
+		id := d.must(t, "track", object{"event": object{"conversation_id": conversation, "event_name": "event_a"}}).ID
+		d.must(t, "flush", object{"timeout": flushTime})
+		requireConversation(t, d, conversation, []string{id})
+		if _, ok := asked.Load(name); !ok {
+			t.Errorf("the proxy was not asked for %s", name)
+		}
+	}
+}
+
+// tunnel joins the connection of a CONNECT with one to the address.
+func tunnel(t *testing.T, w http.ResponseWriter, address string) {
+	var dialer net.Dialer
+	there, err := dialer.DialContext(t.Context(), "tcp", address)
+	if err != nil {
+		t.Errorf("dial for the tunnel: %v", err)
+		return
+	}
+	defer there.Close()
+	here, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		t.Errorf("take over the connection: %v", err)
+		return
+	}
+	defer here.Close()
+	if _, err := io.WriteString(here, "HTTP/1.1 200 OK\r\n\r\n"); err != nil {
+		return // the client went away
+	}
+	go func() {
+		_, _ = io.Copy(there, buffered)
+		_ = there.Close()
+	}()
+	_, _ = io.Copy(here, there)
 }
 
 // testSDKHeldSpool has a client end while a proxy refuses all of its writes. The

@@ -44,11 +44,15 @@ func New(o Options) (*Client, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
+	authorities, err := o.authorities()
+	if err != nil {
+		return nil, err
+	}
 	// Fast, as a body is on its way once; the level is one that gzip has.
 	zip, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed)
 	c := &Client{
 		ownHTTP:  o.HTTPClient == nil,
-		opts:     o.withDefaults(),
+		opts:     o.withDefaults(authorities),
 		gzip:     zip,
 		encoders: sync.Pool{New: func() any { return newEncoder() }},
 	}

@@ -2,10 +2,14 @@ package sluice
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 )
@@ -75,6 +79,9 @@ type Options struct {
 	OnError func(WriteError)
 	// Logger gets the warnings, which never hold contents. Default [slog.Default].
 	Logger *slog.Logger
+	// CAFile is a PEM file of certificate authorities that are trusted beside the
+	// system's. It cannot be set together with HTTPClient. Default none.
+	CAFile string
 	// HTTPClient makes the requests, for proxies, certificates or tests. Its
 	// Timeout applies beside RequestTimeout, its CheckRedirect does not: a 307 or
 	// 308 to the same server is followed, no other redirect is. Default: one of
@@ -106,12 +113,32 @@ func (o *Options) Validate() error {
 	check(o.RetryFor >= 0, "RetryFor", "must not be negative")
 	check(o.WaitApplied == 0 || o.WaitApplied >= waitMin && o.WaitApplied <= waitMax, "WaitApplied", "must be 1 to 30 s, or 0 for none")
 	check(o.RequestTimeout >= 0, "RequestTimeout", "must not be negative")
+	check(o.CAFile == "" || o.HTTPClient == nil, "CAFile", "cannot be set together with HTTPClient")
 	check(len(o.TraceEventName) <= eventNameBytesMax, "TraceEventName", "is longer than 128 bytes")
 	return errors.Join(errs...)
 }
 
+// authorities returns those of the system and of CAFile, or nil without CAFile.
+func (o *Options) authorities() (*x509.CertPool, error) {
+	if o.CAFile == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(o.CAFile)
+	if err != nil {
+		return nil, &FieldError{Field: "CAFile", Reason: "cannot be read", Err: err}
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("read the system's certificate authorities: %w", err)
+	}
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, &FieldError{Field: "CAFile", Reason: "has no certificate in PEM"}
+	}
+	return pool, nil
+}
+
 // withDefaults fills in what is not set.
-func (o Options) withDefaults() Options {
+func (o Options) withDefaults(authorities *x509.CertPool) Options {
 	o.URL = strings.TrimRight(cmp.Or(o.URL, "http://127.0.0.1:8080"), "/")
 	o.BatchWritesMax = cmp.Or(o.BatchWritesMax, 500)
 	o.BatchBytesMax = cmp.Or(o.BatchBytesMax, 1<<20)
@@ -127,6 +154,9 @@ func (o Options) withDefaults() Options {
 	if o.HTTPClient == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.WriteBufferSize = 64 << 10 // a batch is up to 1 MiB
+		if authorities != nil {
+			transport.TLSClientConfig = &tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS12}
+		}
 		o.HTTPClient = &http.Client{Transport: transport}
 	}
 	return o

@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -795,6 +797,62 @@ func TestRedirectsOfTheCallersClient(t *testing.T) {
 	mustFlush(t, client)
 	if got := api.got(); len(got) != 2 || got[1].path != "/events" || len(got[1].items) != 1 {
 		t.Errorf("the requests are %v", got)
+	}
+}
+
+func TestVectorsOfOptions(t *testing.T) {
+	var vectors struct {
+		Options []struct {
+			Option string
+			Value  any
+			Valid  bool
+		}
+	}
+	readVectors(t, &vectors)
+	if len(vectors.Options) == 0 {
+		t.Fatal("no vectors")
+	}
+	for _, v := range vectors.Options {
+		number, _ := v.Value.(float64)
+		text, _ := v.Value.(string)
+		var o sluice.Options
+		switch v.Option {
+		case "batch_bytes_max":
+			o.BatchBytesMax = int(number)
+		case "batch_writes_max":
+			o.BatchWritesMax = int(number)
+		case "queue_writes_max":
+			o.QueueWritesMax = int(number)
+		case "queue_bytes_max":
+			o.QueueBytesMax = int(number)
+		case "wait_applied":
+			o.WaitApplied = time.Duration(number) * time.Second
+		case "url":
+			o.URL = text
+		case "api_key":
+			o.APIKey = text
+		default:
+			t.Fatalf("the option %s", v.Option)
+		}
+		if err := o.Validate(); (err == nil) != v.Valid {
+			t.Errorf("%s of %v: %v", v.Option, v.Value, err)
+		}
+	}
+}
+
+func TestCAFile(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []sluice.Options{
+		{CAFile: empty}, {CAFile: empty + ".missing"}, {CAFile: empty, HTTPClient: new(http.Client)},
+	} {
+		client, err := sluice.New(o)
+		var refused *sluice.FieldError
+		if client != nil || !errors.As(err, &refused) || refused.Field != "CAFile" {
+			t.Errorf("%v: the error is %v", o.CAFile, err)
+		}
 	}
 }
 

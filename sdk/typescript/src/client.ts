@@ -42,6 +42,8 @@ const timeoutMsMax = 2 ** 31 - 1;
  *
  * Writes are queued and sent in batches behind your back, which does not keep the process alive: call {@link Client.close}
  * before it ends, or what is still queued is lost (which is logged), unless there is a spool.
+ *
+ * Requests go through the proxy that HTTPS_PROXY or HTTP_PROXY names, but for NO_PROXY and this machine itself.
  */
 export class Client implements AsyncDisposable {
   readonly #queue: Queue;
@@ -84,7 +86,7 @@ export class Client implements AsyncDisposable {
       gzip: options.gzip ?? false,
     };
     setMaxListeners(0, this.#abort.signal); // one for each request under way
-    this.#transport = new Transport(options.url ?? 'http://127.0.0.1:8080', options.apiKey, this.#abort.signal);
+    this.#transport = new Transport(options.url ?? 'http://127.0.0.1:8080', options.apiKey, this.#abort.signal, { caFile: options.caFile });
     this.#spool = options.spoolDir === undefined ? undefined : new Spool(options.spoolDir);
     this.#sender = new Sender(this.#queue, this.#spool, this.#transport, senderOptions);
     this.#sender.onFailure = (write, error) => { this.#report(error, write); };

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { checkConversationId, checkId, formatMicros } from './encode.js';
-import { ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
+import { ApiError, ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
 import { apiError, isTransient, parseJson, pauseMs, retryAfterMs, type Transport } from './transport.js';
 import type {
   ConversationPage,
@@ -22,6 +22,8 @@ import type {
 
 /** How long a read is tried, beside what it waits for. */
 const readForMs = 30_000;
+/** The most receipts that the server takes with one request. */
+const receiptsMax = 100;
 
 export interface ReaderOptions {
   requestTimeoutMs: number;
@@ -103,14 +105,28 @@ export class Reader {
     }
     const headers: Record<string, string> = {};
     if (wait > 0) {
-      query = { ...query, after: await this.#options.writes(wait * 1000) };
       headers.Prefer = `wait=${wait}`;
     }
-    const search = queryString(query);
+    let receipts = wait > 0 ? await this.#options.writes(wait * 1000) : [];
     const end = performance.now() + readForMs;
+    // The log hardly ever has so many partitions. What is read before all is applied does not matter.
+    for (; receipts.length > receiptsMax; receipts = receipts.slice(receiptsMax)) {
+      try {
+        await this.#ask(path + queryString({ ...query, after: receipts.slice(0, receiptsMax) }), headers, wait, end);
+      } catch (error) {
+        if (!(error instanceof ApiError && error.code === 'unknown_event')) {
+          throw error;
+        }
+      }
+    }
+    return this.#ask(path + queryString({ ...query, after: receipts }), headers, wait, end);
+  }
+
+  /** Tries until the end, in milliseconds of the performance clock. */
+  async #ask(target: string, headers: Record<string, string>, wait: number, end: number): Promise<unknown> {
     for (let attempts = 1; ; attempts++) {
       const timeoutMs = Math.min(this.#options.requestTimeoutMs, Math.max(end - performance.now(), 1)) + wait * 1000;
-      const { value, error, retryAfter } = await this.#try(path + search, headers, timeoutMs);
+      const { value, error, retryAfter } = await this.#try(target, headers, timeoutMs);
       if (error === undefined) {
         return value;
       }

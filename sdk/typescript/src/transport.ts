@@ -1,7 +1,12 @@
+import { existsSync, readFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
+import { isIP } from 'node:net';
+import type { Duplex } from 'node:stream';
+import tls from 'node:tls';
 
 import { ApiError, ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
+import { proxyOf, type Environment } from './proxies.js';
 
 /** An answer of the server's, of any status. */
 export interface Answer {
@@ -19,6 +24,7 @@ export class UnreadableError extends NetworkError {}
 class NotSentError extends NetworkError {}
 
 const redirectsMax = 3;
+const connectTimeoutMs = 30_000;
 
 export interface Request {
   method: string;
@@ -29,16 +35,98 @@ export interface Request {
   timeoutMs: number;
 }
 
+export interface TransportOptions {
+  /** A PEM file of further certificate authorities. */
+  caFile?: string | undefined;
+  /** Default: the process's own. */
+  environment?: Environment;
+}
+
+function hostOf(url: URL): string {
+  return url.hostname.replace(/^\[|\]$/g, '');
+}
+
+/** What a proxy needs to be sent. */
+function proxyHeaders({ username, password }: URL): Record<string, string> {
+  if (username === '') {
+    return {};
+  }
+  const login = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  return { 'Proxy-Authorization': `Basic ${Buffer.from(login).toString('base64')}` };
+}
+
+/** The certificates of the file, and those that are trusted without it. */
+function authorities(file: string): string[] {
+  let own: string;
+  try {
+    own = readFileSync(file, 'utf8');
+    // What is no certificate would be passed over.
+    if (!own.includes('-----BEGIN CERTIFICATE-----')) {
+      throw new Error('there is no certificate in PEM');
+    }
+    tls.createSecureContext({ ca: own });
+  } catch (error) {
+    throw new ValidationError('caFile', `cannot be used: ${(error as Error).message}`, { cause: error });
+  }
+  const extra = process.env.NODE_EXTRA_CA_CERTS;
+  // Node takes no others once some are named.
+  return [...tls.rootCertificates, ...(extra !== undefined && existsSync(extra) ? [readFileSync(extra, 'utf8')] : []), own];
+}
+
+/** Makes TLS connections through tunnels of a proxy. */
+class TunnelAgent extends https.Agent {
+  readonly #proxy: URL;
+
+  constructor(proxy: URL, options: https.AgentOptions) {
+    super(options);
+    this.#proxy = proxy;
+  }
+
+  override createConnection(
+    options: tls.ConnectionOptions,
+    callback?: (error: Error | null, stream: Duplex) => void,
+  ): Duplex | null | undefined {
+    // It is called with a nothing where there is an error.
+    const done = callback as (error: Error | null, stream?: Duplex) => void;
+    const host = options.host ?? '';
+    const place = `${host.includes(':') ? `[${host}]` : host}:${options.port ?? 443}`;
+    const request = http.request({
+      hostname: hostOf(this.#proxy),
+      port: this.#proxy.port,
+      method: 'CONNECT',
+      path: place,
+      headers: { Host: place, ...proxyHeaders(this.#proxy) },
+      agent: false,
+      timeout: connectTimeoutMs,
+    });
+    request.on('timeout', () => request.destroy(new Error('the proxy does not answer')));
+    request.on('error', (error) => { done(error); });
+    request.on('connect', (response, socket) => {
+      if (response.statusCode !== 200) {
+        socket.destroy();
+        done(new Error(`the proxy answered ${response.statusCode ?? 0} to CONNECT`));
+        return;
+      }
+      socket.setTimeout(0);
+      done(null, tls.connect({ ...options, socket, ...(isIP(host) === 0 && { servername: host }) }));
+    });
+    request.end();
+    return undefined;
+  }
+}
+
 /** Sends requests to one server, over connections that are kept. */
 export class Transport {
   readonly #url: URL;
   readonly #basePath: string;
   readonly #headers: http.OutgoingHttpHeaders;
-  readonly #agent: http.Agent;
+  readonly #agents = new Map<string, http.Agent>();
+  readonly #ca: string[] | undefined;
+  readonly #environment: Environment;
   readonly #signal: AbortSignal;
 
   /** The signal ends what is under way with a {@link ClosedError}. */
-  constructor(url: string, apiKey: string | undefined, signal: AbortSignal) {
+  constructor(url: string, apiKey: string | undefined, signal: AbortSignal, { caFile, environment }: TransportOptions = {}) {
     if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
       throw new ValidationError('url', 'must be an address such as http://127.0.0.1:8080');
     }
@@ -51,9 +139,28 @@ export class Transport {
       }
       this.#headers.Authorization = `Bearer ${apiKey}`;
     }
-    // Node lets the process end while kept connections are idle.
-    this.#agent = new (this.#url.protocol === 'https:' ? https : http).Agent({ keepAlive: true });
+    this.#ca = caFile === undefined ? undefined : authorities(caFile);
+    this.#environment = environment ?? process.env;
     this.#signal = signal;
+    proxyOf(this.#url, this.#environment); // which throws for one that cannot be
+  }
+
+  /** The agent, which is kept, of requests to the URL. */
+  #agentOf(url: URL, proxy: URL | undefined): http.Agent {
+    let agent = this.#agents.get(url.protocol);
+    if (agent === undefined) {
+      // Node lets the process end while kept connections are idle.
+      const options = { keepAlive: true, ...(this.#ca && { ca: this.#ca }) };
+      if (url.protocol === 'http:') {
+        agent = new http.Agent(options);
+      } else if (proxy === undefined) {
+        agent = new https.Agent(options);
+      } else {
+        agent = new TunnelAgent(proxy, options);
+      }
+      this.#agents.set(url.protocol, agent);
+    }
+    return agent;
   }
 
   /**
@@ -85,14 +192,23 @@ export class Transport {
 
   #sendTo(url: URL, target: string, { method, path, headers, body, timeoutMs }: Request, leftMs: number): Promise<Answer> {
     return new Promise((resolve, reject) => {
+      const proxy = proxyOf(url, this.#environment);
+      // A proxy of HTTP gets the whole address instead of a path; one of HTTPS makes a tunnel.
+      const asked = url.protocol === 'http:' ? proxy : undefined;
+      const to = asked ?? url;
       const request = (url.protocol === 'https:' ? https : http).request({
-        protocol: url.protocol,
-        hostname: url.hostname.replace(/^\[|\]$/g, ''),
-        port: url.port,
+        protocol: to.protocol,
+        hostname: hostOf(to),
+        port: to.port,
         method,
-        path: target,
-        headers: { ...this.#headers, ...headers, ...(body && { 'Content-Length': body.length }) },
-        agent: url.protocol === this.#url.protocol ? this.#agent : undefined,
+        path: asked === undefined ? target : url.origin + target,
+        headers: {
+          ...this.#headers,
+          ...headers,
+          ...(body && { 'Content-Length': body.length }),
+          ...(asked && { Host: url.host, ...proxyHeaders(asked) }),
+        },
+        agent: this.#agentOf(url, proxy),
         signal: this.#signal,
       });
       let connected = false;
@@ -128,7 +244,9 @@ export class Transport {
   }
 
   close(): void {
-    this.#agent.destroy();
+    for (const agent of this.#agents.values()) {
+      agent.destroy();
+    }
   }
 }
 

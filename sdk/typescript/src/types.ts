@@ -120,6 +120,8 @@ export interface ClientOptions {
   requestTimeoutMs?: number | undefined;
   /** Whether bodies of 1 KiB and more are compressed with gzip. Default no. */
   gzip?: boolean | undefined;
+  /** A PEM file of certificate authorities that are trusted beside Node's own. Default none. */
+  caFile?: string | undefined;
   /** A directory where writes survive the process until they are answered. Default none. */
   spoolDir?: string | undefined;
   /** The event name of traced calls. Default `event_a`. */

@@ -8,6 +8,8 @@ import { gunzipSync } from 'node:zlib';
 /** A request that the server got. */
 export interface Received {
   method: string;
+  /** As it was sent, a path or a whole address. */
+  target: string;
   path: string;
   query: URLSearchParams;
   headers: http.IncomingHttpHeaders;
@@ -74,7 +76,7 @@ export class FakeServer {
     const { pathname, searchParams } = new URL(request.url ?? '/', 'http://x');
     const text = (request.headers['content-encoding'] === 'gzip' ? gunzipSync(body) : body).toString();
     const items = text.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as Item);
-    const received = { method: request.method ?? '', path: pathname, query: searchParams, headers: request.headers, body, items };
+    const received = { method: request.method ?? '', target: request.url ?? '', path: pathname, query: searchParams, headers: request.headers, body, items };
     this.received.push(received);
     const reply = (await this.answer(received, this.received.length)) ?? {};
     if (reply.reset) {

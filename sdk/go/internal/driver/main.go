@@ -77,6 +77,7 @@ type options struct {
 	WaitApplied    seconds `json:"wait_applied"`
 	Gzip           bool
 	SpoolDir       string `json:"spool_dir"`
+	CAFile         string `json:"ca_file"`
 	TraceEventName string `json:"trace_event_name"`
 }
 
@@ -199,6 +200,7 @@ func (d *driver) open(o options) error {
 		WaitApplied:    o.WaitApplied.duration(),
 		Gzip:           o.Gzip,
 		SpoolDir:       o.SpoolDir,
+		CAFile:         o.CAFile,
 		TraceEventName: o.TraceEventName,
 		OnError: func(e sluice.WriteError) {
 			d.mu.Lock()

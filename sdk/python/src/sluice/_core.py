@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from sluice._options import CLOSE_TIMEOUT, Options
 from sluice._queue import Queue, Write
 from sluice._sender import Sender
 from sluice._spool import Spool
-from sluice.errors import ClosedError, FlushTimeoutError, SluiceError
+from sluice.errors import ApiError, ClosedError, FlushTimeoutError, SluiceError
 from sluice.types import WriteError
 
 _JOIN_TIMEOUT = 1.0
@@ -46,7 +47,9 @@ class Core:
         self._close_lock = threading.Lock()
         self._stopped = threading.Event()
         self.read_sleep = self._stopped.wait
-        self._transport = Transport(self.options.url, self.options.api_key)
+        self._transport = Transport(
+            self.options.url, self.options.api_key, ca_file=self.options.ca_file
+        )
         self.queue = Queue(self.options, self._spool)
         self.sender = Sender(self.options, self.queue, self._transport, self.report, self._stopped)
 
@@ -115,15 +118,27 @@ class Core:
     def read(self, read: _reads.Read, wait: int | None) -> Any:
         """Asks the server. With `wait`, what has been flushed before is seen."""
         self.check_open()
-        return _reads.perform(
+        ask = functools.partial(
+            _reads.perform,
             self._transport,
             read,
             request_timeout=self.options.request_timeout,
             wait=wait,
-            after=self.sender.receipts(),
+            deadline=_reads.deadline(),
             stopped=self._stopped,
             sleep=self.read_sleep,
         )
+        receipts = self.sender.receipts() if wait is not None else []
+        while len(receipts) > _reads.RECEIPTS_MAX:
+            # The log hardly ever has so many partitions. What is read before all is applied does
+            # not matter.
+            try:
+                ask(after=receipts[: _reads.RECEIPTS_MAX])
+            except ApiError as e:
+                if e.code != "unknown_event":
+                    raise
+            receipts = receipts[_reads.RECEIPTS_MAX :]
+        return ask(after=receipts)
 
     def close(self, timeout: float | None) -> None:
         """Flushes, then ends everything. Raises FlushTimeoutError if writes are left."""

@@ -7,16 +7,20 @@ import email.utils
 import http.client
 import itertools
 import json
+import os
 import random
 import socket
+import ssl
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
+from sluice import _proxies
 from sluice._version import __version__
-from sluice.errors import ApiError, NetworkError
+from sluice.errors import ApiError, NetworkError, ValidationError
 
 PAUSE_MIN = 0.1
 PAUSE_MAX = 10.0
@@ -161,12 +165,22 @@ def pause_after(tries: int, retry_after: float) -> float:
 class Transport:
     """Requests to one server, from any thread."""
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        *,
+        ca_file: str | os.PathLike[str] | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
         parts = urlsplit(url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.hostname or ""
         self._port = parts.port
-        self._tls = parts.scheme == "https"
+        self._ca_file = ca_file
+        self._environment = environment
+        self._context = _context(ca_file) if parts.scheme == "https" else None
+        self._proxy = _proxies.Proxy.of(url, environment)
         self._path = parts.path.rstrip("/")
         self._headers = {"User-Agent": f"sluice-python/{__version__}"}
         if api_key is not None:
@@ -214,11 +228,16 @@ class Transport:
         headers: dict[str, str],
         deadline: float,
     ) -> Response:
-        if self._tls or not url.startswith("https:"):
+        if self._context is not None or not url.startswith("https:"):
             return self._try(method, path, body, headers, deadline)
         # The host's own step to https, for this request.
         parts = urlsplit(url)
-        secure = Transport(f"{parts.scheme}://{parts.netloc}", None)
+        secure = Transport(
+            f"{parts.scheme}://{parts.netloc}",
+            None,
+            ca_file=self._ca_file,
+            environment=self._environment,
+        )
         try:
             return secure._try(method, path, body, headers, deadline)
         finally:
@@ -232,6 +251,9 @@ class Transport:
         headers: dict[str, str],
         deadline: float,
     ) -> Response:
+        if self._proxy is not None and self._context is None:
+            path = self._origin + path
+            headers = headers | self._proxy.headers
         while True:
             connection, kept = self._acquire()
             healthy = False
@@ -273,14 +295,19 @@ class Transport:
             if self._closed:
                 raise NetworkError("the client is closed")
             kept = bool(self._idle)
-            if kept:
-                connection = self._idle.pop()
-            elif self._tls:
-                connection = http.client.HTTPSConnection(self._host, self._port)
-            else:
-                connection = http.client.HTTPConnection(self._host, self._port)
+            connection = self._idle.pop() if kept else self._connection()
             self._busy.add(connection)
             return connection, kept
+
+    def _connection(self) -> http.client.HTTPConnection:
+        proxy = self._proxy
+        host, port = (self._host, self._port) if proxy is None else (proxy.host, proxy.port)
+        if self._context is None:
+            return http.client.HTTPConnection(host, port)
+        connection = http.client.HTTPSConnection(host, port, context=self._context)
+        if proxy is not None:
+            connection.set_tunnel(self._host, self._port or 443, headers=proxy.headers)
+        return connection
 
     def _release(self, connection: http.client.HTTPConnection, healthy: bool) -> None:
         with self._lock:
@@ -289,6 +316,16 @@ class Transport:
                 self._idle.append(connection)
                 return
         connection.close()
+
+
+def _context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except (OSError, ssl.SSLError) as e:
+            raise ValidationError("ca_file", f"cannot be used: {_text(e)}") from e
+    return context
 
 
 def _exchange(

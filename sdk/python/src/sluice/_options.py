@@ -15,6 +15,8 @@ from sluice.types import WriteError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CLOSE_TIMEOUT = 10.0
+SERVER_BATCH_WRITES_MAX = 50_000
+SERVER_BATCH_BYTES_MAX = 16 << 20
 
 OnError: TypeAlias = Callable[[WriteError], None]
 
@@ -36,6 +38,7 @@ class Options:
     wait_applied: float | None
     request_timeout: float
     gzip: bool
+    ca_file: str | os.PathLike[str] | None
     spool_dir: str | os.PathLike[str] | None
     trace_event_name: str
     on_error: OnError | None
@@ -49,6 +52,12 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValidationError(name, "must be a whole number, 1 or more")
+        for name, most in (
+            ("batch_writes_max", SERVER_BATCH_WRITES_MAX),
+            ("batch_bytes_max", SERVER_BATCH_BYTES_MAX),
+        ):
+            if getattr(self, name) > most:
+                raise ValidationError(name, f"must be at most {most}, the server's own limit")
         for name in ("batch_age_max", "block_timeout", "retry_for", "request_timeout"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):

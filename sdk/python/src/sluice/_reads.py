@@ -20,6 +20,8 @@ from sluice.types import Moment
 RETRY_FOR = 30.0
 WAIT_MIN = 1
 WAIT_MAX = 30
+RECEIPTS_MAX = 100
+"""The most receipts that the server takes with one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,11 @@ def check_wait(wait: float) -> int:
     return math.ceil(wait)
 
 
+def deadline() -> float:
+    """Until when a read that begins now is tried, but for its wait."""
+    return time.monotonic() + RETRY_FOR
+
+
 def perform(
     transport: _http.Transport,
     read: Read,
@@ -83,10 +90,11 @@ def perform(
     request_timeout: float,
     wait: int | None,
     after: Sequence[str],
+    deadline: float,
     stopped: threading.Event,
     sleep: Callable[[float], object],
 ) -> Any:
-    """Asks the server until it answers, for at most RETRY_FOR; with `wait`, it waits for `after`.
+    """Asks the server until it answers or the deadline is over; with `wait`, it waits for `after`.
 
     Raises ApiError, NetworkError and ClosedError.
     """
@@ -100,13 +108,12 @@ def perform(
         # The server says what is wrong with what is not UTF-8.
         target += "?" + urlencode(params, quote_via=quote, errors="surrogatepass")
 
-    deadline = time.monotonic() + RETRY_FOR
     tries = 0
     while True:
         retry_after = 0.0
         try:
             # The server's wait is not part of the time that it has to answer.
-            timeout = min(request_timeout, deadline - time.monotonic()) + (wait or 0)
+            timeout = min(request_timeout, max(deadline - time.monotonic(), 1)) + (wait or 0)
             response = transport.request("GET", target, headers=headers, timeout=timeout)
             if response.status == 200:
                 return _decoded(response.body)

@@ -118,12 +118,13 @@ class Sender:
 
         pause = 0.0
         again = [write for write, _ in retried]
-        self.last_error = None
         if not retried:
-            self._told = ""
+            self.last_error, self._told = None, ""
         else:
-            self.last_error = retried[-1][1]
-            self._tell_held(self.last_error)
+            error = retried[-1][1]
+            if not self._stopped.is_set():  # which by itself breaks off what is under way
+                self.last_error = error
+                self._tell_held(error)
             pause = _http.pause_after(max(write.tries for write in again), retry_after)
             if self._options.retry_for is not None:
                 end = time.monotonic() + pause - self._options.retry_for

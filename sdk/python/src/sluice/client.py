@@ -40,11 +40,14 @@ class Client:
     exits. After `os.fork`, the child's client starts with an empty queue and without the spool,
     which stays with the parent.
 
+    Requests go through the proxy that HTTPS_PROXY or HTTP_PROXY names, but for NO_PROXY and this
+    machine itself; the variables are read by the constructor.
+
     Args:
         url: Where the server is, with the path before `/events` if it has one.
         api_key: Sent with each request. Default none.
-        batch_writes_max: A batch is sent when it has so many writes,
-        batch_bytes_max: so many bytes,
+        batch_writes_max: A batch is sent when it has so many writes, at most 50,000,
+        batch_bytes_max: so many bytes, at most 16 MiB,
         batch_age_max: or when its oldest write is so many seconds old.
         queue_writes_max: How many writes may be unanswered,
         queue_bytes_max: and of how many bytes as encoded; more find the queue full.
@@ -60,6 +63,7 @@ class Client:
             time. By default a batch is answered when it is in the log.
         request_timeout: How many seconds one request may take.
         gzip: Whether to compress bodies of 1 KiB and more.
+        ca_file: A PEM file of certificate authorities that are trusted beside the system's.
         spool_dir: A directory in which each write is kept until it is answered, so that it survives
             the process. Of one client at a time. Default none.
         trace_event_name: The event name of traces.
@@ -90,6 +94,7 @@ class Client:
         wait_applied: float | None = None,
         request_timeout: float = 30.0,
         gzip: bool = False,
+        ca_file: str | os.PathLike[str] | None = None,
         spool_dir: str | os.PathLike[str] | None = None,
         trace_event_name: str = "event_a",
         on_error: OnError | None = None,
@@ -109,6 +114,7 @@ class Client:
                 wait_applied=wait_applied,
                 request_timeout=request_timeout,
                 gzip=gzip,
+                ca_file=ca_file,
                 spool_dir=spool_dir,
                 trace_event_name=trace_event_name,
                 on_error=on_error,
