@@ -111,7 +111,7 @@ def test_a_result_that_is_not_json(client: Client, server: Server) -> None:
     result = Completion("hello")
     assert client.trace("c1", lambda span: result) is result
     client.flush()
-    assert only_item(server)["output"] == str(result)
+    assert only_item(server)["output"] == {"text": "hello"}
 
 
 def test_nothing_returned(client: Client, server: Server) -> None:
@@ -123,29 +123,85 @@ def test_nothing_returned(client: Client, server: Server) -> None:
 def test_an_event_that_cannot_be(
     client: Client, server: Server, reported: list[WriteError]
 ) -> None:
-    class Bad:
-        def __str__(self) -> str:
-            raise RuntimeError("on purpose")
-
-    def wrong_input(span: Span) -> str:
-        span.input = object()
-        return "x"
-
-    assert client.trace("c1", wrong_input) == "x"
     assert client.trace("", lambda span: "x") == "x"
     assert client.trace("\ud83d", lambda span: "x") == "x"
     assert client.trace(7, lambda span: "x") == "x"  # type: ignore[call-overload]
-    assert isinstance(client.trace("c1", lambda span: Bad()), Bad)
     client.flush()
     assert not server.requests
     assert [(error.code, error.field) for error in reported] == [
-        ("invalid", "input"),
         ("invalid", "conversation_id"),
         ("invalid", "conversation_id"),
         ("invalid", "conversation_id"),
-        ("invalid", ""),
     ]
     assert all(error.id and error.op == "create" for error in reported)
+
+
+class BadError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("on purpose")
+
+
+def test_an_exception_without_a_working_text(
+    client: Client, server: Server, reported: list[WriteError]
+) -> None:
+    error = BadError()
+
+    def fail(span: Span) -> None:
+        raise error
+
+    with pytest.raises(BadError) as caught:
+        client.trace("c1", fail)
+    assert caught.value is error
+    bad = client.trace("c1", lambda span: [error], conversation_metadata={error: error})  # type: ignore[dict-item]
+    assert bad == [error]
+    client.flush()
+    items = [item for request in server.requests for item in request.items]
+    assert items[0]["error"] == "<BadError>"
+    assert items[1]["output"] == ["<BadError>"]
+    assert items[1]["conversation_metadata"] == {"<BadError>": "<BadError>"}
+    assert not reported
+
+
+def test_the_input_as_it_was(client: Client, server: Server) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    plan = {"plan": "pro"}
+
+    def answer(span: Span) -> str:
+        messages.append({"role": "assistant", "content": "hi"})
+        messages[0]["content"] = "changed"
+        plan.clear()
+        assert span.input is messages
+        return "hi"
+
+    client.trace("c1", answer, input=messages, conversation_metadata=plan)
+    client.flush()
+    item = only_item(server)
+    assert item["input"] == [{"role": "user", "content": "hello"}]
+    assert item["conversation_metadata"] == {"plan": "pro"}
+
+
+def test_a_traced_call_that_is_too_large(
+    client: Client, server: Server, reported: list[WriteError]
+) -> None:
+    client.trace(
+        "c1", lambda span: "x" * 2_000_000, input={"image": "y" * 1_500_000, "n": 1}, id="a"
+    )
+    client.flush()
+    item = only_item(server)
+    assert item["output"].endswith("… [sluice_truncated: 2000000 bytes]")
+    assert item["input"]["image"].endswith("… [sluice_truncated: 1500000 bytes]")
+    assert item["input"]["n"] == 1
+    assert not reported
+
+
+def test_embeddings_that_cannot_be_are_left_out(client: Client, server: Server) -> None:
+    with client.trace("c1") as span:
+        span.input_embeddings = [float("nan")]
+        span.output = "x"
+    client.flush()
+    item = only_item(server)
+    assert item["output"] == "x"
+    assert "input_embeddings" not in item
 
 
 def test_a_full_queue_and_a_closed_client(

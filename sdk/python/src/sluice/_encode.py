@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import binascii
-import json
 import math
 import re
 import struct
@@ -13,6 +12,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 
+from sluice import _payload
 from sluice._ids import mint
 from sluice._queue import Write
 from sluice.errors import ValidationError
@@ -34,7 +34,7 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 
-_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_to_json = _payload.to_json
 
 
 def create(
@@ -43,15 +43,21 @@ def create(
     event_name: str,
     id: str | None = None,
     timestamp: Timestamp | None = None,
-    conversation_metadata: Mapping[str, object] | None = None,
+    conversation_metadata: Mapping[str, object] | Snapshot | None = None,
     error: str | None = None,
     latency: float | None = None,
     input: object = None,
     output: object = None,
     input_embeddings: Embedding | None = None,
     output_embeddings: Embedding | None = None,
+    strict: bool = False,
+    traced: bool = False,
 ) -> Write:
-    """The write that creates an event; without an id, it mints one."""
+    """The write that creates an event; without an id, it mints one.
+
+    What is not JSON, or too large, is refused if `strict`. For a traced call nothing is refused
+    that could be encoded somehow.
+    """
     check_conversation_id(conversation_id)
     _check_event_name(event_name)
     now = time.time_ns() // 1000
@@ -69,22 +75,21 @@ def create(
     members["conversation_id"] = conversation_id
     members["event_name"] = event_name
     # In a create, a null is as good as absent.
-    if conversation_metadata is not None:
-        members["conversation_metadata"] = _object(conversation_metadata)
-    if error is not None:
-        members["error"] = error
     if latency is not None:
         members["latency"] = _latency(latency)
-    if input is not None:
-        members["input"] = input
-    if output is not None:
-        members["output"] = output
-    vectors: dict[bytes, bytes] = {}
+    fields: dict[str, bytes] = {}
+    for name, value in (("error", error), ("input", input), ("output", output)):
+        if value is not None:
+            fields[name] = _content(name, value, strict, traced)
+    if conversation_metadata is not None:
+        members_of = _metadata(conversation_metadata, strict, traced)
+        fields["conversation_metadata"] = members_of
+    vectors: dict[str, bytes] = {}
     if input_embeddings is not None:
-        vectors[b"input_embeddings"] = _base64("input_embeddings", input_embeddings)
+        vectors["input_embeddings"] = _base64("input_embeddings", input_embeddings)
     if output_embeddings is not None:
-        vectors[b"output_embeddings"] = _base64("output_embeddings", output_embeddings)
-    return Write("create", id, _item(members, vectors), minted=minted)
+        vectors["output_embeddings"] = _base64("output_embeddings", output_embeddings)
+    return Write("create", id, _item(members, fields, vectors, strict), minted=minted)
 
 
 def update(
@@ -98,6 +103,7 @@ def update(
     output: object = UNSET,
     input_embeddings: Embedding | Unset | None = UNSET,
     output_embeddings: Embedding | Unset | None = UNSET,
+    strict: bool = False,
 ) -> Write:
     """The write that sets the fields given, and clears those given as None."""
     check_id(id)
@@ -105,36 +111,34 @@ def update(
     if event_name is not UNSET:
         _check_event_name(event_name)
         members["event_name"] = event_name
-    if conversation_metadata is not UNSET:
-        members["conversation_metadata"] = (
-            None if conversation_metadata is None else _object(conversation_metadata)
-        )
-    if error is not UNSET:
-        members["error"] = error
     if latency is not UNSET:
         members["latency"] = None if latency is None else _latency(latency)
-    if input is not UNSET:
-        members["input"] = input
-    if output is not UNSET:
-        members["output"] = output
-    vectors: dict[bytes, bytes] = {}
+    fields: dict[str, bytes] = {}
+    for name, value in (("error", error), ("input", input), ("output", output)):
+        if value is not UNSET:
+            fields[name] = b"null" if value is None else _content(name, value, strict, False)
+    if conversation_metadata is None:
+        members["conversation_metadata"] = None
+    elif conversation_metadata is not UNSET:
+        fields["conversation_metadata"] = _metadata(conversation_metadata, strict, False)
+    vectors: dict[str, bytes] = {}
     if input_embeddings is None:
         members["input_embeddings"] = None
     elif input_embeddings is not UNSET:
-        vectors[b"input_embeddings"] = _base64("input_embeddings", input_embeddings)
+        vectors["input_embeddings"] = _base64("input_embeddings", input_embeddings)
     if output_embeddings is None:
         members["output_embeddings"] = None
     elif output_embeddings is not UNSET:
-        vectors[b"output_embeddings"] = _base64("output_embeddings", output_embeddings)
-    if len(members) == 2 and not vectors:
+        vectors["output_embeddings"] = _base64("output_embeddings", output_embeddings)
+    if len(members) == 2 and not fields and not vectors:
         raise ValidationError("", "an update needs at least one field; None clears one")
-    return Write("update", id, _item(members, vectors))
+    return Write("update", id, _item(members, fields, vectors, strict))
 
 
 def delete(id: str) -> Write:
     """The write that deletes an event."""
     check_id(id)
-    return Write("delete", id, _item({"op": "delete", "id": id}, {}))
+    return Write("delete", id, _item({"op": "delete", "id": id}, {}, {}, True))
 
 
 def check_conversation_id(value: str) -> None:
@@ -235,12 +239,62 @@ def _latency(value: float) -> float:
     raise ValidationError("latency", "must be finite and not negative")
 
 
-def _object(value: Mapping[str, object]) -> dict[str, object]:
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise ValidationError("conversation_metadata", "must be an object (a mapping)")
+class Snapshot:
+    """A value as it was, already encoded."""
+
+    __slots__ = ("json",)
+
+    def __init__(self, json: bytes) -> None:
+        self.json = json
+
+
+def _content(field: str, value: object, strict: bool, traced: bool) -> bytes:
+    if isinstance(value, Snapshot):
+        return value.json
+    if strict:
+        return _strict(field, value)
+    if field == "error" and not isinstance(value, str):
+        value = _payload.text_of(value)
+    try:
+        return _payload.encode(value, rename=traced)
+    except _payload.TwoKeysError as e:
+        raise ValidationError(field, str(e)) from None
+
+
+def _metadata(value: object, strict: bool, traced: bool) -> bytes:
+    field = "conversation_metadata"
+    if isinstance(value, Snapshot):
+        encoded = value.json
+    elif traced:
+        encoded = _payload.encode_object(value)
+    elif strict:
+        if not isinstance(value, Mapping):
+            raise ValidationError(field, "must be an object (a mapping)")
+        return _strict(field, value if isinstance(value, dict) else dict(value))
+    else:
+        encoded = _content(field, value, strict, traced)
+    if not encoded.startswith(b"{"):
+        raise ValidationError(field, "must be an object (a mapping)")
+    return _payload.fit_object(encoded, _payload.METADATA_BYTES_MAX)
+
+
+def _strict(field: str, value: object) -> bytes:
+    """The value as JSON. Raises ValidationError for all that JSON has not, without the value."""
+    try:
+        encoded = _to_json(value).encode()
+        if _payload.encode(value) != encoded:
+            raise ValidationError(field, "cannot be encoded as JSON as it is")
+        return encoded
+    except UnicodeEncodeError:
+        raise ValidationError(field, "has a lone surrogate, which is not UTF-8") from None
+    except TypeError as e:
+        raise ValidationError(field, f"cannot be encoded as JSON: {e}") from None
+    except RecursionError:
+        raise ValidationError(field, "is nested too deep") from None
+    except ValidationError:
+        raise
+    except ValueError as e:
+        raise ValidationError(field, f"cannot be encoded as JSON: {_reason(e)}") from None
 
 
 def _base64(field: str, value: Embedding) -> bytes:
@@ -305,32 +359,24 @@ def _wrong_number(
     return ValidationError(field, "must be finite numbers of float32's range")
 
 
-def _item(members: dict[str, object], vectors: dict[bytes, bytes]) -> bytes:
-    try:
-        item = _to_json(members).encode()
-    except (TypeError, ValueError, RecursionError):
-        raise _not_json(members) from None
-    # Embeddings are often most of an item, and base64 has nothing for JSON to look for.
-    for name, base64 in vectors.items():
-        item = b'%b,"%b":"%b"}' % (item[:-1], name, base64)
-    if len(item) > WRITE_BYTES_MAX:
-        raise ValidationError("", f"the write is larger than {WRITE_BYTES_MAX} bytes as encoded")
-    return item
-
-
-def _not_json(members: dict[str, object]) -> ValidationError:
-    """Which member cannot be encoded. Its value is not told: it may be the caller's secret."""
-    for name, value in members.items():
-        try:
-            _to_json(value).encode()
-        except UnicodeEncodeError:
-            return ValidationError(name, "has a lone surrogate, which is not UTF-8")
-        except TypeError as e:
-            return ValidationError(name, f"cannot be encoded as JSON: {e}")
-        except (ValueError, RecursionError) as e:
-            reason = "is nested too deep" if isinstance(e, RecursionError) else _reason(e)
-            return ValidationError(name, f"cannot be encoded as JSON: {reason}")
-    return ValidationError("", "cannot be encoded as JSON")
+def _item(
+    members: dict[str, object], fields: dict[str, bytes], vectors: dict[str, bytes], strict: bool
+) -> bytes:
+    """The item of the members, of fields that are JSON already, and of vectors in base64."""
+    head = _to_json(members).encode()[:-1]
+    tail = b"".join(b',"%b":"%b"' % (name.encode(), text) for name, text in vectors.items())
+    names = sum(len(name) + 4 for name in fields)
+    size = len(head) + len(tail) + names + sum(map(len, fields.values())) + 1
+    if size > WRITE_BYTES_MAX:
+        if strict:
+            raise ValidationError(
+                "", f"the write is larger than {WRITE_BYTES_MAX} bytes as encoded"
+            )
+        contents = {name: text for name, text in fields.items() if name != "conversation_metadata"}
+        over = size - WRITE_BYTES_MAX
+        fields |= _payload.fit(contents, sum(map(len, contents.values())) - over)
+    body = b"".join(b',"%b":%b' % (name.encode(), text) for name, text in fields.items())
+    return head + body + tail + b"}"
 
 
 def _reason(e: ValueError) -> str:

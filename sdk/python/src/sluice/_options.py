@@ -40,6 +40,7 @@ class Options:
     gzip: bool
     ca_file: str | os.PathLike[str] | None
     spool_dir: str | os.PathLike[str] | None
+    strict: bool
     trace_event_name: str
     on_error: OnError | None
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
 
-from sluice import _encode
+from sluice import _encode, _payload
 from sluice._core import Core
 from sluice._ids import mint
 from sluice._queue import Write
 from sluice.errors import ClosedError, QueueFullError, SluiceError, ValidationError
 from sluice.types import UNSET, Embedding, WriteError
+
+_log = logging.getLogger("sluice")
 
 
 class Span:
@@ -19,9 +22,11 @@ class Span:
 
     The attributes may be set until the call ends:
 
-    - `input`, `output`: anything that JSON can express. An `output` that is not set is what the
-      function returned.
-    - `conversation_metadata`, `input_embeddings`, `output_embeddings`: as of `track_event`.
+    - `input`, `output`: anything; see `strict` of `Client` for how it is encoded. The input is
+      encoded when it is set, so that what happens to it later does not show. An `output` that is
+      not set is what the function returned.
+    - `conversation_metadata`: as of `track_event`; it is encoded when it is set, too.
+    - `input_embeddings`, `output_embeddings`: as of `track_event`; wrong ones are left out.
     - `error`: text; one that is not set is that of the exception that the call raised.
 
     `id` is the event's id, `conversation_id` and `event_name` are as given to `trace`.
@@ -53,22 +58,54 @@ class Span:
         self.output_embeddings: Embedding | None = None
         self.error: str | None = None
 
+    @property
+    def conversation_metadata(self) -> Mapping[str, object] | None:
+        """The metadata, as it was set."""
+        return self._metadata
+
+    @conversation_metadata.setter
+    def conversation_metadata(self, value: Mapping[str, object] | None) -> None:
+        self._metadata = value
+        self._metadata_snapshot = None
+        if value is not None:
+            self._metadata_snapshot = _encode.Snapshot(_payload.encode_object(value))
+
+    @property
+    def input(self) -> object:
+        """The input, as it was set."""
+        return self._input
+
+    @input.setter
+    def input(self, value: object) -> None:
+        self._input = value
+        self._input_snapshot = _snapshot(value)
+
+
+def _snapshot(value: object) -> _encode.Snapshot | None:
+    """The value as it is now, cut to what a write can have."""
+    if value is None:
+        return None
+    encoded = _payload.encode(value, rename=True)
+    if len(encoded) > _encode.WRITE_BYTES_MAX:
+        encoded = _payload.fit({"input": encoded}, _encode.WRITE_BYTES_MAX)["input"]
+    return _encode.Snapshot(encoded)
+
 
 def finished(core: Core, span: Span, raised: BaseException | None) -> Write | None:
     """The event of a span that has ended; one that cannot be is reported and None."""
     latency = round((time.perf_counter() - span._started) * 1000, 3)
     if raised is not None and span.error is None:
-        span.error = str(raised) or type(raised).__name__
+        span.error = _payload.text_of(raised) or type(raised).__name__
+    output = span._returned if span.output is UNSET else span.output
     try:
-        if span.output is not UNSET:
-            return _event(span, latency, span.output)
         try:
-            return _event(span, latency, span._returned)
+            return _event(span, latency, output)
         except ValidationError as e:
-            if e.field != "output":
+            if not e.field.startswith(("input_embeddings", "output_embeddings")):
                 raise
-            # Functions return objects that were not made to be JSON.
-            return _event(span, latency, str(span._returned))
+            _log.warning("the embeddings of the traced event %s are left out: %s", span.id, e)
+            span.input_embeddings = span.output_embeddings = None
+            return _event(span, latency, output)
     except Exception as e:
         report(core, span, e)
         return None
@@ -79,7 +116,7 @@ def report(core: Core, span: Span, error: Exception) -> None:
 
     A call must not fail because it is traced, so the caller is not told by an exception.
     """
-    field, detail = "", str(error)
+    field, detail = "", _payload.text_of(error)
     if isinstance(error, QueueFullError):
         code = "queue_full"
     elif isinstance(error, ClosedError):
@@ -99,11 +136,12 @@ def _event(span: Span, latency: float, output: object) -> Write:
         timestamp=started if span._own_id else None,
         conversation_id=span.conversation_id,
         event_name=span.event_name,
-        conversation_metadata=span.conversation_metadata,
+        conversation_metadata=span._metadata_snapshot,
         error=span.error,
         latency=latency,
-        input=span.input,
+        input=span._input_snapshot,
         output=output,
         input_embeddings=span.input_embeddings,
         output_embeddings=span.output_embeddings,
+        traced=True,
     )

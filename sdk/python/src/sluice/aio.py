@@ -70,6 +70,7 @@ class AsyncClient:
         gzip: bool = False,
         ca_file: str | os.PathLike[str] | None = None,
         spool_dir: str | os.PathLike[str] | None = None,
+        strict: bool = False,
         trace_event_name: str = "event_a",
         on_error: OnError | None = None,
     ) -> None:
@@ -90,6 +91,7 @@ class AsyncClient:
                 gzip=gzip,
                 ca_file=ca_file,
                 spool_dir=spool_dir,
+                strict=strict,
                 trace_event_name=trace_event_name,
                 on_error=on_error,
             )
@@ -144,6 +146,7 @@ class AsyncClient:
             output=output,
             input_embeddings=input_embeddings,
             output_embeddings=output_embeddings,
+            strict=self._core.options.strict,
         )
         await self._put(write)
         return write.id
@@ -172,6 +175,7 @@ class AsyncClient:
             output=output,
             input_embeddings=input_embeddings,
             output_embeddings=output_embeddings,
+            strict=self._core.options.strict,
         )
         await self._put(write)
 

@@ -66,6 +66,11 @@ class Client:
         ca_file: A PEM file of certificate authorities that are trusted beside the system's.
         spool_dir: A directory in which each write is kept until it is answered, so that it survives
             the process. Of one client at a time. Default none.
+        strict: Whether a write is refused, with ValidationError, whose input, output, error or
+            metadata is not JSON, or is too large. By default it is encoded by what is nearest:
+            dates as RFC 3339, bytes as base64, sets as arrays, dataclasses, Pydantic models and
+            NumPy arrays by their contents, the rest as text; and what is too large is cut and says
+            so. Traced calls always do that.
         trace_event_name: The event name of traces.
         on_error: Called with a `WriteError` for each write that was refused or given up, in the
             thread that sends: it should be quick, and cannot flush or close. A write that it makes
@@ -96,6 +101,7 @@ class Client:
         gzip: bool = False,
         ca_file: str | os.PathLike[str] | None = None,
         spool_dir: str | os.PathLike[str] | None = None,
+        strict: bool = False,
         trace_event_name: str = "event_a",
         on_error: OnError | None = None,
     ) -> None:
@@ -116,6 +122,7 @@ class Client:
                 gzip=gzip,
                 ca_file=ca_file,
                 spool_dir=spool_dir,
+                strict=strict,
                 trace_event_name=trace_event_name,
                 on_error=on_error,
             )
@@ -189,6 +196,7 @@ class Client:
             output=output,
             input_embeddings=input_embeddings,
             output_embeddings=output_embeddings,
+            strict=self._core.options.strict,
         )
         self._core.put(write)
         return write.id
@@ -222,6 +230,7 @@ class Client:
                 output=output,
                 input_embeddings=input_embeddings,
                 output_embeddings=output_embeddings,
+                strict=self._core.options.strict,
             )
         )
 

@@ -1,0 +1,285 @@
+"""JSON of whatever a caller has as input, output or metadata.
+
+Nothing is lost for its type: what JSON does not know is encoded by the nearest that it does, and
+what is left by its text. No function here raises for a value but `TwoKeysError`.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import math
+import re
+from collections import deque
+from collections.abc import Mapping, Set, ValuesView
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+DEPTH_MAX = 31
+"""How deep a field may nest, for the server takes 32 levels with the write's own."""
+
+METADATA_BYTES_MAX = 16 << 10
+
+_TEXT_CHARS_MAX = 1000  # of what is only known by its text and nests too deep
+_CUT_CHARS_MIN = 256  # shorter strings are never cut
+_CIRCULAR = "[circular]"
+_MARK = re.compile(r"… \[sluice_truncated: (\d+) bytes\]\Z", re.ASCII)
+
+to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+class TwoKeysError(ValueError):
+    """Two keys of a mapping are the same as text."""
+
+
+def encode(value: object, *, rename: bool = False) -> bytes:
+    """The value as JSON. Of keys that are the same as text, the later ones are renamed if so told.
+
+    Raises TwoKeysError if not.
+    """
+    try:
+        # Which is much faster, and all that most values need.
+        if _is_plain(value, DEPTH_MAX):
+            return to_json(value).encode()
+    except Exception:
+        pass  # NaN, lone surrogates, integers of thousands of digits
+    try:
+        return to_json(_plain(value, DEPTH_MAX, [], rename)).encode()
+    except TwoKeysError:
+        raise
+    except Exception:
+        return to_json(_text(value)).encode()
+
+
+def encode_object(value: object) -> bytes:
+    """The same of metadata, which is an object: anything else becomes the member `value` of one."""
+    encoded = encode(value, rename=True)
+    return encoded if encoded.startswith(b"{") else b'{"value":%b}' % encoded
+
+
+def text_of(value: object) -> str:
+    """The value's text, whatever its methods do, in valid Unicode."""
+    return _text(value)
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether it is of JSON's own types, with strings as keys, and nests not too deep."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if depth == 0 or kind not in _CONTAINERS:
+        return False
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                return False
+        value = value.values()
+    for member in value:
+        if type(member) not in _SCALARS and not _is_plain(member, depth - 1):
+            return False
+    return True
+
+
+_SCALARS = frozenset((str, int, float, bool, type(None)))
+_CONTAINERS = frozenset((dict, list, tuple))
+
+
+def _plain(value: Any, depth: int, parents: list[object], rename: bool) -> object:
+    """The value made of what JSON knows."""
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, Enum):
+        return _plain(value.value, depth, parents, rename)
+    if isinstance(value, str):
+        return _valid(str.__str__(value))
+    if isinstance(value, int):
+        try:
+            int.__repr__(value)
+        except ValueError:  # Python does not write more than some thousand digits
+            return hex(value)
+        return int(value)
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if any(value is parent for parent in parents):
+        return _CIRCULAR
+    try:
+        known = _known(value)
+        if known is not value:
+            return _plain(known, depth, [*parents, value], rename)
+        if isinstance(value, Mapping):
+            return _object(value, depth, parents, rename)
+        if isinstance(value, (list, tuple, Set, deque, ValuesView)):
+            if depth == 0:
+                return _text(value)[:_TEXT_CHARS_MAX]
+            inner = [*parents, value]
+            return [_plain(member, depth - 1, inner, rename) for member in value]
+    except TwoKeysError:
+        raise
+    except Exception:
+        pass  # its own methods fail; its text may not
+    return _text(value)
+
+
+def _known(value: Any) -> object:
+    """What stands for an object of a type that is known; the value itself where that is none."""
+    if isinstance(value, datetime):
+        text = value.isoformat()
+        return text[:-6] + "Z" if text.endswith("+00:00") else text
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, (UUID, Decimal, PurePath)):
+        return str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
+    if isinstance(value, (Mapping, list, tuple, Set, deque, ValuesView, type)):
+        return value
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    # Pydantic, of version 2 and 1, and NumPy's arrays and scalars with those that are like them.
+    for name in ("model_dump", "tolist"):
+        method = getattr(value, name, None)
+        if callable(method):
+            return _other(method(), value)
+    if hasattr(value, "__fields__") and callable(getattr(value, "dict", None)):
+        return _other(value.dict(), value)
+    return value
+
+
+def _other(found: object, value: object) -> object:
+    return _text(value) if found is value else found
+
+
+def _object(value: Mapping[Any, Any], depth: int, parents: list[object], rename: bool) -> object:
+    if depth == 0:
+        return _text(value)[:_TEXT_CHARS_MAX]
+    inner = [*parents, value]
+    members: dict[str, object] = {}
+    for key, member in value.items():
+        name = _key(key)
+        if name in members:
+            if not rename:
+                raise TwoKeysError("has two keys that are the same as text")
+            n = 2
+            while f"{name} ({n})" in members:
+                n += 1
+            name = f"{name} ({n})"
+        members[name] = _plain(member, depth - 1, inner, rename)
+    return members
+
+
+def _key(key: object) -> str:
+    plain = _plain(key, 0, [], True)
+    if isinstance(plain, str):
+        return plain
+    return to_json(plain) if plain is None or isinstance(plain, (int, float)) else _text(key)
+
+
+def _text(value: object) -> str:
+    try:
+        return _valid(str(value))
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _valid(text: str) -> str:
+    """The text with U+FFFD for lone surrogates, which UTF-8 does not have."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def fit(fields: dict[str, bytes], room: int) -> dict[str, bytes]:
+    """The fields, of which long strings are cut so that all have room; each says its true size.
+
+    Where that is not enough, the largest field becomes the beginning of its JSON.
+    """
+    values = {name: json.loads(encoded) for name, encoded in fields.items()}
+    lengths = sorted(_size(text) for value in values.values() for text in _strings(value))
+    lengths = [length for length in lengths if length > _CUT_CHARS_MIN]
+    excess = sum(map(len, fields.values())) - room
+    limit = _CUT_CHARS_MIN
+    # The limit above which strings are cut is the largest that cuts enough.
+    low, high = _CUT_CHARS_MIN, lengths[-1] if lengths else _CUT_CHARS_MIN
+    while low <= high:
+        middle = (low + high) // 2
+        cut = [length for length in lengths if length > middle]
+        if sum(cut) - len(cut) * (middle + 64) >= excess:
+            limit, low = middle, middle + 1
+        else:
+            high = middle - 1
+    result = {name: to_json(_cut(value, limit)).encode() for name, value in values.items()}
+    while (total := sum(map(len, result.values()))) > room:
+        name = max(result, key=lambda name: len(result[name]))
+        rest = total - len(result[name])
+        size = max(room - rest, room // 4) - 128
+        beginning = _beginning(fields[name].decode(), size)
+        if name == "error":
+            mark: object = f"{beginning}… [sluice_truncated: {len(fields[name])} bytes]"
+        else:
+            mark = {"sluice_truncated": {"bytes": len(fields[name]), "beginning": beginning}}
+        result[name] = to_json(mark).encode()
+    return result
+
+
+def fit_object(encoded: bytes, room: int) -> bytes:
+    """An object of which the last members are left out so that it has room; it says its size."""
+    if len(encoded) <= room:
+        return encoded
+    kept: dict[str, object] = {"sluice_truncated": {"bytes": len(encoded)}}
+    size = len(to_json(kept).encode())
+    for name, value in json.loads(encoded).items():
+        member = len(to_json({name: value}).encode()) - 1
+        if size + member <= room and name not in kept:
+            kept[name] = value
+            size += member
+    return to_json(kept).encode()
+
+
+def _size(text: str) -> int:
+    """The bytes of the text as JSON, without its quotes."""
+    return len(to_json(text).encode()) - 2
+
+
+def _beginning(text: str, size: int) -> str:
+    """The longest beginning, or nearly, that has so many bytes as JSON."""
+    text = text[:size]
+    while (has := _size(text)) > size:
+        text = text[: len(text) * size // has]
+    return text
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for member in value.values() for text in _strings(member)]
+    if isinstance(value, list):
+        return [text for member in value for text in _strings(member)]
+    return []
+
+
+def _cut(value: Any, limit: int) -> object:
+    if isinstance(value, str):
+        if _size(value) <= limit:
+            return value
+        size = len(value.encode())
+        beginning = _beginning(value, limit)
+        # One that was cut before, as the input of a traced call is, says its first size.
+        cut = _MARK.search(value)
+        if cut is not None:
+            size = int(cut[1])
+        return f"{beginning}… [sluice_truncated: {size} bytes]"
+    if isinstance(value, dict):
+        return {name: _cut(member, limit) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_cut(member, limit) for member in value]
+    return value
