@@ -34,11 +34,14 @@ type fakePorts struct {
 	calls  int
 	asked  []any // the queries, in order
 
-	ack      func(w *event.Write) event.Ack // nil acknowledges
-	produce  func(ctx context.Context)      // called first, if set
-	wait     func(ctx context.Context, receipts []event.Receipt) ([]*event.Error, error)
-	logReady func(ctx context.Context) error
-	dbReady  func(ctx context.Context) error
+	ack     func(w *event.Write) event.Ack // nil acknowledges
+	produce func(ctx context.Context)      // called first, if set
+	wait    func(ctx context.Context, receipts []event.Receipt) ([]*event.Error, error)
+	// uncertain: some refusals may not be known.
+	uncertain bool
+	marked    int64
+	logReady  func(ctx context.Context) error
+	dbReady   func(ctx context.Context) error
 
 	event         *event.Event
 	page          event.Page
@@ -75,12 +78,28 @@ func (f *fakePorts) Produce(ctx context.Context, writes []event.Write) []event.A
 	return acks
 }
 
-func (f *fakePorts) Wait(ctx context.Context, receipts []event.Receipt) ([]*event.Error, error) {
+func (f *fakePorts) Wait(ctx context.Context, receipts []event.Receipt) error {
+	_, _, err := f.Outcomes(ctx, f.marked, receipts)
+	return err
+}
+
+func (f *fakePorts) Mark() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.marked = int64(1 + len(f.writes))
+	return f.marked
+}
+
+func (f *fakePorts) Outcomes(ctx context.Context, mark int64, receipts []event.Receipt) ([]*event.Error, bool, error) {
 	f.ask(append([]event.Receipt(nil), receipts...))
-	if f.wait != nil {
-		return f.wait(ctx, receipts)
+	if mark != f.marked {
+		panic("the mark is another one")
 	}
-	return make([]*event.Error, len(receipts)), nil
+	if f.wait != nil {
+		refused, err := f.wait(ctx, receipts)
+		return refused, !f.uncertain, err
+	}
+	return make([]*event.Error, len(receipts)), !f.uncertain, nil
 }
 
 func (f *fakePorts) ask(q any) {

@@ -76,21 +76,26 @@ func (s *Server) deleteEvent(x *exchange) error {
 // writeOne produces the exchange's write and answers.
 func (s *Server) writeOne(x *exchange) error {
 	w := &x.write[0]
+	wait, waits := s.preferredWait(x.r.Header)
+	var mark int64
+	if waits {
+		mark = s.ports.Applied.Mark()
+	}
 	ack := s.ports.Log.Produce(x.r.Context(), x.write[:])[0]
 	if ack.Err != nil {
 		return ack.Err
 	}
 	s.metrics.accepted[w.Op].Inc()
 	status := http.StatusAccepted
-	if wait, ok := s.preferredWait(x.r.Header); ok {
+	if waits {
 		x.receipt[0] = ack.Receipt
-		refusals, applied := s.waitForWrites(x, wait, x.receipt[:])
-		if applied {
-			for _, refusal := range refusals {
-				if refusal != nil {
-					return refusal
-				}
+		refusals, applied := s.waitForWrites(x, wait, mark, x.receipt[:])
+		for _, refusal := range refusals {
+			if refusal != nil {
+				return refusal
 			}
+		}
+		if applied {
 			status = http.StatusOK
 			if w.Op == event.OpCreate {
 				status = http.StatusCreated
@@ -152,11 +157,27 @@ func (s *Server) writeBatch(x *exchange) error {
 	if err := s.parseBatch(x, b, body); err != nil {
 		return err
 	}
-	var acks []event.Ack
-	if len(b.writes) > 0 {
-		acks = s.ports.Log.Produce(x.r.Context(), b.writes)
+	wait, waits := s.preferredWait(x.r.Header)
+	if len(b.writes) == 0 {
+		return s.answerBatch(x, b, nil, func() bool { return false })
 	}
-	return s.answerBatch(x, b, acks)
+	var mark int64
+	if waits {
+		mark = s.ports.Applied.Mark()
+	}
+	acks := s.ports.Log.Produce(x.r.Context(), b.writes)
+	return s.answerBatch(x, b, acks, func() (applied bool) {
+		if !waits || len(b.receipts) == 0 {
+			return false
+		}
+		refusals, applied := s.waitForWrites(x, wait, mark, b.receipts)
+		for j, refusal := range refusals {
+			if refusal != nil {
+				b.errs[b.accepted[j]] = refusal
+			}
+		}
+		return applied
+	})
 }
 
 // parseBatch splits the body into items and parses each.
@@ -194,8 +215,9 @@ func (s *Server) parseBatch(x *exchange, b *batch, body []byte) error {
 	return nil
 }
 
-// answerBatch answers with one result for each item.
-func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack) error {
+// answerBatch answers with one result for each item. It calls settle once it
+// knows which of them are in the log.
+func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle func() (applied bool)) error {
 	unavailable := 0
 	for i, err := range b.errs {
 		if err != nil {
@@ -218,15 +240,8 @@ func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack) error {
 		return event.ErrUnavailable
 	}
 	status := http.StatusAccepted
-	if wait, ok := s.preferredWait(x.r.Header); ok && len(b.receipts) > 0 {
-		if refusals, applied := s.waitForWrites(x, wait, b.receipts); applied {
-			status = http.StatusOK
-			for j, refusal := range refusals {
-				if refusal != nil {
-					b.errs[b.accepted[j]] = refusal
-				}
-			}
-		}
+	if settle() {
+		status = http.StatusOK
 	}
 	x.out = append(x.out, `{"results":[`...)
 	for i, err := range b.errs {
@@ -273,21 +288,24 @@ func preferenceApplied(wait time.Duration) []string {
 	return []string{"wait=" + strconv.Itoa(int(wait/time.Second))}
 }
 
-// waitForWrites waits until the writes are applied or refused. When the time
-// runs out or the log cannot be asked, applied is false; the writes are
-// accepted all the same.
-func (s *Server) waitForWrites(x *exchange, wait time.Duration, receipts []event.Receipt) (refusals []*event.Error, applied bool) {
+// waitForWrites waits until the writes are applied or refused. Those that were
+// refused have their error in refusals. When the time runs out or the log does
+// not tell, applied is false, and no error says nothing: the writes are accepted
+// all the same.
+func (s *Server) waitForWrites(x *exchange, wait time.Duration, mark int64, receipts []event.Receipt) (refusals []*event.Error, applied bool) {
 	ctx, cancel := s.waitContext(x.r.Context(), wait)
 	defer cancel()
-	refusals, err := s.ports.Applied.Wait(ctx, receipts)
+	refusals, known, err := s.ports.Applied.Outcomes(ctx, mark, receipts)
 	if err != nil {
 		if ctx.Err() == nil {
 			s.log.LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes are applied", slog.Any("error", err))
 		}
 		return nil, false
 	}
-	x.w.Header()["Preference-Applied"] = preferenceApplied(wait)
-	return refusals, true
+	if known {
+		x.w.Header()["Preference-Applied"] = preferenceApplied(wait)
+	}
+	return refusals, known
 }
 
 // extendDeadlines gives a batch the time that its size needs. Servers that

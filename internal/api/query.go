@@ -24,7 +24,8 @@ const (
 	defaultRows       = 100
 	defaultInterval   = time.Hour
 	cursorCheckBytes  = 8
-	lookTimeout       = 250 * time.Millisecond
+	// lookTimeout is longer than the pause between two looks at what is applied.
+	lookTimeout = 400 * time.Millisecond
 )
 
 func (s *Server) getEvent(x *exchange) error {
@@ -324,14 +325,7 @@ func (s *Server) waitForReceipts(x *exchange, receipts []event.Receipt) error {
 	// Not to wait at all still means to look once.
 	ctx, cancel := s.waitContext(x.r.Context(), max(wait, lookTimeout))
 	defer cancel()
-	refusals, err := s.ports.Applied.Wait(ctx, receipts)
-	if err == nil {
-		for _, refusal := range refusals {
-			if refusal != nil && refusal.Field == "receipt" {
-				err = refusal
-			}
-		}
-	}
+	err := s.ports.Applied.Wait(ctx, receipts)
 	var impossible *event.Error
 	switch {
 	case err == nil:

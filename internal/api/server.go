@@ -33,10 +33,14 @@ type Log interface {
 
 // Applied knows which writes readers can see.
 type Applied interface {
-	// Wait returns when all writes are applied or refused; element i is why
-	// the write of receipt i was refused, or nil. The error is ctx's when the
-	// time runs out, or an [*event.Error] for a receipt that cannot be.
-	Wait(ctx context.Context, receipts []event.Receipt) ([]*event.Error, error)
+	// Wait returns when all writes are applied or refused. The error is ctx's when
+	// the time runs out, or an [*event.Error] for a receipt that cannot be.
+	Wait(ctx context.Context, receipts []event.Receipt) error
+	// Mark is taken before writes are made whose Outcomes are asked for.
+	Mark() int64
+	// Outcomes is Wait, and element i of refused is why the write of receipt i was
+	// refused, or nil. Where known is false, nil does not say that it was not.
+	Outcomes(ctx context.Context, mark int64, receipts []event.Receipt) (refused []*event.Error, known bool, err error)
 }
 
 // Events reads events.

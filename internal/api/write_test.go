@@ -402,6 +402,35 @@ func TestPreferWait(t *testing.T) {
 			})
 		})
 	}
+	for _, tt := range []struct {
+		name, method, target, body string
+		refused                    bool
+		status                     int
+		code                       event.Code
+	}{
+		{"create", "POST", "/event", create, false, 202, ""},
+		{"update", "PUT", "/event/a", `{"error":"e"}`, false, 202, ""},
+		{"update that was refused", "PUT", "/event/a", `{"error":"e"}`, true, 404, "unknown_event"},
+		{"batch", "POST", "/events", create + "\n" + create, false, 202, ""},
+		{"batch that was refused in part", "POST", "/events", create + "\n" + create, true, 207, ""},
+	} {
+		t.Run("refusals may be unknown, "+tt.name, func(t *testing.T) {
+			h := newHarness(t)
+			h.uncertain = true
+			if tt.refused {
+				h.wait = refuse(0, "unknown_event")
+			}
+			a := h.do(t, tt.method, tt.target, tt.body, "Prefer", "wait=2")
+			if tt.code != "" {
+				a.problem(t, tt.status, tt.code, "")
+			} else {
+				a.expect(t, tt.status, "")
+			}
+			if got := a.header.Get("Preference-Applied"); got != "" {
+				t.Errorf("Preference-Applied %q", got)
+			}
+		})
+	}
 	t.Run("batch partly refused by the consumer", func(t *testing.T) {
 		h := newHarness(t)
 		h.wait = refuse(1, "unknown_event")

@@ -160,11 +160,14 @@ type ConsumerConfig struct {
 
 // WatcherConfig bounds the watcher.
 type WatcherConfig struct {
-	// PollInterval is the pause between reading the group's offsets while
-	// anybody waits. Default 15 ms.
-	PollInterval time.Duration
-	// RefusedMax is how many of the latest refused records are remembered.
-	// A refusal older than that is reported as applied. Default 65,536.
+	// PollInterval and PollIntervalMax bound the pause between reading the group's
+	// offsets while anybody waits. It is near the first when the writes are likely
+	// to be applied soon, and near the second while the group makes no progress or
+	// has much to do before them. Defaults 15 ms and 250 ms.
+	PollInterval, PollIntervalMax time.Duration
+	// RefusedMax is how many of the latest refused records are remembered beside
+	// those that are waited for. What else there was is not known then; see
+	// [Watcher.Outcomes]. Default 65,536.
 	RefusedMax int
 }
 
@@ -189,6 +192,7 @@ func (c Config) WithDefaults() Config {
 	def(&c.Consumer.RebalanceTimeout, time.Minute)
 	def(&c.Consumer.SessionTimeout, 45*time.Second)
 	def(&c.Watcher.PollInterval, 15*time.Millisecond)
+	def(&c.Watcher.PollIntervalMax, max(250*time.Millisecond, c.Watcher.PollInterval))
 	def(&c.Watcher.RefusedMax, 1<<16)
 	return c
 }
@@ -262,6 +266,7 @@ func (c Config) Validate() error {
 	check(c.Consumer.RebalanceTimeout >= time.Second, "Consumer.RebalanceTimeout: must be at least 1 s")
 	check(c.Consumer.SessionTimeout >= time.Second, "Consumer.SessionTimeout: must be at least 1 s")
 	check(c.Watcher.PollInterval > 0, "Watcher.PollInterval: must be above 0")
+	check(c.Watcher.PollIntervalMax >= c.Watcher.PollInterval, "Watcher.PollIntervalMax: must be at least PollInterval")
 	check(c.Watcher.RefusedMax > 0, "Watcher.RefusedMax: must be above 0")
 	return errors.Join(errs...)
 }

@@ -42,8 +42,8 @@ func TestConfigValidate(t *testing.T) {
 			c.Consumer = kafka.ConsumerConfig{FetchBytesMax: -1, PartitionBytesMax: -1, RebalanceTimeout: 1, SessionTimeout: 1}
 		}, []string{"Consumer.FetchBytesMax:", "Consumer.PartitionBytesMax:", "Consumer.RebalanceTimeout:", "Consumer.SessionTimeout:"}},
 		{"a watcher out of range", func(c *kafka.Config) {
-			c.Watcher = kafka.WatcherConfig{PollInterval: -1, RefusedMax: -1}
-		}, []string{"Watcher.PollInterval:", "Watcher.RefusedMax:"}},
+			c.Watcher = kafka.WatcherConfig{PollInterval: -1, PollIntervalMax: -2, RefusedMax: -1}
+		}, []string{"Watcher.PollInterval:", "Watcher.PollIntervalMax:", "Watcher.RefusedMax:"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -44,6 +44,7 @@ var suite = []struct {
 	{"generations", testGenerations},
 	{"offsets set back", testRewind},
 	{"waiting for writes", testWait},
+	{"refusals that a watcher may have missed", testRefusals},
 	{"dead letters", testDeadLetters},
 	{"a replay sends each letter once", testReplayOnce},
 	{"a replay overwrites nothing newer", testReplayHoldsBack},
@@ -899,20 +900,22 @@ func testWait(t *testing.T, b *backend) {
 	if err := letters.Send(t.Context(), []event.DeadLetter{{Record: event.Record{Generation: 1}, Reason: event.CodeBadRecord}}); err != nil {
 		t.Fatal(err)
 	}
-	w, err := kafka.NewWatcher(cfg, logTo(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- w.Run(ctx) }()
+	w, stop := startWatcher(t, cfg)
+	mark := w.Mark()
 
 	receipts := produce(t, p, updates(0, 8, 8))
 	records := collect(t, c, 8)
 	wait := func(limit time.Duration, receipts ...event.Receipt) ([]*event.Error, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
-		return w.Wait(ctx, receipts)
+		refused, known, err := w.Outcomes(ctx, mark, receipts)
+		if err == nil && !known {
+			t.Error("the watcher does not know of all refusals")
+		}
+		if err2 := w.Wait(ctx, receipts); (err == nil) != (err2 == nil) {
+			t.Errorf("Outcomes says %v, Wait %v", err, err2)
+		}
+		return refused, err
 	}
 
 	if _, err := wait(200*time.Millisecond, receipts...); !errors.Is(err, context.DeadlineExceeded) {
@@ -977,21 +980,7 @@ func testWait(t *testing.T, b *backend) {
 		}
 	}
 
-	// Only the latest refusals are remembered: two more push the first out.
-	for i := 1; i <= 2; i++ {
-		letter := event.DeadLetter{Record: records[i], Reason: event.CodeBadRecord}
-		if err := letters.Send(t.Context(), []event.DeadLetter{letter}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	refused, err = wait(testTimeout, records[0].Receipt(), records[1].Receipt(), records[2].Receipt())
-	if err != nil || refused[0] != nil || refused[1] == nil || refused[2] == nil {
-		t.Errorf("refused %v, error %v; want the last two", refused, err)
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	stop()
 
 	// Of an older generation everything was applied before this one began.
 	cfg.Generation = 2
@@ -999,9 +988,179 @@ func testWait(t *testing.T, b *backend) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if refused, err := later.Wait(t.Context(), []event.Receipt{{Generation: 1, Partition: 99, Offset: 5}}); err != nil || len(refused) != 1 || refused[0] != nil {
-		t.Errorf("refused %v, error %v; want applied", refused, err)
+	old := []event.Receipt{{Generation: 1, Partition: 99, Offset: 5}}
+	if err := later.Wait(t.Context(), old); err != nil {
+		t.Error(err)
 	}
+	if refused, known, err := later.Outcomes(t.Context(), 0, old); err != nil || !known || len(refused) != 1 || refused[0] != nil {
+		t.Errorf("refused %v, known %v, error %v; want applied", refused, known, err)
+	}
+}
+
+// startWatcher runs a watcher until stop, or the test's end.
+func startWatcher(t *testing.T, cfg kafka.Config) (w *kafka.Watcher, stop func()) {
+	t.Helper()
+	w, err := kafka.NewWatcher(cfg, logTo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, runWatcher(t, w)
+}
+
+func runWatcher(t *testing.T, w *kafka.Watcher) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// testRefusals refuses writes when the watcher does not see it at once: it must
+// find out, or say that it does not know.
+func testRefusals(t *testing.T, b *backend) {
+	type outcome struct {
+		refused []event.Error
+		known   bool
+	}
+	// setup makes six writes, of which first is the first and the others what is
+	// refused beside it.
+	type world struct {
+		cfg     kafka.Config
+		watcher *kafka.Watcher
+		mark    int64
+		first   event.Receipt
+		refuse  func(indices ...int)
+		commit  func()
+	}
+	setup := func(t *testing.T, running bool) *world {
+		t.Helper()
+		w := &world{cfg: b.topics(t)}
+		w.cfg.Watcher.RefusedMax = 2
+		letters := newDeadLetters(t, w.cfg)
+		p, c := newProducer(t, w.cfg), newConsumer(t, w.cfg, nil)
+		var err error
+		if w.watcher, err = kafka.NewWatcher(w.cfg, logTo(t)); err != nil {
+			t.Fatal(err)
+		}
+		if running {
+			runWatcher(t, w.watcher)
+			// It has begun when it has answered once.
+			if err := c.Commit(t.Context(), offsets(collect(t, c, len(produce(t, p, updates(0, 4, 4)))))); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.watcher.Wait(t.Context(), []event.Receipt{{Generation: 1}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.mark = w.watcher.Mark()
+		w.first = produce(t, p, updates(0, 1, 1))[0]
+		produce(t, p, updates(1, 5, 5))
+		records := collect(t, c, 6)
+		i := slices.IndexFunc(records, func(r event.Record) bool { return r.Receipt() == w.first })
+		records[0], records[i] = records[i], records[0]
+		w.refuse = func(indices ...int) {
+			t.Helper()
+			for _, i := range indices {
+				letter := event.DeadLetter{Record: records[i], Reason: event.CodeUnknownEvent, Detail: "names no event"}
+				if err := letters.Send(t.Context(), []event.DeadLetter{letter}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		w.commit = func() {
+			t.Helper()
+			if err := c.Commit(t.Context(), offsets(records)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return w
+	}
+	ask := func(t *testing.T, w *world) (o outcome) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+		defer cancel()
+		refused, known, err := w.watcher.Outcomes(ctx, w.mark, []event.Receipt{w.first})
+		if err != nil || len(refused) != 1 {
+			t.Errorf("refused %v, error %v", refused, err)
+		}
+		o.known = known
+		for _, r := range refused {
+			if r != nil {
+				o.refused = append(o.refused, *r)
+			}
+		}
+		return o
+	}
+	refused := outcome{refused: []event.Error{{Code: event.CodeUnknownEvent, Message: "names no event"}}, known: true}
+	applied, unknown := outcome{known: true}, outcome{}
+	check := func(t *testing.T, got, want outcome) {
+		t.Helper()
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(outcome{})); diff != "" {
+			t.Error(diff)
+		}
+	}
+
+	t.Run("before it has begun", func(t *testing.T) {
+		w := setup(t, false)
+		w.refuse(0, 1)
+		w.commit()
+		runWatcher(t, w.watcher)
+		check(t, ask(t, w), refused)
+	})
+	t.Run("before it has begun, and too many since", func(t *testing.T) {
+		w := setup(t, false)
+		w.refuse(0, 1, 2, 3)
+		w.commit()
+		runWatcher(t, w.watcher)
+		check(t, ask(t, w), unknown)
+	})
+	t.Run("of before it has begun, asked for before", func(t *testing.T) {
+		w := setup(t, false)
+		w.refuse(0, 1, 2, 3)
+		w.commit()
+		got := make(chan outcome)
+		go func() { got <- ask(t, w) }()
+		eventually(t, "somebody waits", func() bool { return w.watcher.Waiting() == 1 })
+		runWatcher(t, w.watcher)
+		check(t, <-got, unknown)
+	})
+	t.Run("and forgotten before it is asked", func(t *testing.T) {
+		w := setup(t, true)
+		w.refuse(0, 1, 2, 3)
+		eventually(t, "the refusals are known", func() bool { return w.watcher.Mark() == 4 })
+		w.commit()
+		check(t, ask(t, w), unknown)
+	})
+	t.Run("and not forgotten yet", func(t *testing.T) {
+		w := setup(t, true)
+		w.refuse(0, 1)
+		w.commit()
+		check(t, ask(t, w), refused)
+	})
+	t.Run("with many others while it is asked", func(t *testing.T) {
+		w := setup(t, true)
+		got := make(chan outcome)
+		go func() { got <- ask(t, w) }()
+		eventually(t, "somebody waits", func() bool { return w.watcher.Waiting() == 1 })
+		w.refuse(1, 2, 0, 3, 4, 5)
+		w.commit()
+		check(t, <-got, refused)
+	})
+	t.Run("others, and forgotten, before it was made", func(t *testing.T) {
+		w := setup(t, true)
+		w.refuse(1, 2, 3, 4)
+		eventually(t, "the refusals are known", func() bool { return w.watcher.Mark() == 4 })
+		w.mark = w.watcher.Mark()
+		w.commit()
+		check(t, ask(t, w), applied)
+	})
 }
 
 func newDeadLetters(t *testing.T, cfg kafka.Config) *kafka.DeadLetters {

@@ -29,6 +29,13 @@ func NewLetterRecord(topic string, l *event.DeadLetter) *kgo.Record { return new
 // ParseLetter reads what NewLetterRecord made.
 func ParseLetter(r *kgo.Record) (event.DeadLetter, error) { return parseLetter(r) }
 
+// Waiting is how many calls wait now.
+func (w *Watcher) Waiting() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.waiters)
+}
+
 const (
 	// DetailBytesMax is the longest detail of a dead letter.
 	DetailBytesMax = detailBytesMax

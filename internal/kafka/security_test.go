@@ -38,7 +38,7 @@ func TestApacheKafkaSecure(t *testing.T) {
 			defer cancel()
 			ended := make(chan error)
 			go func() { ended <- w.Run(ctx) }()
-			if _, err := w.Wait(ctx, receipts); err != nil {
+			if err := w.Wait(ctx, receipts); err != nil {
 				t.Error(err)
 			}
 			cancel()

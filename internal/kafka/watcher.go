@@ -4,19 +4,23 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicehq/sluice/internal/event"
 )
 
 // Watcher tells when writes are applied: when the group's committed offset is
-// above theirs, since the consumer commits only what the database has. Which of
-// them the consumer refused it learns from the dead-letter topic, which it
-// follows from the time it starts.
+// above theirs, since the consumer commits only what the database has. It reads
+// those offsets only while anybody waits, as often as [pace] says. Which writes
+// the consumer refused it learns from the dead-letter topic, which it follows
+// from a little before its own start on.
 type Watcher struct {
 	cfg     Config
 	topic   string
@@ -24,21 +28,51 @@ type Watcher struct {
 	log     *slog.Logger
 	cl      *kgo.Client // its consumer follows the dead letters
 	adm     *kadm.Client
+	made    time.Time
 	wake    chan struct{}
+	stuck   bool // whether catchUp did not end the last time; Run's goroutine's
 
 	mu      sync.Mutex
+	pace    pace
 	waiters map[*waiter]struct{}
+	// wanted are those who wait for a write now and have to know of its refusal,
+	// which they keep themselves, however many others there are.
+	wanted map[event.Receipt][]*waiter
+	// refused are the latest refusals, ring their keys, the oldest at place head.
 	refused map[event.Receipt]*event.Error
-	ring    []event.Receipt // the keys of refused, the oldest at place head
+	ring    []refusal
 	head    int
-	tail    int64         // the next offset of the dead-letter topic
-	moved   chan struct{} // closed when tail moves
+	// begun says that the dead letters are followed. Those from the offset floor
+	// on are in refused, up to tail, which is the next to come.
+	begun       bool
+	floor, tail int64
+	moved       chan struct{} // closed when tail moves
 }
 
-// waiter is one call of Wait: the highest offset it needs of each partition.
+// refusal is a refused record, and the place of its dead letter.
+type refusal struct {
+	receipt event.Receipt
+	seq     int64
+}
+
+// waiter is one call of Wait or Outcomes.
 type waiter struct {
+	// offsets are the highest that it needs of each partition.
 	offsets map[int32]int64
 	done    chan struct{}
+	// since is when the waiter joined; quiet says that nothing it waits for had a
+	// backlog before it then.
+	since time.Time
+	quiet bool
+
+	// writes says that this is a call of Outcomes, and receipts are its.
+	writes   bool
+	receipts []event.Receipt
+	// refused are the refusals of the receipts, as far as the dead letters from
+	// the offset floor on tell. skipped says that some of these were missing.
+	refused map[event.Receipt]*event.Error
+	floor   int64
+	skipped bool
 }
 
 // NewWatcher returns a watcher of the events topic, whose partitions cfg must
@@ -48,6 +82,7 @@ func NewWatcher(cfg Config, log *slog.Logger) (*Watcher, error) {
 		return nil, errPartitionsUnknown
 	}
 	cfg = cfg.WithDefaults()
+	made := time.Now()
 	cl, err := newClient(&cfg, log,
 		clientMetrics(&cfg, "watcher"),
 		kgo.FetchMaxBytes(8<<20),
@@ -59,9 +94,10 @@ func NewWatcher(cfg Config, log *slog.Logger) (*Watcher, error) {
 	}
 	return &Watcher{
 		cfg: cfg, topic: cfg.EventsTopic(), letters: cfg.DeadLetterTopic(), log: log,
-		cl: cl, adm: kadm.NewClient(cl), wake: make(chan struct{}, 1),
-		waiters: make(map[*waiter]struct{}), refused: make(map[event.Receipt]*event.Error),
-		moved: make(chan struct{}),
+		cl: cl, adm: kadm.NewClient(cl), made: made, wake: make(chan struct{}, 1),
+		pace:    newPace(cfg.Watcher.PollInterval, cfg.Watcher.PollIntervalMax),
+		waiters: make(map[*waiter]struct{}), wanted: make(map[event.Receipt][]*waiter),
+		refused: make(map[event.Receipt]*event.Error), moved: make(chan struct{}),
 	}, nil
 }
 
@@ -79,21 +115,50 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}()
 	defer func() { <-tailed }()
 	for {
-		if w.idle() {
+		if due, waits := w.due(); !waits {
 			select {
 			case <-w.wake:
 			case <-ctx.Done():
 				return nil
 			}
-			continue
-		}
-		if err := w.retry(ctx, "watch offsets", w.round); err != nil {
+		} else if pause := time.Until(due); pause > 0 {
+			timer := time.NewTimer(pause)
+			select {
+			case <-timer.C:
+			case <-w.wake: // it may be due sooner
+			case <-ctx.Done():
+			}
+			timer.Stop()
+		} else if err := w.retry(ctx, "watch offsets", w.round); err != nil {
 			return nil // ctx is over
 		}
-		if !pause(ctx, w.cfg.Watcher.PollInterval) {
+		if ctx.Err() != nil {
 			return nil
 		}
 	}
+}
+
+// due is when to read the group's offsets next, if anybody waits.
+func (w *Watcher) due() (at time.Time, waits bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	heads := make(map[int32]int64)
+	for waiting := range w.waiters {
+		if waiting.applied(w.pace.committed) { // since before it came
+			at, waits = w.pace.soonest(), true
+		}
+		for p, offset := range waiting.offsets {
+			if head, ok := heads[p]; (!ok || offset < head) && offset >= w.pace.committed(p) {
+				heads[p] = offset
+			}
+		}
+	}
+	for p, head := range heads {
+		if due := w.pace.due(p, head); !waits || due.Before(at) {
+			at, waits = due, true
+		}
+	}
+	return at, waits
 }
 
 // retry runs step until it succeeds; its error is that of ctx.
@@ -112,20 +177,41 @@ func (w *Watcher) retry(ctx context.Context, what string, step func(context.Cont
 	}
 }
 
-func (w *Watcher) idle() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.waiters) == 0
-}
+// lookBack is how much earlier than its own start the watcher follows the dead
+// letters from, for brokers' clocks that differ from this machine's.
+const lookBack = time.Minute
 
-// begin starts to follow the dead letters at their end.
+// begin starts to follow the dead letters: from the time on that the watcher
+// was made, so that it sees those of all writes that its process has made since.
+// It begins later where these are more than it keeps.
 func (w *Watcher) begin(ctx context.Context) error {
-	end, err := topicOffset(ctx, w.adm.ListEndOffsets, w.letters)
+	first, err := listOffset(ctx, w.cl, w.letters, offsetFirst)
 	if err != nil {
 		return err
 	}
-	w.advance(end)
-	w.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{w.letters: {0: kgo.NewOffset().At(end)}})
+	made, err := listOffset(ctx, w.cl, w.letters, w.made.Add(-lookBack).UnixMilli())
+	if err != nil {
+		return err
+	}
+	end, err := listOffset(ctx, w.cl, w.letters, offsetEnd)
+	if err != nil {
+		return err
+	}
+	if made < 0 {
+		made = end // there is none as late
+	}
+	from := max(first, made, end-int64(w.cfg.Watcher.RefusedMax))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.begun, w.floor = true, from
+	if from == first {
+		w.floor = 0 // of what is not in the log any more, nobody waits
+	}
+	for waiting := range w.waiters {
+		waiting.floor = w.floor
+	}
+	w.advance(from)
+	w.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{w.letters: {0: kgo.NewOffset().At(from)}})
 	return nil
 }
 
@@ -137,46 +223,62 @@ func (w *Watcher) follow(ctx context.Context) {
 				w.log.Warn("fetch interrupted", "topic", topic, "partition", partition, "error", err)
 			}
 		})
-		next := int64(-1)
 		fetches.EachRecord(func(r *kgo.Record) {
-			next = r.Offset + 1
-			if isReplayed(r) {
-				return
-			}
 			l, err := parseLetter(r)
-			if err != nil {
+			isLetter := err == nil && !isReplayed(r)
+			if err != nil && !isReplayed(r) {
 				w.log.Warn("record of the dead-letter topic left out", "topic", r.Topic, "offset", r.Offset, "error", err)
-				return
 			}
-			w.remember(l.Record.Receipt(), &event.Error{Code: l.Reason, Message: l.Detail})
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if r.Offset > w.tail { // letters are missing
+				w.skip(r.Offset)
+			}
+			if isLetter {
+				w.remember(l.Record.Receipt(), r.Offset, &event.Error{Code: l.Reason, Message: l.Detail})
+			}
+			w.tail = r.Offset + 1
 		})
-		if next >= 0 {
-			w.advance(next)
-		}
+		w.mu.Lock()
+		w.advance(w.tail)
+		w.mu.Unlock()
 	}
 }
 
-func (w *Watcher) remember(r event.Receipt, e *event.Error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// remember keeps a refusal. w.mu is held.
+func (w *Watcher) remember(r event.Receipt, seq int64, e *event.Error) {
+	for _, waiting := range w.wanted[r] {
+		waiting.refused[r] = e
+	}
 	if _, ok := w.refused[r]; !ok {
 		if len(w.ring) < w.cfg.Watcher.RefusedMax {
-			w.ring = append(w.ring, r)
+			w.ring = append(w.ring, refusal{r, seq})
 		} else {
-			delete(w.refused, w.ring[w.head])
-			w.ring[w.head] = r
+			oldest := &w.ring[w.head]
+			delete(w.refused, oldest.receipt)
+			w.floor = oldest.seq + 1
+			*oldest = refusal{r, seq}
 			w.head = (w.head + 1) % len(w.ring)
 		}
 	}
 	w.refused[r] = e
 }
 
-func (w *Watcher) advance(next int64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.tail = next
+// advance says that the dead letters before the offset are known. w.mu is held.
+func (w *Watcher) advance(tail int64) {
+	w.tail = tail
 	close(w.moved)
 	w.moved = make(chan struct{})
+}
+
+// skip says that the dead letters before the offset are not to be had. w.mu is
+// held.
+func (w *Watcher) skip(to int64) {
+	w.log.Warn("dead letters are missing", "topic", w.letters, "from", w.tail, "to", to)
+	w.floor = to
+	for waiting := range w.waiters {
+		waiting.skipped = true
+	}
 }
 
 // round reads the group's offsets once, and answers those whose writes are applied.
@@ -187,9 +289,20 @@ func (w *Watcher) round(ctx context.Context) error {
 	}
 	var applied []*waiter
 	w.mu.Lock()
+	now := time.Now()
+	w.pace.observe(now, committed)
 	for waiting := range w.waiters {
-		if waiting.applied(committed) {
+		if !waiting.applied(w.pace.committed) {
+			continue
+		}
+		if waiting.quiet && waiting.writes {
+			w.pace.quiet.add(now.Sub(waiting.since))
+			waiting.quiet = false
+		}
+		if waiting.writes {
 			applied = append(applied, waiting)
+		} else {
+			w.answer(waiting)
 		}
 	}
 	w.mu.Unlock()
@@ -198,54 +311,151 @@ func (w *Watcher) round(ctx context.Context) error {
 	}
 	// A refused record is in the dead-letter topic before its offset is
 	// committed, so what the topic holds now says all about these writes.
-	end, err := topicOffset(ctx, w.adm.ListEndOffsets, w.letters)
-	if err != nil {
-		return err
-	}
-	if err := w.reach(ctx, end); err != nil {
+	if err := w.catchUp(ctx); err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, waiting := range applied {
-		delete(w.waiters, waiting)
-		close(waiting.done)
+		w.answer(waiting)
 	}
 	return nil
 }
 
-func (w *waiter) applied(committed map[int32]int64) bool {
+// answer ends the waiting of one that has not gone by itself. w.mu is held.
+func (w *Watcher) answer(waiting *waiter) {
+	if w.leave(waiting) {
+		close(waiting.done)
+	}
+}
+
+// applied reports whether the offsets, by partition, are above what is waited for.
+func (w *waiter) applied(committed func(int32) int64) bool {
 	for p, offset := range w.offsets {
-		if committed[p] <= offset {
+		if committed(p) <= offset {
 			return false
 		}
 	}
 	return true
 }
 
-// reach waits until the dead letters have been followed up to the offset.
-func (w *Watcher) reach(ctx context.Context, offset int64) error {
+// catchUp waits until all dead letters that there are have been followed.
+func (w *Watcher) catchUp(ctx context.Context) error {
+	end, err := listOffset(ctx, w.cl, w.letters, offsetEnd)
+	if err != nil {
+		return err
+	}
+	if w.stuck { // what comes next may be gone from the topic
+		first, err := listOffset(ctx, w.cl, w.letters, offsetFirst)
+		if err != nil {
+			return err
+		}
+		w.mu.Lock()
+		if w.tail < first {
+			w.skip(first)
+			w.advance(first)
+		}
+		w.mu.Unlock()
+	}
 	for {
 		w.mu.Lock()
 		tail, moved := w.tail, w.moved
 		w.mu.Unlock()
-		if tail >= offset {
+		if w.stuck = tail < end; !w.stuck {
 			return nil
 		}
 		select {
 		case <-moved:
 		case <-ctx.Done():
-			return fmt.Errorf("follow %s to offset %d, at %d: %w", w.letters, offset, tail, ctx.Err())
+			return fmt.Errorf("follow %s to offset %d, at %d: %w", w.letters, end, tail, ctx.Err())
 		}
 	}
 }
 
-// Wait returns when every write of the receipts is applied or refused, or with
-// ctx's error when that is over first. The answer has the length of receipts;
-// an element is nil where the write was applied, else says why the consumer
-// refused it. Receipts of older generations are applied. A receipt that this
-// log cannot have given is an [*event.Error] of the field "receipt".
-func (w *Watcher) Wait(ctx context.Context, receipts []event.Receipt) ([]*event.Error, error) {
+// What [listOffset] can be asked for instead of a time.
+const (
+	offsetEnd   = -1
+	offsetFirst = -2
+)
+
+// listOffset asks for an offset of a topic's partition 0: the first whose record
+// is of the time, in Unix milliseconds, or later; -1 where there is none.
+func listOffset(ctx context.Context, cl *kgo.Client, topic string, millis int64) (int64, error) {
+	p := kmsg.NewListOffsetsRequestTopicPartition()
+	p.Timestamp = millis
+	t := kmsg.NewListOffsetsRequestTopic()
+	t.Topic, t.Partitions = topic, append(t.Partitions, p)
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID, req.Topics = -1, append(req.Topics, t)
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return 0, fmt.Errorf("list offsets of %s: %w", topic, err)
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return 0, fmt.Errorf("list offsets of %s: partition 0 is missing", topic)
+	}
+	listed := &resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(listed.ErrorCode); err != nil {
+		return 0, fmt.Errorf("list offsets of %s: %w", topic, err)
+	}
+	return listed.Offset, nil
+}
+
+// Wait returns nil when every write of the receipts is applied or refused, or
+// ctx's error when that is over first. Writes of older generations are applied.
+// A receipt that this log cannot have given is an [*event.Error] of the field
+// "receipt".
+func (w *Watcher) Wait(ctx context.Context, receipts []event.Receipt) error {
+	waiting, err := w.newWaiter(receipts)
+	if err != nil || len(waiting.offsets) == 0 {
+		return err
+	}
+	return w.join(ctx, waiting)
+}
+
+// Mark is for a caller of [Watcher.Outcomes], who takes it before the writes are
+// made: it tells how far the dead letters are known then. The refusal of a
+// later write comes after it.
+func (w *Watcher) Mark() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.begun {
+		return 0
+	}
+	return w.tail
+}
+
+// Outcomes is [Watcher.Wait], and tells which of the writes the consumer
+// refused: the element of refused is why, nil for a write that was applied. Mark
+// is what [Watcher.Mark] said before the writes were made.
+//
+// Where known is false, there may be refusals that the watcher has not seen, so
+// that nil says nothing. That is so where the writes were made before the
+// watcher had begun to follow the dead letters and there are too many of these
+// for it to look back, where more than [WatcherConfig.RefusedMax] other records
+// were refused between the making of the writes and the call, and where dead
+// letters were lost.
+func (w *Watcher) Outcomes(ctx context.Context, mark int64, receipts []event.Receipt) (refused []*event.Error, known bool, err error) {
+	waiting, err := w.newWaiter(receipts)
+	if err != nil {
+		return nil, false, err
+	}
+	refused = make([]*event.Error, len(receipts))
+	if len(waiting.offsets) == 0 {
+		return refused, true, nil
+	}
+	waiting.writes, waiting.receipts = true, receipts
+	waiting.refused = make(map[event.Receipt]*event.Error)
+	if err := w.join(ctx, waiting); err != nil {
+		return nil, false, err
+	}
+	for i, r := range receipts {
+		refused[i] = waiting.refused[r]
+	}
+	return refused, waiting.floor <= mark && !waiting.skipped, nil
+}
+
+func (w *Watcher) newWaiter(receipts []event.Receipt) (*waiter, error) {
 	waiting := &waiter{offsets: make(map[int32]int64), done: make(chan struct{})}
 	for _, r := range receipts {
 		switch {
@@ -258,35 +468,76 @@ func (w *Watcher) Wait(ctx context.Context, receipts []event.Receipt) ([]*event.
 			}
 		}
 	}
-	if len(waiting.offsets) > 0 {
-		if err := w.join(ctx, waiting); err != nil {
-			return nil, err
-		}
-	}
-	answers := make([]*event.Error, len(receipts))
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for i, r := range receipts {
-		answers[i] = w.refused[r]
-	}
-	return answers, nil
+	return waiting, nil
 }
 
+// join waits until round answers, or ctx is over.
 func (w *Watcher) join(ctx context.Context, waiting *waiter) error {
-	w.mu.Lock()
-	w.waiters[waiting] = struct{}{}
-	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
+	if !w.enter(waiting) {
+		return nil
 	}
 	select {
 	case <-waiting.done:
 		return nil
 	case <-ctx.Done():
 		w.mu.Lock()
-		delete(w.waiters, waiting)
-		w.mu.Unlock()
+		defer w.mu.Unlock()
+		w.leave(waiting)
 		return ctx.Err()
 	}
+}
+
+// enter has the waiter answered by a later round. It reports false where the
+// last one tells already that all is applied.
+func (w *Watcher) enter(waiting *waiter) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	seen := w.pace.polled.Add(w.pace.most).After(now) // the last round tells of now
+	if seen && !waiting.writes && waiting.applied(w.pace.committed) {
+		return false
+	}
+	waiting.since, waiting.quiet = now, true
+	// Behind others that wait, nothing is due sooner.
+	sooner := false
+	for p, offset := range waiting.offsets {
+		s, quiet := w.pace.join(now, p, offset, waiting.writes)
+		sooner, waiting.quiet = sooner || s, waiting.quiet && quiet
+	}
+	w.waiters[waiting] = struct{}{}
+	waiting.floor = w.floor
+	for _, r := range waiting.receipts {
+		w.wanted[r] = append(w.wanted[r], waiting)
+		if refusal := w.refused[r]; refusal != nil {
+			waiting.refused[r] = refusal
+		}
+	}
+	if sooner {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+	return true
+}
+
+// leave ends the waiting, unless it has ended already, which it reports as false.
+// w.mu is held.
+func (w *Watcher) leave(waiting *waiter) bool {
+	if _, ok := w.waiters[waiting]; !ok {
+		return false
+	}
+	delete(w.waiters, waiting)
+	for p := range waiting.offsets {
+		w.pace.leave(p)
+	}
+	for _, r := range waiting.receipts {
+		others := slices.DeleteFunc(w.wanted[r], func(other *waiter) bool { return other == waiting })
+		if len(others) == 0 {
+			delete(w.wanted, r)
+		} else {
+			w.wanted[r] = others
+		}
+	}
+	return true
 }
