@@ -110,7 +110,7 @@ func answers(t *testing.T, store *clickhouse.Store, w *world, conversations []st
 	put("core states", states, err)
 	rows, err := store.Aliases(ctx, aliases)
 	put("aliases", rows, err)
-	occupancy, err := store.Occupancy(ctx, at(t, "2026-02-10T00:00:00Z"))
+	occupancy, err := store.Occupancy(ctx, at(t, "2026-02-10T00:00:00Z"), 0)
 	slices.Sort(occupancy.Minutes)
 	put("occupancy", occupancy, err)
 	for i, id := range ids {
@@ -358,7 +358,7 @@ func TestClusterShardDown(t *testing.T) {
 			return err
 		},
 		"occupancy": func(ctx context.Context) error {
-			_, err := store.Occupancy(ctx, 0)
+			_, err := store.Occupancy(ctx, 0, 0)
 			return err
 		},
 		"a conversation": func(ctx context.Context) error {

@@ -39,6 +39,7 @@ const (
 	DefaultCompression         = CompressionNone
 	DefaultInsertTimeout       = time.Minute
 	DefaultLookupTimeout       = time.Minute
+	DefaultOccupancyTimeout    = 10 * time.Second
 	DefaultQueryTimeout        = 30 * time.Second
 	DefaultQueryMemoryBytesMax = 4 << 30
 	DefaultInsertConcurrency   = 2
@@ -89,6 +90,9 @@ type Config struct {
 	InsertTimeout time.Duration
 	// LookupTimeout bounds one query of a batched lookup. Default: [DefaultLookupTimeout].
 	LookupTimeout time.Duration
+	// OccupancyTimeout bounds [Store.Occupancy], which saves lookups and is not
+	// worth more than some of them take. Default: [DefaultOccupancyTimeout].
+	OccupancyTimeout time.Duration
 	// QueryTimeout bounds one query of a reader; the server stops it too.
 	// Default: [DefaultQueryTimeout].
 	QueryTimeout time.Duration
@@ -148,6 +152,7 @@ func (c Config) Validate() error {
 		{"DialTimeout", c.DialTimeout},
 		{"InsertTimeout", c.InsertTimeout},
 		{"LookupTimeout", c.LookupTimeout},
+		{"OccupancyTimeout", c.OccupancyTimeout},
 		{"QueryTimeout", c.QueryTimeout},
 	} {
 		if d.value < 0 {
@@ -188,6 +193,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Compression, DefaultCompression)
 	orDefault(&c.InsertTimeout, DefaultInsertTimeout)
 	orDefault(&c.LookupTimeout, DefaultLookupTimeout)
+	orDefault(&c.OccupancyTimeout, DefaultOccupancyTimeout)
 	orDefault(&c.QueryTimeout, DefaultQueryTimeout)
 	orDefault(&c.QueryMemoryBytesMax, DefaultQueryMemoryBytesMax)
 	orDefault(&c.InsertConcurrency, DefaultInsertConcurrency)

@@ -73,6 +73,28 @@ type serverError struct{ code proto.Error }
 
 func (e *serverError) Error() string { return "ClickHouse error " + e.code.String() }
 
+// isTooExpensive reports whether an exception says that a query took more time,
+// memory or rows than the server allows.
+func isTooExpensive(err error) bool {
+	code := proto.Error(0)
+	var plain *serverError
+	if exception, ok := ch.AsException(err); ok {
+		code = exception.Code
+	} else if errors.As(err, &plain) {
+		code = plain.code
+	}
+	switch int(code) {
+	case 158, // TOO_MANY_ROWS
+		159, // TIMEOUT_EXCEEDED
+		160, // TOO_SLOW
+		241, // MEMORY_LIMIT_EXCEEDED
+		307, // TOO_MANY_BYTES
+		396: // TOO_MANY_ROWS_OR_BYTES
+		return true
+	}
+	return false
+}
+
 // isDataError reports whether an exception is about values. The list is kept
 // short on purpose: a code that is missing here stalls the log, loudly, and
 // loses nothing; a code too many throws good records out. Deliberately not

@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
@@ -10,15 +11,30 @@ import (
 )
 
 // Occupancy tells which minutes have core rows, tombstones too: the first and
-// the last of all, which the parts' own metadata has, and each one since a
-// time, which reads the timestamps since then.
-func (s *Store) Occupancy(ctx context.Context, sinceMicros int64) (event.Occupancy, error) {
-	o := event.Occupancy{SinceMicros: sinceMicros}
+// the last of all, which the parts' own metadata has, and each one of a window,
+// which reads the timestamps of that window. The window has no end where
+// untilMicros is 0.
+//
+// It takes at most [Config.OccupancyTimeout]. The error wraps
+// [event.ErrTooExpensive] where it would take longer, or more memory than the
+// server gives it.
+func (s *Store) Occupancy(ctx context.Context, sinceMicros, untilMicros int64) (event.Occupancy, error) {
+	bounded, cancel := context.WithTimeout(ctx, s.cfg.OccupancyTimeout)
+	defer cancel()
+	o, err := s.occupancy(bounded, sinceMicros, untilMicros)
+	if err != nil && ctx.Err() == nil && (bounded.Err() != nil || isTooExpensive(err)) {
+		return o, fmt.Errorf("%w: %w", event.ErrTooExpensive, err)
+	}
+	return o, err
+}
+
+func (s *Store) occupancy(ctx context.Context, sinceMicros, untilMicros int64) (event.Occupancy, error) {
+	o := event.Occupancy{SinceMicros: sinceMicros, UntilMicros: untilMicros}
 	var (
 		rows        proto.ColUInt64
 		first, last proto.ColInt64
 	)
-	err := s.query(ctx, "occupancy", s.cfg.LookupTimeout, ch.Query{
+	err := s.query(ctx, "occupancy", s.cfg.OccupancyTimeout, ch.Query{
 		Body: "SELECT count() AS n, toUnixTimestamp64Micro(min(timestamp)) AS first, toUnixTimestamp64Micro(max(timestamp)) AS last FROM events",
 		Result: proto.Results{
 			{Name: "n", Data: &rows}, {Name: "first", Data: &first}, {Name: "last", Data: &last},
@@ -33,11 +49,17 @@ func (s *Store) Occupancy(ctx context.Context, sinceMicros int64) (event.Occupan
 	if err != nil || o.Empty {
 		return o, err
 	}
+	where := "timestamp >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')"
+	window := parameters{}.int("since", sinceMicros)
+	if untilMicros != 0 {
+		where += " AND timestamp < fromUnixTimestamp64Micro({until:Int64}, 'UTC')"
+		window = window.int("until", untilMicros)
+	}
 	var minute proto.ColInt64
-	err = s.query(ctx, "occupied_minutes", s.cfg.LookupTimeout, ch.Query{
+	err = s.query(ctx, "occupied_minutes", s.cfg.OccupancyTimeout, ch.Query{
 		Body: `SELECT DISTINCT intDiv(toUnixTimestamp64Micro(timestamp), 60000000) AS minute FROM events
-			PREWHERE timestamp >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')`,
-		Parameters: parameters{}.int("since", sinceMicros),
+			PREWHERE ` + where,
+		Parameters: window,
 		Result:     proto.Results{{Name: "minute", Data: &minute}},
 		OnResult: func(context.Context, proto.Block) error {
 			o.Minutes = append(o.Minutes, minute...)

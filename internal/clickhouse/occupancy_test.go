@@ -1,18 +1,22 @@
 package clickhouse_test
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
 func TestOccupancy(t *testing.T) {
 	store, _, _ := migrated(t)
 	since := at(t, "2026-03-01T12:00:30Z")
-	got, err := store.Occupancy(t.Context(), since)
+	got, err := store.Occupancy(t.Context(), since, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +38,7 @@ func TestOccupancy(t *testing.T) {
 		rows.Cores = append(rows.Cores, core)
 	}
 	insert(t, store, rows)
-	if got, err = store.Occupancy(t.Context(), since); err != nil {
+	if got, err = store.Occupancy(t.Context(), since, 0); err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(got.Minutes)
@@ -45,5 +49,42 @@ func TestOccupancy(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("occupancy (-want +got):\n%s", diff)
+	}
+
+	until := at(t, "2026-03-01T12:07:30Z")
+	if got, err = store.Occupancy(t.Context(), since, until); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got.Minutes)
+	want.UntilMicros, want.Minutes = until, want.Minutes[:2]
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("occupancy of a window that ends (-want +got):\n%s", diff)
+	}
+}
+
+// What takes the server too long is told apart from a server that is away.
+func TestOccupancyTooExpensive(t *testing.T) {
+	_, server, database := migrated(t)
+	slow, away := config(server, database), config(server, database)
+	slow.OccupancyTimeout = time.Nanosecond
+	away.Addr = "127.0.0.1:1" // nobody listens there
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, tt := range []struct {
+		name string
+		ctx  context.Context
+		cfg  clickhouse.Config
+		want bool
+	}{
+		{"a server that is slow", t.Context(), slow, true},
+		{"a server that is away", t.Context(), away, false},
+		{"a caller that has gone", gone, slow, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := open(t, tt.cfg).Occupancy(tt.ctx, 0, 0)
+			if err == nil || errors.Is(err, event.ErrTooExpensive) != tt.want {
+				t.Errorf("got %v, want an error that wraps %q: %t", err, event.ErrTooExpensive, tt.want)
+			}
+		})
 	}
 }

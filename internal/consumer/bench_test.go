@@ -21,7 +21,7 @@ const (
 // benchStore is an empty table that takes anything.
 type benchStore struct{ Store }
 
-func (benchStore) Occupancy(context.Context, int64) (event.Occupancy, error) {
+func (benchStore) Occupancy(context.Context, int64, int64) (event.Occupancy, error) {
 	return event.Occupancy{Empty: true}, nil
 }
 

@@ -46,8 +46,10 @@ type Store interface {
 	CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error)
 	// Aliases returns the newest row of each of the aliases that has one.
 	Aliases(ctx context.Context, aliases []string) (map[string]event.AliasRow, error)
-	// Occupancy tells which minutes have events, tombstones too.
-	Occupancy(ctx context.Context, sinceMicros int64) (event.Occupancy, error)
+	// Occupancy tells which minutes of the window have events, tombstones too. A
+	// window without an end has an untilMicros of 0. The error wraps
+	// [event.ErrTooExpensive] where the answer would take too much.
+	Occupancy(ctx context.Context, sinceMicros, untilMicros int64) (event.Occupancy, error)
 	// Insert writes the rows: aliases, then contents and embeddings, then cores.
 	Insert(ctx context.Context, rows *event.Rows) error
 }
@@ -163,6 +165,9 @@ type Consumer struct {
 	recent  *recent
 	aliases map[string]batchAlias
 	needs   map[event.ID]bool
+	// occupancyAfter is when the store is asked for its occupied minutes again,
+	// after it found that too much.
+	occupancyAfter time.Time
 	// sent are the dead letters of the flush in flight, each of which is sent
 	// once, however often its batch is halved.
 	sent map[event.Receipt]struct{}

@@ -49,6 +49,10 @@ type world struct {
 	tries  map[string]int
 	// occupancy is of a table whose every minute has rows, where it is nil.
 	occupancy *event.Occupancy
+	// occupancyErr is what the question for it ends with; windows are what was
+	// asked about.
+	occupancyErr error
+	windows      [][2]int64
 }
 
 // run gives the test a running consumer, which it stops at the end.
@@ -381,14 +385,18 @@ func (s *fakeLetters) Send(ctx context.Context, letters []event.DeadLetter) erro
 }
 
 // Occupancy says that every minute has rows, unless the test says otherwise.
-func (s *fakeStore) Occupancy(_ context.Context, since int64) (event.Occupancy, error) {
+func (s *fakeStore) Occupancy(_ context.Context, since, until int64) (event.Occupancy, error) {
 	w := (*world)(s)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.tries["occupancy"]++
+	w.windows = append(w.windows, [2]int64{since, until})
+	if w.occupancyErr != nil {
+		return event.Occupancy{}, w.occupancyErr
+	}
 	if w.occupancy != nil {
 		o := *w.occupancy
-		o.SinceMicros = since
+		o.SinceMicros, o.UntilMicros = since, until
 		return o, nil
 	}
 	return event.Occupancy{LastMicros: 1 << 62, SinceMicros: 1 << 62}, nil

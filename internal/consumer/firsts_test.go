@@ -1,6 +1,8 @@
 package consumer
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,6 +22,8 @@ func TestFirstsFree(t *testing.T) {
 		SinceMicros: (minute-10)*minuteMicros + 30_000_000,
 		Minutes:     []int64{minute - 9, minute, minute + 5},
 	}
+	bounded := occupancy
+	bounded.UntilMicros = (minute-5)*minuteMicros + 30_000_000
 	tests := []struct {
 		name      string
 		occupancy event.Occupancy
@@ -36,6 +40,11 @@ func TestFirstsFree(t *testing.T) {
 		{"now", occupancy, 0, false},
 		{"the minute of the last row", occupancy, 5, false},
 		{"after the last row", occupancy, 6, true},
+		{"a free minute of a window that ends", bounded, -8, true},
+		{"the last whole minute of a window that ends", bounded, -6, true},
+		{"the minute that the window ends in", bounded, -5, false},
+		{"a minute after the window", bounded, -1, false},
+		{"after the last row, and the window", bounded, 6, true},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -117,6 +126,109 @@ func TestFirstsEnd(t *testing.T) {
 		}
 		if got := w.core(1).Error; got != "third" {
 			t.Errorf("error %q, want the update's", got)
+		}
+	})
+}
+
+// However far the log is behind, one question is about two hours and a bit, and
+// the next one is asked when the records have got there.
+func TestFirstsAskAboutWindows(t *testing.T) {
+	runWith(t, func(w *world, _ *Config) {
+		w.occupancy = &event.Occupancy{LastMicros: 1 << 62}
+	}, func(w *world) {
+		week := 7 * 24 * time.Hour
+		w.advance(time.Until(time.UnixMicro(micros)) + week) // after the ids' time
+		feed := func(behind time.Duration, writes ...event.Write) {
+			t.Helper()
+			var records []event.Record
+			for _, write := range writes {
+				rec := record(write, 0, w.next[0]+int64(len(records)))
+				rec.AppendTime = time.Now().Add(-behind)
+				records = append(records, rec)
+			}
+			w.feedRecords(1, records...)
+			w.advance(time.Second)
+		}
+		feed(week, create(), update(latency(1)))
+		feed(week-time.Hour, create(id(2)), update(id(2), latency(2)))
+		if got := len(w.windows); got != 1 {
+			t.Fatalf("%d windows were asked about, want 1", got)
+		}
+		feed(week-firstsAfter, create(id(3)), update(id(3), latency(3)))
+		feed(week-firstsAfter, create(id(4)), update(id(4), latency(4)))
+		feed(time.Minute, create(id(5)), update(id(5), latency(5)))
+		if got := len(w.windows); got != 3 {
+			t.Fatalf("%d windows were asked about, want 3", got)
+		}
+		for i, win := range w.windows[:2] {
+			if got, want := time.Duration(win[1]-win[0])*time.Microsecond, firstsBefore+firstsAfter; got != want {
+				t.Errorf("window %d spans %s, want %s", i, got, want)
+			}
+		}
+		if last := w.windows[2]; last[1] != 0 {
+			t.Errorf("the window of a log that is up to date ends at %d, want no end", last[1])
+		}
+		for n := uint64(2); n <= 5; n++ {
+			if got := w.core(n).Latency; got != float64(n) {
+				t.Errorf("event %d has the latency %v, want %d", n, got, n)
+			}
+		}
+	})
+}
+
+// Partitions that are equally far share a question; one that is elsewhere has its
+// own, so that no window has to reach from one to the other.
+func TestFirstsShareWindows(t *testing.T) {
+	runWith(t, func(w *world, _ *Config) {
+		w.occupancy = &event.Occupancy{LastMicros: 1 << 62}
+	}, func(w *world) {
+		w.advance(time.Until(time.UnixMicro(micros)) + 100*time.Hour) // after the ids' time
+		now := time.Now()
+		var chunks []event.Chunk
+		for p, behind := range []time.Duration{100 * time.Hour, 0, 100*time.Hour - time.Minute, time.Second} {
+			rec := record(create(id(uint64(p))), int32(p), 0)
+			rec.AppendTime = now.Add(-behind)
+			chunks = append(chunks, event.Chunk{Partition: int32(p), Epoch: 1, Records: []event.Record{rec}})
+		}
+		w.polls <- chunks
+		w.advance(time.Second)
+		want := [][2]int64{
+			{now.Add(-100*time.Hour - firstsBefore).UnixMicro(), now.Add(-100*time.Hour + firstsAfter).UnixMicro()},
+			{now.Add(-time.Second - firstsBefore).UnixMicro(), 0},
+		}
+		if diff := cmp.Diff(want, w.windows); diff != "" {
+			t.Errorf("windows (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A database that takes too long to say which minutes have rows costs look-ups,
+// and nothing else: the flush goes on at once, and the question is not asked
+// again before its pause is over.
+func TestFirstsTooExpensive(t *testing.T) {
+	runWith(t, func(w *world, _ *Config) {
+		w.occupancy = &event.Occupancy{Empty: true}
+		w.occupancyErr = fmt.Errorf("query occupied_minutes: %w", event.ErrTooExpensive)
+	}, func(w *world) {
+		w.apply(create(failure("first")))
+		w.apply(create(failure("second")), update(latency(1)))
+		want := row(0, updated(2), func(c *event.Core) { c.Error, c.Latency, c.HasLatency = "first", 1, true })
+		if diff := cmp.Diff(want, w.core(1)); diff != "" {
+			t.Errorf("core row (-want +got):\n%s", diff)
+		}
+		if w.tries["cores"] != 1 || w.tries["occupancy"] != 1 {
+			t.Errorf("%d look-ups and %d questions, want 1 and 1", w.tries["cores"], w.tries["occupancy"])
+		}
+		w.advance(firstsPause)
+		w.mu.Lock()
+		w.occupancyErr = nil
+		w.mu.Unlock()
+		w.apply(create(id(2)), update(id(2), latency(2)))
+		if w.tries["cores"] != 1 || w.tries["occupancy"] != 2 {
+			t.Errorf("%d look-ups and %d questions, want 1 and 2", w.tries["cores"], w.tries["occupancy"])
+		}
+		if journal := w.take(); slices.Contains(journal, "pause") {
+			t.Errorf("the flush was retried; journal:\n%s", journal)
 		}
 	})
 }

@@ -9,17 +9,18 @@ import (
 )
 
 type metrics struct {
-	records      prometheus.Counter
-	noEffect     prometheus.Counter
-	rows         *prometheus.CounterVec
-	lookups      *prometheus.CounterVec
-	retries      *prometheus.CounterVec
-	deadLetters  *prometheus.CounterVec
-	batchRecords prometheus.Histogram
-	flushSeconds prometheus.Histogram
-	insertTime   prometheus.Histogram
-	freshness    prometheus.Histogram
-	recentBytes  prometheus.Gauge
+	records        prometheus.Counter
+	noEffect       prometheus.Counter
+	rows           *prometheus.CounterVec
+	lookups        *prometheus.CounterVec
+	retries        *prometheus.CounterVec
+	deadLetters    *prometheus.CounterVec
+	batchRecords   prometheus.Histogram
+	flushSeconds   prometheus.Histogram
+	insertTime     prometheus.Histogram
+	freshness      prometheus.Histogram
+	recentBytes    prometheus.Gauge
+	minutesUnknown prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -63,6 +64,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		recentBytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "recent_bytes", Help: "Memory of the recent core rows, in bytes, estimated.",
 		}),
+		minutesUnknown: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: ns, Name: "minutes_unknown_total",
+			Help: "Times that the database took too long to say which minutes have events. Updates are looked up for a while then.",
+		}),
 	}
 	// The first of a kind is an increase only where there was a zero before it.
 	for _, step := range []string{stepLookup, stepSend, stepInsert, stepCommit} {
@@ -74,7 +79,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.deadLetters.WithLabelValues(string(reason))
 	}
 	reg.MustRegister(m.records, m.noEffect, m.rows, m.lookups, m.retries, m.deadLetters,
-		m.batchRecords, m.flushSeconds, m.insertTime, m.freshness, m.recentBytes)
+		m.batchRecords, m.flushSeconds, m.insertTime, m.freshness, m.recentBytes, m.minutesUnknown)
 	return m
 }
 

@@ -51,7 +51,7 @@ type recentPartition struct {
 	aliases map[uint64]place
 	// keysMax is the most keys that the maps had since they were made.
 	keysMax int
-	// firsts is nil until the partition's first batch.
+	// firsts is nil until the database has said which minutes have rows.
 	firsts *firsts
 }
 

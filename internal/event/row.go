@@ -10,6 +10,11 @@ import (
 // one of the infrastructure, and is retried.
 var ErrRejected = errors.New("rejected by the storage")
 
+// ErrTooExpensive is what the storage wraps when a question took more time or
+// memory than it is worth. Nothing is wrong with the storage, and asking the same
+// again is expected to end the same way.
+var ErrTooExpensive = errors.New("the question takes too much of the storage")
+
 // Record is one record of the events topic.
 type Record struct {
 	Generation int
@@ -120,15 +125,19 @@ func (v Version) Counts(created Position) bool {
 	return v.Class() != ClassCreate || v.Position() == created
 }
 
-// Occupancy is which minutes have core rows. An id with another minute has none.
+// Occupancy is which minutes of a window have core rows. An id with another
+// minute of the window has none, and neither has one that is before all rows or
+// after them.
 type Occupancy struct {
 	// Empty: there are no rows at all.
 	Empty bool
 	// FirstMicros and LastMicros are no later and no earlier than the first and
 	// the last timestamp, in Unix microseconds.
 	FirstMicros, LastMicros int64
-	// Minutes are those that have rows, in minutes since 1970, from the one after
-	// that of SinceMicros on.
-	SinceMicros int64
-	Minutes     []int64
+	// SinceMicros and UntilMicros bound the window, in Unix microseconds. An
+	// UntilMicros of 0 says that it has no end.
+	SinceMicros, UntilMicros int64
+	// Minutes are those that have rows, in minutes since 1970, of the minutes
+	// that are whole within the window.
+	Minutes []int64
 }
