@@ -457,6 +457,12 @@ func TestDeletedIsErased(t *testing.T) {
 	if n := found(); n != "0" {
 		t.Fatalf("%s rows have the content after sluice erase", n)
 	}
+	// A delete of what never was has nothing merged, though its month has parts.
+	for year := 2001; year < 2004; year++ {
+		at := time.Date(year, 5, 1, 0, 0, 0, 0, time.UTC)
+		send(http.MethodPost, "/event", fmt.Sprintf(`{"conversation_id":"kept","event_name":"event_a","timestamp":%d,"output":"kept","output_embeddings":[1]}`, at.UnixMilli()), http.StatusCreated)
+		send(http.MethodDelete, eventPath(event.NewID(at.UnixMicro(), "never").String()), "", http.StatusOK)
+	}
 	makeAndDelete("by itself")
 	p.stop(t)
 	p, c = serve(t, dir, "--clickhouse-url", u, "--erase-after", "2s")

@@ -18,9 +18,9 @@ const eraseInterval = 10 * time.Minute
 
 // eraser takes what was deleted off ClickHouse's disk.
 type eraser struct {
-	store *clickhouse.Store
-	after time.Duration
-	log   *slog.Logger
+	months *clickhouse.Erasures
+	after  time.Duration
+	log    *slog.Logger
 
 	// since is the local Unix time, in nanoseconds, from which on the content that
 	// waits longest has waited; 0 for none.
@@ -34,9 +34,9 @@ type eraser struct {
 func newEraser(store *clickhouse.Store, after time.Duration, log *slog.Logger, reg prometheus.Registerer) *eraser {
 	const ns = "sluice_erasure"
 	e := &eraser{
-		store: store, after: after, log: log,
+		months: store.Erasures(after), after: after, log: log,
 		merges: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: ns, Name: "merges_total", Help: "Months of a table that were merged whole, to take deleted content off ClickHouse's disk.",
+			Namespace: ns, Name: "merges_total", Help: "Months of a table that were merged whole, to take deleted content off ClickHouse's disk. Months whose tombstones cover nothing are not.",
 		}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: ns, Name: "failures_total", Help: "Merges of months that failed, and searches for those that need one. All are tried again.",
@@ -44,7 +44,7 @@ func newEraser(store *clickhouse.Store, after time.Duration, log *slog.Logger, r
 	}
 	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: ns, Name: "waiting_seconds",
-		Help: "How long deleted content has waited to leave ClickHouse's disk, that which waits longest. 0 in all consumers but the one that sees to it.",
+		Help: "How long deleted content has waited at most to leave ClickHouse's disk. A tombstone that covers nothing does not wait. 0 in all consumers but the one that sees to it.",
 	}, func() float64 {
 		since := e.since.Load()
 		if since == 0 {
@@ -85,7 +85,7 @@ func (e *eraser) run(ctx context.Context, leads func() bool) error {
 // each merge takes the disk's whole attention. A month that fails does not keep
 // the others from theirs.
 func (e *eraser) erase(ctx context.Context) error {
-	all, err := e.store.Unerased(ctx)
+	all, err := e.months.Unerased(ctx)
 	failed := []error{err}
 	if err != nil {
 		e.failures.Inc()
@@ -101,7 +101,7 @@ func (e *eraser) erase(ctx context.Context) error {
 		e.log.Info("merging a month whole, to erase what was deleted", "table", u.Table, "partition", u.Partition, "host", u.Host,
 			"parts", u.Parts, "waited", u.Waited.Round(time.Second), "others", len(all)-i-1)
 		start := time.Now()
-		if err := e.store.Erase(ctx, u); err != nil {
+		if err := e.months.Erase(ctx, u); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}

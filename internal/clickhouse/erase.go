@@ -5,72 +5,92 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
 )
 
-// A delete writes tombstones, and the content is gone when a merge takes in both.
-// ClickHouse's own merges do that in a bounded time only for months that are small
-// and left alone: merges by age stop at 150 GiB, and never begin where a small
-// part is always young. So somebody has to ask for the merge of a whole month.
+// A delete writes tombstones, and the content under a tombstone leaves the disk
+// when a merge takes in both. ClickHouse's own merges do that in a bounded time
+// only for months that are small and left alone: merges by age stop at 150 GiB,
+// and never begin where a small part is always young. So somebody has to ask for
+// the merge of a whole month. That rewrites all of the month, so it is asked for
+// only where a tombstone covers something: see erase_search.go.
 
-const (
-	// mergeTimeout bounds the merge of one month: 30 TB at 120 MB/s take 3 days.
-	mergeTimeout = 7 * day
-	// scanTimeout bounds the search of a month for tombstones, of which one column
-	// of bytes is read, by one thread.
-	scanTimeout = 15 * time.Minute
-)
+// mergeTimeout bounds the merge of one month: 30 TB at 120 MB/s take 3 days.
+const mergeTimeout = 7 * day
 
 // mergeSettings are those of a merge of a whole month.
 var mergeSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
-	// Else a merge that could not be begun would look like one that was made.
+	// Without it a merge that could not begin would look like one that was made.
 	setting("optimize_throw_if_noop", "1"),
-	// It can be begun once no other merge of the month is running.
+	// The merge can begin once no other merge of the month is running.
 	setting("lock_acquire_timeout", "600"),
 	setting("max_execution_time", "0"),
 }
 
-// Unerased is a month of a table, on one shard, that has tombstones beside other
-// parts: content that was deleted may still be in one of these.
+// Unerased is a month of a table, on one shard, in which a tombstone covers a
+// row that was deleted and is still in a part.
 type Unerased struct {
 	Table, Partition string
 	// Host is host:port of the shard's replica that was asked, empty where the
 	// tables are not spread over a cluster.
 	Host string
-	// Parts are the active ones.
-	Parts uint64
-	// Waited is how long the tombstones have been known.
+	// Parts is the number of active parts.
+	Parts int
+	// Waited is how long the deleted row has been there at most.
 	Waited time.Duration
-
-	// since is that in microseconds of the server's Unix time; 0 for not yet.
-	since int64
 }
 
-// Unerased finds the months in which deleted content may still be on the disk,
+// Erasures finds the months of a store that have deleted content on the disk,
+// and merges them. It remembers which parts it has searched, so that a search
+// reads little of what an earlier one has read. It is for one goroutine at a time.
+type Erasures struct {
+	store  *Store
+	after  time.Duration
+	months map[monthKey]*searchState
+}
+
+// monthKey names a month of a table on a host; the host is empty for the store's own.
+type monthKey struct{ host, table, partition string }
+
+// Erasures returns a new one, which has searched nothing. Deleted content that
+// waits for as long as after is due to be merged; every month that changes is
+// searched from the beginning once in that time, with 0 by each call.
+func (s *Store) Erasures(after time.Duration) *Erasures {
+	return &Erasures{store: s, after: after, months: make(map[monthKey]*searchState)}
+}
+
+// Unerased finds the months in which deleted content is still on the disk,
 // those first that have waited longest. Since when each does is recorded in the
 // database, by the first call that finds it. On a cluster one replica of each
 // shard is asked. What was found is returned with an error, too.
-func (s *Store) Unerased(ctx context.Context) ([]Unerased, error) {
+//
+// A tombstone that comes over content is found by the next call. Content that
+// comes under an older tombstone, which a replay of the log or a create of a
+// deleted id can bring about, is found by a search from the beginning, and has
+// waited since the one before at most: so it waits no longer in all.
+func (e *Erasures) Unerased(ctx context.Context) ([]Unerased, error) {
 	var (
 		all []Unerased
 		err error
 	)
-	if l := s.spread.Load(); l != nil {
-		all, err = s.unerasedCluster(ctx, l.cluster)
+	if l := e.store.spread.Load(); l != nil {
+		all, err = e.unerasedCluster(ctx, l.cluster)
 	} else {
-		all, err = s.unerasedHere(ctx, "")
+		all, err = e.unerasedHost(ctx, e.store, "")
 	}
 	slices.SortStableFunc(all, func(a, b Unerased) int { return cmp.Compare(b.Waited, a.Waited) })
 	return all, err
 }
 
 // unerasedCluster asks each shard.
-func (s *Store) unerasedCluster(ctx context.Context, cluster string) ([]Unerased, error) {
-	members, err := s.members(ctx, cluster)
+func (e *Erasures) unerasedCluster(ctx context.Context, cluster string) ([]Unerased, error) {
+	members, err := e.store.members(ctx, cluster)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +103,7 @@ func (s *Store) unerasedCluster(ctx context.Context, cluster string) ([]Unerased
 		for n < len(members) && members[n].shard == members[0].shard {
 			n++
 		}
-		found, err := s.unerasedShard(ctx, members[:n])
+		found, err := e.unerasedShard(ctx, members[:n])
 		all = append(all, found...)
 		failed = append(failed, err)
 		members = members[n:]
@@ -92,10 +112,10 @@ func (s *Store) unerasedCluster(ctx context.Context, cluster string) ([]Unerased
 }
 
 // unerasedShard asks the first replica of a shard that answers.
-func (s *Store) unerasedShard(ctx context.Context, replicas members) ([]Unerased, error) {
+func (e *Erasures) unerasedShard(ctx context.Context, replicas members) ([]Unerased, error) {
 	var failed []error
 	for _, m := range replicas {
-		shard, err := s.openShard(m.addr())
+		shard, err := e.store.openShard(m.addr())
 		if err != nil {
 			return nil, err
 		}
@@ -104,50 +124,80 @@ func (s *Store) unerasedShard(ctx context.Context, replicas members) ([]Unerased
 			failed = append(failed, m.at(err))
 			continue
 		}
-		found, err := shard.unerasedHere(ctx, m.addr())
+		found, err := e.unerasedHost(ctx, shard, m.addr())
 		return found, m.at(err)
 	}
 	return nil, errors.Join(failed...)
 }
 
-// unerasedHere is Unerased on one host, in no order.
-func (s *Store) unerasedHere(ctx context.Context, host string) ([]Unerased, error) {
-	candidates, now, err := s.unmerged(ctx)
+// unerasedHost is Unerased for the tables of one host, in no order.
+func (e *Erasures) unerasedHost(ctx context.Context, here *Store, host string) ([]Unerased, error) {
+	months, now, err := here.listMonths(ctx)
 	if err != nil {
 		return nil, err
 	}
+	// What is remembered of months that are gone is forgotten.
+	states := make(map[monthKey]*searchState, len(months))
+	for _, m := range months {
+		key := monthKey{host, m.table, m.partition}
+		if states[key] = e.months[key]; states[key] == nil {
+			states[key] = &searchState{}
+		}
+	}
+	maps.DeleteFunc(e.months, func(key monthKey, _ *searchState) bool { return key.host == host })
+	maps.Copy(e.months, states)
 	var (
 		found  []Unerased
+		record []waiting
 		failed []error
 	)
-	for _, u := range candidates {
-		waits, err := s.look(ctx, &u, now)
-		if err != nil {
-			failed = append(failed, fmt.Errorf("%s, partition %s: %w", u.Table, u.Partition, err))
+	for len(months) > 0 {
+		n := 1
+		for n < len(months) && months[n].table == months[0].table {
+			n++
 		}
-		if waits {
-			u.Host, u.Waited = host, time.Duration(now-u.since)*time.Microsecond
-			found = append(found, u)
+		searches := make([]*search, n)
+		for i, m := range months[:n] {
+			searches[i] = &search{tableMonth: m, state: states[monthKey{host, m.table, m.partition}]}
 		}
+		if err := here.searchTable(ctx, searches, now, e.after); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", months[0].table, err))
+		}
+		months = months[n:]
+		for _, m := range searches {
+			since := m.waitingSince(now, e.after)
+			if since != m.since || m.whole && since == 0 {
+				record = append(record, waiting{m.table, m.partition, since})
+			}
+			if since != 0 {
+				found = append(found, Unerased{
+					Table: m.table, Partition: m.partition, Host: host, Parts: len(m.parts),
+					Waited: time.Duration(now-since) * time.Microsecond,
+				})
+			}
+		}
+	}
+	if err := here.recordWaiting(ctx, record...); err != nil {
+		failed = append(failed, err)
 	}
 	return found, errors.Join(failed...)
 }
 
-// look finds out whether the month's tombstones wait, and records what is new.
-func (s *Store) look(ctx context.Context, u *Unerased, now int64) (waits bool, err error) {
-	if u.Parts > 1 {
-		if waits, err = s.hasTombstones(ctx, u); err != nil {
-			return false, err
-		}
-	}
+// waitingSince is since when the month's deleted content has waited at most, in
+// microseconds of the server's Unix time; 0 for none.
+func (m *search) waitingSince(now int64, after time.Duration) int64 {
 	switch {
-	case waits && u.since == 0:
-		u.since = now
-		return true, s.recordWaiting(ctx, u, now)
-	case !waits && u.since != 0:
-		return false, s.recordWaiting(ctx, u, 0)
+	case !m.ended:
+		return m.since // which holds until a search shows something else
+	case m.state.covered == nil:
+		return 0
+	case m.since != 0:
+		return m.since
+	case m.whole && m.clean != 0:
+		// It may have come right after the last search from the beginning.
+		return min(now, max(m.clean, now-after.Microseconds()))
 	}
-	return waits, nil
+	return now
 }
 
 // Erase merges a month of a table whole, so that no part has content that was
@@ -155,10 +205,10 @@ func (s *Store) look(ctx context.Context, u *Unerased, now int64) (waits bool, e
 // takes. The parts that were merged leave the disk some minutes later, after
 // ClickHouse's old_parts_lifetime. It is harmless, but twice the work, if two
 // processes do it at once.
-func (s *Store) Erase(ctx context.Context, u Unerased) error {
-	here := s
+func (e *Erasures) Erase(ctx context.Context, u Unerased) error {
+	here := e.store
 	if u.Host != "" {
-		shard, err := s.openShard(u.Host)
+		shard, err := e.store.openShard(u.Host)
 		if err != nil {
 			return err
 		}
@@ -173,40 +223,70 @@ func (s *Store) Erase(ctx context.Context, u Unerased) error {
 	if err != nil {
 		return fmt.Errorf("merge %s, partition %s: %w", u.Table, u.Partition, withoutValues(err))
 	}
-	return here.recordWaiting(ctx, &u, 0)
+	if state := e.months[monthKey{u.Host, u.Table, u.Partition}]; state != nil {
+		state.covered = nil
+	}
+	return here.recordWaiting(ctx, waiting{u.Table, u.Partition, 0})
 }
 
-// unmerged are the months that have several parts, or are recorded as waiting,
-// and the server's time, in microseconds of Unix time, if there are any.
-func (s *Store) unmerged(ctx context.Context) (all []Unerased, now int64, err error) {
+// tableMonth is a partition of a table, as a host has it.
+type tableMonth struct {
+	table, partition string
+	// parts are the active ones; none where only the record is left.
+	parts []part
+	// since is when the content that waits was found, 0 for none; clean is when
+	// the last search from the beginning or merge ended, 0 if it is not known.
+	// Both are in microseconds of the server's Unix time.
+	since, clean int64
+}
+
+// part is an active part. Parts of one name and hash are the same files.
+type part struct {
+	name, hash string
+	// merged says that a merge made it, which leaves one row of each key.
+	merged bool
+}
+
+// listMonths are the months that the tables with contents have, or that are
+// recorded, and the server's time in microseconds of Unix time, if there are any.
+func (s *Store) listMonths(ctx context.Context) (all []tableMonth, now int64, err error) {
 	var (
-		name, partition proto.ColStr
-		parts           proto.ColUInt64
-		since, clock    proto.ColInt64
+		table, partition, name, hash proto.ColStr
+		level                        proto.ColUInt32
+		since, clean, clock          proto.ColInt64
 	)
-	err = s.query(ctx, "unmerged", s.cfg.QueryTimeout, ch.Query{
-		Body: `SELECT name, partition_id, sum(n) AS parts, max(at) AS since, toUnixTimestamp64Micro(now64(6)) AS clock FROM
+	err = s.query(ctx, "unerased", s.cfg.QueryTimeout, ch.Query{
+		Body: `SELECT *, toUnixTimestamp64Micro(now64(6)) AS clock FROM
 			(
-				SELECT table AS name, partition_id, count() AS n, toInt64(0) AS at FROM system.parts
+				SELECT table, partition_id, name, hash_of_all_files AS hash, level, toInt64(0) AS since, toInt64(0) AS clean FROM system.parts
 				WHERE active AND database = {database:String} AND table IN ('events', 'event_contents', 'event_embeddings')
-				GROUP BY table, partition_id HAVING n > 1
 				UNION ALL
-				SELECT toString(name), partition_id, toUInt64(0), toUnixTimestamp64Micro(waiting_since) FROM erasures FINAL
-				WHERE waiting_since > 0
+				SELECT toString(name), partition_id, '', '', 0, toUnixTimestamp64Micro(waiting_since) AS waiting, if(waiting = 0, toUnixTimestamp64Micro(recorded_at), 0) FROM erasures FINAL
 			)
 			WHERE match(partition_id, '^[0-9]+$')
-			GROUP BY name, partition_id ORDER BY partition_id, name`,
+			ORDER BY table, partition_id, name`,
 		Parameters: parameters{}.text("database", s.cfg.Database),
 		Result: proto.Results{
-			{Name: "name", Data: &name},
+			{Name: "table", Data: &table},
 			{Name: "partition_id", Data: &partition},
-			{Name: "parts", Data: &parts},
+			{Name: "name", Data: &name},
+			{Name: "hash", Data: &hash},
+			{Name: "level", Data: &level},
 			{Name: "since", Data: &since},
+			{Name: "clean", Data: &clean},
 			{Name: "clock", Data: &clock},
 		},
 		OnResult: func(context.Context, proto.Block) error {
-			for i := range parts {
-				all = append(all, Unerased{Table: name.Row(i), Partition: partition.Row(i), Parts: parts[i], since: since[i]})
+			for i := range level {
+				if n := len(all); n == 0 || all[n-1].table != table.Row(i) || all[n-1].partition != partition.Row(i) {
+					all = append(all, tableMonth{table: table.Row(i), partition: partition.Row(i)})
+				}
+				m := &all[len(all)-1]
+				if name.Row(i) == "" {
+					m.since, m.clean = since[i], clean[i]
+				} else {
+					m.parts = append(m.parts, part{name.Row(i), hash.Row(i), level[i] > 0})
+				}
 				now = clock[i]
 			}
 			return nil
@@ -215,36 +295,30 @@ func (s *Store) unmerged(ctx context.Context) (all []Unerased, now int64, err er
 	return all, now, err
 }
 
-// hasTombstones reports whether any part of the partition has one. It may have
-// met what was under it; but a create of an event that is deleted leaves its
-// content under a tombstone that was merged long ago.
-func (s *Store) hasTombstones(ctx context.Context, u *Unerased) (bool, error) {
-	var n proto.ColUInt64
-	found := false
-	err := s.query(ctx, "tombstones", scanTimeout, ch.Query{
-		Body:       "SELECT count() AS n FROM (SELECT 1 FROM " + u.Table + " PREWHERE deleted = 1 WHERE _partition_id = {partition:String} LIMIT 1)",
-		Parameters: parameters{}.text("partition", u.Partition),
-		Settings:   []ch.Setting{setting("max_threads", "1")},
-		Result:     proto.Results{{Name: "n", Data: &n}},
-		OnResult: func(context.Context, proto.Block) error {
-			found = found || slices.Contains(n, 1)
-			return nil
-		},
-	})
-	return found, err
+// waiting is a record of the table erasures: since when, in microseconds of Unix
+// time, a partition has deleted content; 0 for none.
+type waiting struct {
+	table, partition string
+	since            int64
 }
 
-// recordWaiting records since when the partition's tombstones wait; 0 says that
-// none does.
-func (s *Store) recordWaiting(ctx context.Context, u *Unerased, since int64) error {
+// recordWaiting records the months in one insert.
+func (s *Store) recordWaiting(ctx context.Context, months ...waiting) error {
+	if len(months) == 0 {
+		return nil
+	}
+	lines := make([]string, len(months))
+	for i, m := range months {
+		lines[i] = fmt.Sprint(m.table, " ", m.partition, " ", m.since)
+	}
 	err := s.pool.do(ctx, s.cfg.InsertTimeout, ch.Query{
-		Body: "INSERT INTO erasures SELECT {name:String}, {partition:String}, fromUnixTimestamp64Micro({since:Int64}, 'UTC'), now64(6)",
-		Parameters: parameters{}.text("name", u.Table).text("partition", u.Partition).
-			int("since", since),
-		Settings: []ch.Setting{setting("async_insert", "0")},
+		Body: `INSERT INTO erasures SELECT m[1], m[2], fromUnixTimestamp64Micro(toInt64(m[3]), 'UTC'), now64(6)
+			FROM (SELECT splitByChar(' ', arrayJoin(splitByChar(',', {months:String}))) AS m)`,
+		Parameters: parameters{}.text("months", strings.Join(lines, ",")),
+		Settings:   []ch.Setting{setting("async_insert", "0")},
 	})
 	if err != nil {
-		return fmt.Errorf("record erasure: %w", withoutValues(err))
+		return fmt.Errorf("record erasures: %w", withoutValues(err))
 	}
 	return nil
 }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -140,9 +142,9 @@ func TestErasure(t *testing.T) {
 }
 
 // unerased are the tables, months and hosts in which something waits.
-func unerased(t *testing.T, store *clickhouse.Store) ([]clickhouse.Unerased, string) {
+func unerased(t *testing.T, erasures *clickhouse.Erasures) ([]clickhouse.Unerased, string) {
 	t.Helper()
-	found, err := store.Unerased(t.Context())
+	found, err := erasures.Unerased(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,47 +156,62 @@ func unerased(t *testing.T, store *clickhouse.Store) ([]clickhouse.Unerased, str
 	return found, strings.Join(names, ", ")
 }
 
+// expectUnerased fails unless exactly the named tables, months and hosts wait.
+func expectUnerased(t *testing.T, erasures *clickhouse.Erasures, when, want string) []clickhouse.Unerased {
+	t.Helper()
+	found, names := unerased(t, erasures)
+	if names != want {
+		t.Fatalf("%s %q wait, want %q", when, names, want)
+	}
+	return found
+}
+
+// eraseAll merges what was found.
+func eraseAll(t *testing.T, erasures *clickhouse.Erasures, found []clickhouse.Unerased) {
+	t.Helper()
+	for _, u := range found {
+		if err := erasures.Erase(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// apart keeps ClickHouse from merging any parts by itself. Syncs are left out,
+// because there are many parts.
+const apart = "min_age_to_force_merge_seconds = 0, max_bytes_to_merge_at_max_space_in_pool = 1, fsync_after_insert = 0, fsync_part_directory = 0"
+
+const march = "event_contents 202603, event_embeddings 202603, events 202603"
+
 // Where no merge of ClickHouse's own takes a tombstone and the row under it in,
 // because of their ages or of how large they are, a month is merged whole.
 func TestErase(t *testing.T) {
 	store, server, database := migrated(t)
-	unmerging(t, server, database, "min_age_to_force_merge_seconds = 0, max_bytes_to_merge_at_max_space_in_pool = 1")
+	unmerging(t, server, database, apart)
 	kept := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
 	gone := event.NewID(at(t, "2026-03-01T00:00:01Z"), "c")
 	elsewhere := event.NewID(at(t, "2026-04-01T00:00:00Z"), "c")
-	expect := func(when, want string) []clickhouse.Unerased {
-		t.Helper()
-		found, names := unerased(t, store)
-		if names != want {
-			t.Fatalf("%s %q wait, want %q", when, names, want)
-		}
-		return found
-	}
-	const all = "event_contents 202603, event_embeddings 202603, events 202603"
+	erasures := store.Erasures(0)
 
 	insert(t, store, secretRows(kept, 0, "public"))
 	insert(t, store, secretRows(elsewhere, 1, "public"))
 	insert(t, store, secretRows(elsewhere, 1, "public"))
-	expect("before any delete", "")
+	expectUnerased(t, erasures, "before any delete", "")
 	// It may be late: a replay brings the row after its tombstone.
 	insert(t, store, tombstones(gone, 10))
-	first := expect("after the delete", all)
+	expectUnerased(t, erasures, "after the delete of nothing", "")
 	insert(t, store, secretRows(gone, 2, secret))
 	if n := secretsIn(t, server, database, gone); n != "3" {
 		t.Fatalf("%s rows have the content, want that of 3 tables", n)
 	}
-	second := expect("after the row", all)
+	first := expectUnerased(t, erasures, "after the row", march)
+	second := expectUnerased(t, erasures, "still", march)
 	for i, u := range second {
 		if u.Waited <= first[i].Waited || u.Parts != 3 {
 			t.Errorf("%+v, and before %+v: the wait is to go on, with three parts", u, first[i])
 		}
 	}
-	for _, u := range second {
-		if err := store.Erase(t.Context(), u); err != nil {
-			t.Fatal(err)
-		}
-	}
-	expect("after the merge", "")
+	eraseAll(t, erasures, second)
+	expectUnerased(t, erasures, "after the merge", "")
 	if n := secretsIn(t, server, database, gone); n != "0" {
 		t.Errorf("%s rows still have the content", n)
 	}
@@ -208,8 +225,8 @@ func TestErase(t *testing.T) {
 	}
 	// A create of an event that was deleted long ago has no effect but its rows.
 	insert(t, store, secretRows(gone, 20, secret))
-	for _, u := range expect("after a late create", all) {
-		if u.Waited > 0 {
+	for _, u := range expectUnerased(t, erasures, "after a late create", march) {
+		if u.Waited >= second[0].Waited {
 			t.Errorf("%+v: the wait did not begin anew", u)
 		}
 	}
@@ -217,9 +234,289 @@ func TestErase(t *testing.T) {
 	for _, table := range contentTables {
 		server.Query(t, "OPTIMIZE TABLE "+database+"."+table+" FINAL")
 	}
-	expect("after somebody else's merge", "")
+	expectUnerased(t, erasures, "after somebody else's merge", "")
 	if n := server.Query(t, "SELECT count() FROM "+database+".erasures FINAL WHERE waiting_since > 0"); n != "0" {
 		t.Errorf("%s months are recorded as waiting", n)
+	}
+}
+
+// activeParts are the names of all active parts, by which a merge shows.
+func activeParts(t *testing.T, server *enginetest.Instance, database string) string {
+	t.Helper()
+	return server.Query(t, "SELECT arrayStringConcat(groupArray(p), ' ') FROM (SELECT table || ':' || name AS p FROM system.parts WHERE active AND database = '"+database+"' AND table IN ('events', 'event_contents', 'event_embeddings') ORDER BY p)")
+}
+
+// Deletes of ids that never were, in every month that there can be, have nothing
+// merged; and a delete of an event has merged what the event has rows in alone.
+func TestEraseOnlyWhatIsCovered(t *testing.T) {
+	store, server, database := migrated(t)
+	unmerging(t, server, database, apart)
+	values := make(map[string][]string)
+	months := 0
+	for day := time.Date(2000, 1, 15, 0, 0, 0, 0, time.UTC); day.Year() < 2026; day = day.AddDate(0, 1, 0) {
+		for deleted, conversation := range []string{"kept", "never"} {
+			if deleted == 0 && day.Month() != time.June {
+				continue // a part takes its time
+			}
+			id := event.NewID(day.UnixMicro(), conversation)
+			row := fmt.Sprintf("%d, fromUnixTimestamp64Micro(%d), '%s', %d, %d", id.ConversationHash(), id.Micros(), id, 1+deleted, deleted)
+			values["events"] = append(values["events"], "("+row+")")
+			for _, table := range contentTables[1:] {
+				values[table] = append(values[table], "("+row+", 1)", "("+row+", 2)")
+			}
+		}
+		months++
+	}
+	if months != 312 {
+		t.Fatalf("%d months, want those of 26 years", months)
+	}
+	for _, table := range contentTables {
+		columns := "conversation_hash, timestamp, id, version, deleted"
+		if table != "events" {
+			columns += ", field"
+		}
+		for deleted := range 2 {
+			server.Query(t, fmt.Sprintf("INSERT INTO %s.%s (%[3]s) SETTINGS max_partitions_per_insert_block = 0 SELECT * FROM (SELECT * FROM VALUES('%s', %s)) WHERE deleted = %d",
+				database, table, columns, strings.NewReplacer("conversation_hash", "conversation_hash UInt32", "timestamp", "timestamp DateTime64(6, \\'UTC\\')", "id,", "id UUID,", "version", "version UInt64", "deleted", "deleted UInt8", "field", "field Int8").Replace(columns), strings.Join(values[table], ", "), deleted))
+		}
+	}
+	before := activeParts(t, server, database)
+	if n := len(strings.Fields(before)); n != 3*(312+26) {
+		t.Fatalf("%d parts, want one of each month and table, and another one of each year", n)
+	}
+	erasures := store.Erasures(time.Hour)
+	expectUnerased(t, erasures, "over nothing", "")
+	if after := activeParts(t, server, database); after != before {
+		t.Error("something was merged for tombstones that cover nothing")
+	}
+	if n := server.Query(t, "SELECT count() FROM "+database+".erasures FINAL WHERE waiting_since > 0"); n != "0" {
+		t.Errorf("%s months are recorded as waiting", n)
+	}
+
+	// Each covered event is found in the tables that it has rows in, and no other.
+	core := event.NewID(at(t, "2011-05-01T00:00:00Z"), "c")
+	insert(t, store, event.Rows{Cores: secretRows(core, 5000, secret).Cores})
+	insert(t, store, tombstones(core, 5001))
+	content := event.NewID(at(t, "2012-06-01T00:00:00Z"), "c")
+	insert(t, store, event.Rows{Contents: secretRows(content, 5002, secret).Contents})
+	insert(t, store, tombstones(content, 5003))
+	vector := event.NewID(at(t, "2013-07-01T00:00:00Z"), "c")
+	insert(t, store, event.Rows{Embeddings: secretRows(vector, 5004, secret).Embeddings})
+	insert(t, store, tombstones(vector, 5005))
+	// A tombstone over another field covers nothing.
+	field := event.NewID(at(t, "2014-08-01T00:00:00Z"), "c")
+	other := tombstones(field, 5007)
+	other.Contents, other.Embeddings = other.Contents[1:], other.Embeddings[1:]
+	insert(t, store, event.Rows{Contents: secretRows(field, 5006, "public").Contents})
+	insert(t, store, other)
+	const want = "event_contents 201206, event_embeddings 201307, events 201105"
+	expectUnerased(t, store.Erasures(0), "to whoever begins to search,", want)
+	found := expectUnerased(t, erasures, "to whoever goes on,", want)
+	before = activeParts(t, server, database)
+	eraseAll(t, erasures, found)
+	expectUnerased(t, erasures, "after the merges", "")
+	after := strings.Fields(activeParts(t, server, database))
+	// Of events and embeddings three parts became one, of contents, whose month is a June, four.
+	if n := len(strings.Fields(before)) - len(after); n != 2+2+3 {
+		t.Errorf("%d parts less than before, want 7", n)
+	}
+}
+
+// A row and its tombstone can be in one part, as no merge has seen it yet.
+func TestEraseWithinAPart(t *testing.T) {
+	store, server, database := migrated(t)
+	unmerging(t, server, database, apart)
+	gone := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
+	insert(t, store, together(secretRows(gone, 0, secret), tombstones(gone, 1)))
+	if n := secretsIn(t, server, database, gone); n != "3" {
+		t.Fatalf("%s rows have the content, want that of 3 tables", n)
+	}
+	erasures := store.Erasures(time.Hour)
+	eraseAll(t, erasures, expectUnerased(t, erasures, "in one part each,", march))
+	if n := secretsIn(t, server, database, gone); n != "0" {
+		t.Errorf("%s rows still have the content", n)
+	}
+	expectUnerased(t, erasures, "in one part that was merged,", "")
+	expectUnerased(t, store.Erasures(0), "to whoever begins to search,", "")
+}
+
+// Content that comes under an older tombstone waits no longer than any other.
+func TestEraseContentUnderAnOlderTombstone(t *testing.T) {
+	store, server, database := migrated(t)
+	unmerging(t, server, database, apart)
+	gone := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
+	insert(t, store, secretRows(event.NewID(at(t, "2026-03-01T00:00:00Z"), "kept"), 0, "public"))
+	insert(t, store, tombstones(gone, 10))
+	goesOn := store.Erasures(time.Second)
+	expectUnerased(t, goesOn, "over nothing", "")
+	insert(t, store, secretRows(gone, 1, secret))
+	// Who has searched already finds it within the time that is set.
+	deadline := time.Now().Add(time.Minute)
+	for {
+		found, names := unerased(t, goesOn)
+		if names == march {
+			for _, u := range found {
+				if u.Waited <= 0 {
+					t.Errorf("%+v: it has waited since the last search", u)
+				}
+			}
+			break
+		}
+		if names != "" || time.Now().After(deadline) {
+			t.Fatalf("%q wait, want %q", names, march)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+
+	// Who begins to search knows from the record when the last search was, by
+	// whomever it was.
+	for _, c := range []struct {
+		ago, atLeast, atMost time.Duration
+	}{
+		{30 * time.Minute, 30 * time.Minute, time.Hour - time.Second},
+		{90 * time.Minute, time.Hour, time.Hour}, // it is due
+		{0, 0, 0},                                // nobody has searched, and it begins now
+	} {
+		server.Query(t, "TRUNCATE TABLE "+database+".erasures")
+		if c.ago > 0 {
+			for _, table := range contentTables {
+				server.Query(t, fmt.Sprintf("INSERT INTO %s.erasures VALUES ('%s', '202603', 0, now64(6) - %d)", database, table, int(c.ago.Seconds())))
+			}
+		}
+		for _, u := range expectUnerased(t, store.Erasures(time.Hour), "to whoever begins to search,", march) {
+			if u.Waited < c.atLeast || u.Waited > c.atMost {
+				t.Errorf("%+v: the last search was %s ago, so it is to have waited %s to %s", u, c.ago, c.atLeast, c.atMost)
+			}
+		}
+	}
+	eraseAll(t, goesOn, expectUnerased(t, goesOn, "still", march))
+	if n := secretsIn(t, server, database, gone); n != "0" {
+		t.Errorf("%s rows still have the content", n)
+	}
+}
+
+// A search finds exactly the months in which SQL that reads everything finds
+// something, in whatever parts it is, and over any number of batches.
+func TestEraseFindsWhatIsThere(t *testing.T) {
+	server := enginetest.Server(t)
+	database := server.Database(t)
+	cfg := config(server, database)
+	cfg.LookupKeysMax = 7
+	store := open(t, cfg)
+	if _, err := store.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	unmerging(t, server, database, apart)
+	seed := rand.Uint64()
+	if text := os.Getenv("SLUICE_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("SLUICE_SEED: %v", err)
+		}
+	}
+	r := rand.New(rand.NewPCG(seed, 0))
+	ids := make([]event.ID, 60)
+	for i := range ids {
+		month := at(t, fmt.Sprintf("2026-%02d-01T00:00:00Z", 3+r.IntN(2)))
+		ids[i] = event.NewID(month+int64(r.IntN(3))*86_400_000_000+int64(r.IntN(3)), fmt.Sprint(r.IntN(3)))
+	}
+	covered := func() string {
+		var found []string
+		for _, table := range contentTables {
+			field := "1"
+			if table != "events" {
+				field = "field"
+			}
+			months := server.Query(t, "SELECT DISTINCT '"+table+" ' || p FROM (SELECT _partition_id AS p, id, "+field+" AS f FROM "+database+"."+table+" GROUP BY p, id, f HAVING min(deleted) != max(deleted))")
+			found = append(found, strings.Fields(strings.ReplaceAll(months, table+" ", table+":"))...)
+		}
+		slices.Sort(found)
+		return strings.ReplaceAll(strings.Join(found, ", "), ":", " ")
+	}
+	begun, waited, merged := 0, 0, 0
+	goesOn, later := store.Erasures(0), store.Erasures(time.Hour)
+	for step := range 15 {
+		var rows []event.Rows
+		for range 1 + r.IntN(20) {
+			id := ids[r.IntN(len(ids))]
+			made, dead := secretRows(id, int64(step), secret), tombstones(id, int64(step))
+			if r.IntN(2) == 0 {
+				made.Contents, dead.Contents = made.Contents[:0], dead.Contents[1:]
+			}
+			if r.IntN(4) < 3 {
+				rows = append(rows, dead)
+			} else {
+				rows = append(rows, made)
+			}
+		}
+		insert(t, store, together(rows...))
+		if r.IntN(4) == 0 {
+			server.Query(t, "OPTIMIZE TABLE "+database+"."+contentTables[r.IntN(3)]+" FINAL")
+		}
+		want := covered()
+		if _, names := unerased(t, store.Erasures(0)); names != want {
+			t.Fatalf("seed %d, step %d: a new search finds %q, want %q", seed, step, names, want)
+		}
+		found, names := unerased(t, goesOn)
+		if names != want {
+			t.Fatalf("seed %d, step %d: a search that goes on finds %q, want %q", seed, step, names, want)
+		}
+		// Where rows come under old tombstones it need not know yet.
+		_, names = unerased(t, later)
+		for _, name := range strings.Split(names, ", ") {
+			if !strings.Contains(want, name) {
+				t.Fatalf("seed %d, step %d: %q is found, and only %q is there", seed, step, name, want)
+			}
+		}
+		begun, waited = begun+1, waited+len(found)
+		if len(found) > 0 && step%3 == 0 {
+			u := found[r.IntN(len(found))]
+			eraseAll(t, goesOn, []clickhouse.Unerased{u})
+			merged++
+			if now := covered(); strings.Contains(now, u.Table+" "+u.Partition) {
+				t.Fatalf("seed %d, step %d: %s is merged, and %q still has something", seed, step, u.Table+" "+u.Partition, now)
+			}
+		}
+	}
+	if waited < begun || waited > 5*begun || merged < 3 {
+		t.Errorf("%d searches found %d months, and %d were merged: the test shows little", begun, waited, merged)
+	}
+}
+
+// What a retention takes off the disk does not wait for anything.
+func TestEraseAndRetention(t *testing.T) {
+	store, server, database := migrated(t)
+	unmerging(t, server, database, "min_age_to_force_merge_seconds = 0, merge_with_ttl_timeout = 0")
+	old := event.NewID(at(t, "2020-03-01T00:00:00Z"), "c")
+	recent := event.NewID(time.Now().UnixMicro(), "c")
+	for i, id := range []event.ID{old, recent} {
+		insert(t, store, secretRows(id, int64(i), secret))
+		insert(t, store, tombstones(id, int64(10+i)))
+	}
+	erasures := store.Erasures(0)
+	if found, names := unerased(t, erasures); len(found) != 6 {
+		t.Fatalf("%q wait, want two months of three tables", names)
+	}
+	if _, err := store.SetRetention(t.Context(), 30*24*time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(time.Minute)
+	for server.Query(t, "SELECT count() FROM system.parts WHERE active AND rows > 0 AND partition_id = '202003' AND database = '"+database+"'") != "0" {
+		if time.Now().After(deadline) {
+			t.Fatal("the old month is not dropped")
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+	found, names := unerased(t, erasures)
+	if len(found) != 3 || strings.Contains(names, "202003") {
+		t.Fatalf("%q wait, want the recent month alone", names)
+	}
+	if n := server.Query(t, "SELECT count() FROM "+database+".erasures FINAL WHERE waiting_since > 0 AND partition_id = '202003'"); n != "0" {
+		t.Errorf("%s tables of the old month are recorded as waiting", n)
+	}
+	eraseAll(t, erasures, found)
+	if n := secretsIn(t, server, database, recent); n != "0" {
+		t.Errorf("%s rows still have the content", n)
 	}
 }
 
@@ -247,12 +544,9 @@ func TestEraseUnderInserts(t *testing.T) {
 	gone := event.NewID(at(t, "2026-03-01T00:00:00Z"), "gone")
 	insert(t, store, secretRows(gone, 0, secret))
 	insert(t, store, tombstones(gone, 1<<40))
-	found, _ := unerased(t, store)
-	for _, u := range found {
-		if err := store.Erase(t.Context(), u); err != nil {
-			t.Error(err)
-		}
-	}
+	erasures := store.Erasures(0)
+	found := expectUnerased(t, erasures, "under inserts", march)
+	eraseAll(t, erasures, found)
 	if n := secretsIn(t, server, database, gone); n != "0" {
 		t.Errorf("%s rows have the content, after %+v were merged", n, found)
 	}
@@ -269,15 +563,16 @@ func TestEraseFails(t *testing.T) {
 	id := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
 	insert(t, store, secretRows(id, 0, secret))
 	insert(t, store, tombstones(id, 1))
-	before, names := unerased(t, store)
+	erasures := store.Erasures(0)
+	before, names := unerased(t, erasures)
 	for _, u := range before {
 		server.Query(t, "SYSTEM STOP MERGES "+database+"."+u.Table)
-		if err := store.Erase(t.Context(), u); err == nil || !strings.Contains(err.Error(), u.Table+", partition 202603") {
+		if err := erasures.Erase(t.Context(), u); err == nil || !strings.Contains(err.Error(), u.Table+", partition 202603") {
 			t.Errorf("error %v, want one that names the month", err)
 		}
 		server.Query(t, "SYSTEM START MERGES "+database+"."+u.Table)
 	}
-	after, still := unerased(t, store)
+	after, still := unerased(t, erasures)
 	if still != names || len(before) != 3 {
 		t.Fatalf("%q wait, and before %q", still, names)
 	}
@@ -288,7 +583,8 @@ func TestEraseFails(t *testing.T) {
 	}
 }
 
-// On a cluster each shard's months are merged where they are.
+// On a cluster each shard's months are merged where they are, and where a
+// tombstone covers something.
 func TestClusterErase(t *testing.T) {
 	stores, c, database := spread(t)
 	everywhere(t, c, "ALTER TABLE "+database+"_shard.events MODIFY SETTING merge_selector_base = 1000000, min_parts_to_merge_at_once = 1000")
@@ -297,23 +593,21 @@ func TestClusterErase(t *testing.T) {
 		id := event.NewID(at(t, "2026-03-01T00:00:00Z"), conversationsOf(uint32(shard), 1)[0])
 		insert(t, stores[0], secretRows(id, int64(shard), secret))
 		insert(t, stores[0], tombstones(id, 10))
+		// In other months there is something under a tombstone on one shard alone.
+		once := event.NewID(at(t, fmt.Sprintf("2026-%02d-01T00:00:00Z", 4+shard)), conversationsOf(uint32(shard), 1)[0])
+		insert(t, stores[0], secretRows(once, 20, secret))
+		insert(t, stores[0], tombstones(once, 21))
+		never := event.NewID(once.Micros(), conversationsOf(uint32(1-shard), 1)[0])
+		insert(t, stores[0], secretRows(never, 22, "public"))
+		insert(t, stores[0], tombstones(event.NewID(never.Micros()+1, conversationsOf(uint32(1-shard), 1)[0]), 23))
 		for _, table := range contentTables {
-			want = append(want, fmt.Sprint(table, " 202603 ", server.Addr))
+			want = append(want, fmt.Sprint(table, " 202603 ", server.Addr), fmt.Sprintf("%s 2026%02d %s", table, 4+shard, server.Addr))
 		}
 	}
 	slices.Sort(want)
-	found, names := unerased(t, stores[1])
-	if names != strings.Join(want, ", ") {
-		t.Fatalf("%q wait, want %q", names, want)
-	}
-	for _, u := range found {
-		if err := stores[1].Erase(t.Context(), u); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, names := unerased(t, stores[0]); names != "" {
-		t.Errorf("%q wait after the merges", names)
-	}
+	erasures := stores[1].Erasures(0)
+	eraseAll(t, erasures, expectUnerased(t, erasures, "before", strings.Join(want, ", ")))
+	expectUnerased(t, stores[0].Erasures(0), "after the merges", "")
 	for _, server := range c.Servers {
 		if n := server.Query(t, "SELECT count() FROM "+database+"_shard.event_contents WHERE content = '"+secret+"'"); n != "0" {
 			t.Errorf("%s: the content is still there", server.Addr)
