@@ -2,7 +2,7 @@
 
 import { setMaxListeners } from 'node:events';
 
-import { checkConversationId, encodeCreate, encodeDelete, encodeMinted, encodeUpdate, type Encoded } from './encode.js';
+import { checkConversationId, encodeCreate, encodeDelete, encodeTraced, encodeUpdate, type Encoded, type Encoding } from './encode.js';
 import { ApiError, ClosedError, NetworkError, QueueFullError, SluiceError, TimeoutError, ValidationError } from './errors.js';
 import { Queue, Write } from './queue.js';
 import { Reader } from './reads.js';
@@ -52,6 +52,7 @@ export class Client implements AsyncDisposable {
   readonly #reader: Reader;
   readonly #transport: Transport;
   readonly #traceEventName: string;
+  readonly #encoding: Encoding;
   readonly #onError: (failure: WriteFailure) => void;
   /** Ends what is under way when the client is closed. */
   readonly #abort = new AbortController();
@@ -72,6 +73,7 @@ export class Client implements AsyncDisposable {
     const requestTimeoutMs = bounded(options, 'requestTimeoutMs', 30_000, 1, timeoutMsMax);
     this.#traceEventName = options.traceEventName ?? 'event_a';
     this.#onError = options.onError ?? warn;
+    this.#encoding = { strict: options.strict ?? false };
     this.#queue = new Queue(
       bounded(options, 'queueWritesMax', 10_000, 1, Number.MAX_SAFE_INTEGER),
       bounded(options, 'queueBytesMax', 64 << 20, 1, Number.MAX_SAFE_INTEGER),
@@ -118,7 +120,7 @@ export class Client implements AsyncDisposable {
    */
   trackEvent(event: NewEvent): string {
     this.#checkOpen();
-    return this.#push('create', encodeCreate(event));
+    return this.#push('create', encodeCreate(event, this.#encoding));
   }
 
   /**
@@ -127,7 +129,7 @@ export class Client implements AsyncDisposable {
    */
   updateEvent(id: string, fields: EventUpdate): void {
     this.#checkOpen();
-    this.#push('update', encodeUpdate(id, fields));
+    this.#push('update', encodeUpdate(id, fields, this.#encoding));
   }
 
   /** Queues the deletion of an event, which is final. It throws what {@link Client.trackEvent} does. */
@@ -264,7 +266,7 @@ export class Client implements AsyncDisposable {
     return traceCall(span, fn, () => {
       try {
         this.#checkOpen();
-        this.#push('create', encodeMinted(span.id, span.end()));
+        this.#push('create', encodeSpan(span));
       } catch (error) {
         queueMicrotask(() => { this.#report(error as SluiceError, { op: 'create', id: span.id }); });
       }
@@ -361,6 +363,20 @@ export class Client implements AsyncDisposable {
     } catch (thrown) {
       console.error('sluice: onError threw', thrown); // and the sender goes on
     }
+  }
+}
+
+/** The event of a traced call. Embeddings that cannot be are left out. */
+function encodeSpan(span: Span): Encoded {
+  const event = span.end();
+  try {
+    return encodeTraced(span.id, event);
+  } catch (error) {
+    if (!(error instanceof ValidationError && /^(input|output)_embeddings/.test(error.field))) {
+      throw error;
+    }
+    console.warn(`sluice: the embeddings of the traced event ${span.id} are left out: ${error.message}`);
+    return encodeTraced(span.id, { ...event, inputEmbeddings: undefined, outputEmbeddings: undefined });
   }
 }
 

@@ -2,10 +2,11 @@ import { endianness } from 'node:os';
 
 import { ValidationError } from './errors.js';
 import { conversationHash, conversationIdBytesMax, mintId, nowMicros } from './ids.js';
+import { encodeObject, encodeValue, fit, fitObject, messageOf, metadataBytesMax } from './payload.js';
 import type { Embedding, EventUpdate, NewEvent, Time } from './types.js';
 
 /** The most bytes of one write as encoded, the server's own limit. */
-const writeBytesMax = 1 << 20;
+export const writeBytesMax = 1 << 20;
 const eventNameBytesMax = 128;
 const dimensionsMax = 4096;
 const timestampMinMicros = 946_684_800_000_000; // 2000-01-01
@@ -25,18 +26,20 @@ interface Item {
   id: string;
   conversation_id: string | undefined;
   timestamp: string | undefined;
-  conversation_metadata: unknown;
   event_name: string | undefined;
-  error: string | null | undefined;
   latency: number | null | undefined;
-  input: unknown;
-  output: unknown;
-  input_embeddings: string | null | undefined;
-  output_embeddings: string | null | undefined;
+}
+
+/** How values that are not JSON are taken. */
+export interface Encoding {
+  /** Refuses them, and what is too large. */
+  strict?: boolean;
+  /** Takes whatever can be taken somehow: a call must not fail because it is traced. */
+  traced?: boolean;
 }
 
 /** Encodes a create. It throws a {@link ValidationError}. */
-export function encodeCreate(event: NewEvent): Encoded {
+export function encodeCreate(event: NewEvent, encoding: Encoding): Encoded {
   checkProperties(event, createProperties);
   const hash = checkConversationId(event.conversationId);
   if (event.eventName as unknown === undefined) {
@@ -45,33 +48,33 @@ export function encodeCreate(event: NewEvent): Encoded {
   const timestamp = event.timestamp ?? undefined;
   const micros = timestamp === undefined ? nowMicros() : timestampMicros(timestamp);
   if (event.id === undefined || event.id === null) {
-    return encode(makeItem(undefined, mintId(micros, hash), event), true); // which has the time
+    return encode(makeItem(undefined, mintId(micros, hash), event), event, encoding, true); // which has the time
   }
   checkId(event.id);
   const item = makeItem(undefined, event.id, event);
   item.timestamp = timestamp === undefined || typeof timestamp === 'string' ? timestamp : formatMicros(micros);
-  return encode(item);
+  return encode(item, event, encoding);
 }
 
-/** Encodes the create of an event whose id was minted before. It throws a {@link ValidationError}. */
-export function encodeMinted(id: string, event: NewEvent): Encoded {
-  return encode(makeItem(undefined, id, event), true);
+/** Encodes the create of a traced call, whose id was minted before. It throws a {@link ValidationError}. */
+export function encodeTraced(id: string, event: NewEvent): Encoded {
+  return encode(makeItem(undefined, id, event), event, { traced: true }, true);
 }
 
 /** Encodes an update. It throws a {@link ValidationError}. */
-export function encodeUpdate(id: string, fields: EventUpdate): Encoded {
+export function encodeUpdate(id: string, fields: EventUpdate, encoding: Encoding): Encoded {
   checkId(id);
   checkProperties(fields, updateProperties);
   if (Object.values(fields).every((value) => value === undefined)) {
     throw new ValidationError('', 'an update needs at least one field; null clears one');
   }
-  return encode(makeItem('update', id, fields));
+  return encode(makeItem('update', id, fields), fields, encoding);
 }
 
 /** Encodes a delete. It throws a {@link ValidationError}. */
 export function encodeDelete(id: string): Encoded {
   checkId(id);
-  return encode(makeItem('delete', id, {}));
+  return encode(makeItem('delete', id, {}), {}, {});
 }
 
 /** Checks an event's id. */
@@ -127,45 +130,67 @@ function checkProperties(value: object, known: Set<string>): void {
 
 /** Checks the fields that updates may set, and makes an item with them. */
 function makeItem(op: Item['op'], id: string, fields: EventUpdate & { conversationId?: string }): Item {
-  const { eventName, conversationMetadata, error, latency, input, output, inputEmbeddings, outputEmbeddings } = fields;
+  const { eventName, latency } = fields;
   if (eventName !== undefined && !isEventName(eventName)) {
     throw new ValidationError('event_name', `must be a string of 1 to ${eventNameBytesMax} bytes`);
-  }
-  if (conversationMetadata !== undefined && (typeof conversationMetadata !== 'object' || Array.isArray(conversationMetadata))) {
-    throw new ValidationError('conversation_metadata', 'must be an object');
-  }
-  if (error !== undefined && error !== null && typeof error as unknown !== 'string') {
-    throw new ValidationError('error', 'must be a string');
   }
   if (latency !== undefined && latency !== null && !(Number.isFinite(latency) && latency >= 0)) {
     throw new ValidationError('latency', 'must be a finite number of milliseconds, 0 or more');
   }
-  return {
-    op,
-    id,
-    conversation_id: fields.conversationId,
-    timestamp: undefined,
-    conversation_metadata: conversationMetadata,
-    event_name: eventName,
-    error,
-    latency,
-    input: checkContent('input', input),
-    output: checkContent('output', output),
-    input_embeddings: encodeEmbedding('input_embeddings', inputEmbeddings),
-    output_embeddings: encodeEmbedding('output_embeddings', outputEmbeddings),
-  };
+  return { op, id, conversation_id: fields.conversationId, timestamp: undefined, event_name: eventName, latency };
 }
 
 function isEventName(name: unknown): boolean {
   return typeof name === 'string' && name !== '' && name.length <= eventNameBytesMax && Buffer.byteLength(name) <= eventNameBytesMax;
 }
 
-function checkContent(field: string, value: unknown): unknown {
-  // JSON.stringify would leave them out.
-  if (typeof value === 'function' || typeof value === 'symbol') {
-    throw new ValidationError(field, `is a ${typeof value}, which is not JSON`);
+/** A field's value as JSON; undefined where it is left out. */
+function encodeContent(field: string, value: unknown, { strict, traced }: Encoding): string | undefined {
+  if (value === undefined || value === null) {
+    return value === null ? 'null' : undefined;
   }
-  return value;
+  if (field === 'error' && typeof value !== 'string') {
+    if (strict) {
+      throw new ValidationError('error', 'must be a string');
+    }
+    return encodeValue(messageOf(value), false);
+  }
+  if (strict) {
+    return encodeStrictly(field, value);
+  }
+  try {
+    return encodeValue(value, traced === true);
+  } catch (error) {
+    throw new ValidationError(field, (error as Error).message);
+  }
+}
+
+/** The same, but it throws a {@link ValidationError} for all that JSON does not say as it is. */
+function encodeStrictly(field: string, value: unknown): string {
+  try {
+    const json = JSON.stringify(value) as string | undefined; // undefined of functions and symbols
+    if (json !== undefined && json === encodeValue(value, false)) {
+      return json;
+    }
+  } catch (cause) {
+    throw new ValidationError(field, 'cannot be written as JSON', { cause });
+  }
+  throw new ValidationError(field, 'cannot be written as JSON as it is');
+}
+
+function encodeMetadata(value: unknown, encoding: Encoding): string | undefined {
+  const field = 'conversation_metadata';
+  if (value !== undefined && typeof value !== 'object' && !encoding.traced) {
+    throw new ValidationError(field, 'must be an object');
+  }
+  const json = encoding.traced ? encodeObject(value) : encodeContent(field, value, encoding);
+  if (json === undefined || json === 'null') {
+    return json;
+  }
+  if (!json.startsWith('{')) {
+    throw new ValidationError(field, 'must be an object');
+  }
+  return encoding.strict ? json : fitObject(json, metadataBytesMax);
 }
 
 const littleEndian = endianness() === 'LE';
@@ -192,30 +217,37 @@ function encodeEmbedding(field: string, values: Embedding | null | undefined): s
   return (littleEndian ? bytes : Buffer.from(bytes).swap32()).toString('base64');
 }
 
-function encode(item: Item, minted = false): Encoded {
-  let json: string;
-  try {
-    json = JSON.stringify(item);
-  } catch (error) {
-    throw notJson(item, error);
+function encode(item: Item, fields: EventUpdate, encoding: Encoding, minted = false): Encoded {
+  const contents = new Map<string, string>();
+  for (const field of ['error', 'input', 'output'] as const) {
+    const json = encodeContent(field, fields[field], encoding);
+    if (json !== undefined) {
+      contents.set(field, json);
+    }
   }
-  const line = Buffer.from(json + '\n');
+  const parts = [JSON.stringify(item).slice(0, -1)];
+  const metadata = encodeMetadata(fields.conversationMetadata, encoding);
+  if (metadata !== undefined) {
+    parts.push(`"conversation_metadata":${metadata}`);
+  }
+  for (const [field, embedding] of [['input_embeddings', fields.inputEmbeddings], ['output_embeddings', fields.outputEmbeddings]] as const) {
+    const base64 = encodeEmbedding(field, embedding);
+    if (base64 !== undefined) {
+      parts.push(`"${field}":${base64 === null ? 'null' : `"${base64}"`}`);
+    }
+  }
+  const join = (contents: Map<string, string>) =>
+    Buffer.from(`${[...parts, ...Array.from(contents, ([field, json]) => `"${field}":${json}`)].join(',')}}\n`);
+  let line = join(contents);
+  const over = line.length - 1 - writeBytesMax;
+  if (over > 0 && !encoding.strict) {
+    const room = Array.from(contents.values()).reduce((sum, json) => sum + Buffer.byteLength(json), 0) - over;
+    line = join(fit(contents, room));
+  }
   if (line.length - 1 > writeBytesMax) {
     throw new ValidationError('', `the write is ${line.length - 1} bytes, more than ${writeBytesMax}`);
   }
   return { id: item.id, line, minted };
-}
-
-/** Says which field cannot be written as JSON: it refers to itself, has a BigInt, or a toJSON that throws. */
-function notJson(item: Item, cause: unknown): ValidationError {
-  for (const field of ['conversation_metadata', 'input', 'output'] as const) {
-    try {
-      JSON.stringify(item[field]);
-    } catch (error) {
-      return new ValidationError(field, 'cannot be written as JSON', { cause: error });
-    }
-  }
-  return new ValidationError('', 'the write cannot be written as JSON', { cause });
 }
 
 const rfc3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))$/;

@@ -1,22 +1,23 @@
-import { inspect } from 'node:util';
-
+import { writeBytesMax } from './encode.js';
 import { conversationHash, mintId, nowMicros } from './ids.js';
+import { encodeObject, encodeValue, fit, messageOf, Snapshot } from './payload.js';
 import type { Embedding, NewEvent, TraceOptions } from './types.js';
 
 /** A call that is traced. What is set on it until the call ends is in its event. */
 export class Span {
   /** The id of the event, to update it by or to link it. */
   readonly id: string;
-  /** A string, or any other JSON. */
-  input: unknown;
   /** A string, or any other JSON. Default: what the call returns. */
   output: unknown;
-  conversationMetadata: object | null | undefined;
   inputEmbeddings: Embedding | null | undefined;
   outputEmbeddings: Embedding | null | undefined;
   /** What went wrong: a message or an Error. Default: what the call throws. */
   error: unknown;
 
+  #input: unknown;
+  #inputJson: Snapshot | undefined;
+  #metadata: object | null | undefined;
+  #metadataJson: Snapshot | undefined;
   readonly #conversationId: string;
   readonly #eventName: string;
   readonly #start = performance.now();
@@ -29,20 +30,47 @@ export class Span {
     this.#eventName = options.eventName ?? eventName;
   }
 
+  /** Anything. It is encoded when it is set, so that what happens to it later does not show. */
+  get input(): unknown {
+    return this.#input;
+  }
+
+  set input(value: unknown) {
+    this.#input = value;
+    this.#inputJson = snapshot(encodeValue(value ?? undefined, true), writeBytesMax);
+  }
+
+  /** Encoded when it is set, too. */
+  get conversationMetadata(): object | null | undefined {
+    return this.#metadata;
+  }
+
+  set conversationMetadata(value: object | null | undefined) {
+    this.#metadata = value;
+    this.#metadataJson = snapshot(encodeObject(value ?? undefined), Infinity);
+  }
+
   /** @internal The event, now that the call ended. */
   end(): NewEvent {
     return {
       conversationId: this.#conversationId,
       eventName: this.#eventName,
-      conversationMetadata: this.conversationMetadata,
+      conversationMetadata: this.#metadataJson,
       latency: Math.round((performance.now() - this.#start) * 1000) / 1000,
-      error: this.error === undefined || this.error === null ? undefined : message(this.error),
-      input: this.input,
+      error: this.error === undefined || this.error === null ? undefined : messageOf(this.error),
+      input: this.#inputJson,
       output: this.output,
       inputEmbeddings: this.inputEmbeddings,
       outputEmbeddings: this.outputEmbeddings,
     };
   }
+}
+
+function snapshot(json: string | undefined, room: number): Snapshot | undefined {
+  if (json === undefined) {
+    return undefined;
+  }
+  return new Snapshot(Buffer.byteLength(json) > room ? (fit(new Map([['input', json]]), room).get('input') ?? '') : json);
 }
 
 /** Calls the function with the span, and calls back when it returned, threw, or its promise was settled. */
@@ -56,7 +84,7 @@ export function traceCall<T>(span: Span, fn: (span: Span) => T, done: () => void
   };
   const threw = (error: unknown): void => {
     if (span.error === undefined) {
-      span.error = message(error) || 'error'; // an empty one would be none
+      span.error = messageOf(error) || 'error'; // an empty one would be none
     }
     done();
   };
@@ -84,11 +112,4 @@ export function traceCall<T>(span: Span, fn: (span: Span) => T, done: () => void
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function';
-}
-
-function message(error: unknown): string {
-  if (error instanceof Error) {
-    return error.message || error.name;
-  }
-  return typeof error === 'string' ? error : inspect(error);
 }

@@ -124,6 +124,12 @@ export interface ClientOptions {
   caFile?: string | undefined;
   /** A directory where writes survive the process until they are answered. Default none. */
   spoolDir?: string | undefined;
+  /**
+   * Whether a write is refused whose input, output or metadata is not JSON, or is too large. Default no: it is encoded by what is
+   * nearest (Map and Error as objects, Set as an array, bytes as base64, the rest as text), and what is too large is cut and says
+   * so. Traced calls always do that.
+   */
+  strict?: boolean | undefined;
   /** The event name of traced calls. Default `event_a`. */
   traceEventName?: string | undefined;
   /**

@@ -101,17 +101,11 @@ describe('writes', () => {
     assert.deepEqual(server.items, [{ op: 'update', id: 'x', output: null }]);
   });
 
-  const cyclic: { self?: object } = {};
-  cyclic.self = cyclic;
   for (const [name, fields, field] of [
     ['an unknown field', { conversation_id: 'c1' }, 'conversation_id'],
-    ['a field that refers to itself', { input: cyclic }, 'input'],
-    ['a BigInt', { output: [1n] }, 'output'],
-    ['a function', { input: () => 1 }, 'input'],
     ['metadata that is an array', { conversationMetadata: [] }, 'conversation_metadata'],
     ['a latency that is not finite', { latency: NaN }, 'latency'],
     ['a latency that is a string', { latency: '1' }, 'latency'],
-    ['an error that is an object', { error: new Error('x') }, 'error'],
     ['an embedding of strings', { inputEmbeddings: [1, '2'] }, 'input_embeddings[1]'],
     ['an embedding that is a string', { inputEmbeddings: 'AACAPw==' }, 'input_embeddings'],
     ['half a surrogate pair', { conversationId: '\ud800' }, 'conversation_id'],
@@ -120,7 +114,6 @@ describe('writes', () => {
     ['a time in words', { timestamp: 'yesterday' }, 'timestamp'],
     ['an event name that is null', { eventName: null }, 'event_name'],
     ['an id that is a number', { id: 7 }, 'id'],
-    ['a write of more than 1 MiB', { input: 'x'.repeat(1 << 20) }, ''],
   ] as const) {
     test(`refuse ${name}`, async (t) => {
       const { server, client } = await open(t);
@@ -132,7 +125,7 @@ describe('writes', () => {
   }
 
   test('take a write of exactly 1 MiB', async (t) => {
-    const { server, client } = await open(t);
+    const { server, client } = await open(t, { strict: true });
     const rest = JSON.stringify({ op: 'update', id: 'x', input: '' }).length;
     client.updateEvent('x', { input: 'x'.repeat((1 << 20) - rest) });
     assert.throws(() => { client.updateEvent('x', { input: 'x'.repeat((1 << 20) - rest + 1) }); }, ValidationError);

@@ -1,0 +1,314 @@
+import { inspect } from 'node:util';
+import { isAnyArrayBuffer, isNativeError } from 'node:util/types';
+
+/**
+ * JSON of whatever a caller has as input, output or metadata. Nothing is lost for its type: what JSON does not know is encoded by
+ * the nearest that it does, and what is left by its text. No function here throws for a value but {@link TwoKeysError}.
+ */
+
+/** How deep a field may nest, for the server takes 32 levels with the write's own. */
+export const depthMax = 31;
+export const metadataBytesMax = 16 << 10;
+const textCharsMax = 1000;
+const cutBytesMin = 256;
+const circular = '"[circular]"';
+const mark = /… \[sluice_truncated: (\d+) bytes\]$/;
+
+/** Two keys of a Map are the same as text. */
+export class TwoKeysError extends Error {}
+
+/** A value as it was, already encoded. */
+export class Snapshot {
+  constructor(readonly json: string) {}
+}
+
+/** The value as JSON; undefined where there is none. Of keys that are the same as text the later ones are renamed if so told. */
+export function encodeValue(value: unknown, rename: boolean): string | undefined {
+  if (value === undefined) {
+    return undefined;
+  }
+  try {
+    if (value instanceof Snapshot) {
+      return value.json;
+    }
+    if (isPlain(value, depthMax)) {
+      return JSON.stringify(value); // which is much faster, and all that most values need
+    }
+    return write(value, depthMax, [], rename);
+  } catch (error) {
+    if (error instanceof TwoKeysError) {
+      throw error;
+    }
+    return quote(textOf(value));
+  }
+}
+
+/** The same of metadata, which is an object: anything else becomes the member `value` of one. */
+export function encodeObject(value: unknown): string | undefined {
+  const json = encodeValue(value, true);
+  return json === undefined || json === 'null' || json.startsWith('{') ? json : `{"value":${json}}`;
+}
+
+/** The value's text, whatever its methods do. */
+export function textOf(value: unknown): string {
+  try {
+    return (typeof value === 'string' ? value : inspect(value, { depth: 2 })).toWellFormed();
+  } catch {
+    return `[${typeof value}]`;
+  }
+}
+
+/** What an error says. */
+export function messageOf(error: unknown): string {
+  try {
+    if (error instanceof Error) {
+      return (error.message || error.name).toWellFormed();
+    }
+  } catch {
+    // Its own properties throw, or are no text.
+  }
+  return textOf(error);
+}
+
+/** Whether JSON.stringify says all of it. */
+function isPlain(value: unknown, depth: number): boolean {
+  switch (typeof value) {
+    case 'string':
+      return value.isWellFormed();
+    case 'boolean':
+      return true;
+    case 'number':
+      return Number.isFinite(value);
+    case 'object':
+      break;
+    default:
+      return false;
+  }
+  if (value === null) {
+    return true;
+  }
+  const prototype = Object.getPrototypeOf(value) as unknown;
+  if (depth === 0 || 'toJSON' in value) {
+    return false;
+  }
+  if (Array.isArray(value)) {
+    return prototype === Array.prototype && value.every((member) => isPlain(member, depth - 1));
+  }
+  if (prototype !== Object.prototype && prototype !== null) {
+    return false;
+  }
+  for (const key of Object.keys(value)) {
+    const member = (value as Record<string, unknown>)[key];
+    if (!key.isWellFormed() || !(member === undefined || isPlain(member, depth - 1))) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/** The value as JSON, by this library's own rules. */
+function write(value: unknown, depth: number, parents: readonly object[], rename: boolean): string {
+  switch (typeof value) {
+    case 'string':
+      return quote(value);
+    case 'boolean':
+      return String(value);
+    case 'number':
+      return Number.isFinite(value) ? JSON.stringify(value) : quote(String(value));
+    case 'bigint':
+      return value.toString();
+    case 'object':
+      break;
+    case 'undefined':
+      return 'null';
+    default:
+      return quote(textOf(value));
+  }
+  if (value === null) {
+    return 'null';
+  }
+  if (parents.includes(value)) {
+    return circular;
+  }
+  try {
+    return writeObject(value, depth, [...parents, value], rename);
+  } catch (error) {
+    if (error instanceof TwoKeysError) {
+      throw error;
+    }
+    return quote(textOf(value)); // its own methods throw
+  }
+}
+
+function writeObject(value: object, depth: number, parents: readonly object[], rename: boolean): string {
+  const known = bytesOf(value);
+  if (known !== undefined) {
+    return quote(known.toString('base64'));
+  }
+  if (value instanceof Date && Number.isNaN(value.getTime())) {
+    return quote('Invalid Date');
+  }
+  if (value instanceof String || value instanceof Number || value instanceof Boolean || value instanceof BigInt) {
+    return write(value.valueOf(), depth, parents, rename);
+  }
+  if (value instanceof RegExp || value instanceof Promise || value instanceof WeakMap || value instanceof WeakSet) {
+    return quote(textOf(value));
+  }
+  if (typeof (value as { toJSON?: unknown }).toJSON === 'function') {
+    const other = (value as { toJSON: (key: string) => unknown }).toJSON('');
+    return other === value ? quote(textOf(value)) : write(other, depth, parents, rename);
+  }
+  if (depth === 0) {
+    return quote(textOf(value).slice(0, textCharsMax));
+  }
+  if (Array.isArray(value) || value instanceof Set || ArrayBuffer.isView(value)) {
+    const members = Array.from(value as Iterable<unknown>, (member) => write(member, depth - 1, parents, rename));
+    return `[${members.join(',')}]`;
+  }
+  let entries: Iterable<[unknown, unknown]>;
+  if (value instanceof Map) {
+    entries = value;
+  } else if (isNativeError(value) || value instanceof Error) {
+    const { name, message, stack, cause } = value;
+    entries = Object.entries(Object.assign({ name, message, stack, cause }, value));
+  } else {
+    entries = Object.entries(value);
+  }
+  const members = new Map<string, string>();
+  for (const [key, member] of entries) {
+    if (member === undefined && !(value instanceof Map)) {
+      continue;
+    }
+    let name = typeof key === 'string' ? key.toWellFormed() : textOf(key);
+    if (members.has(name)) {
+      if (!rename) {
+        throw new TwoKeysError('has two keys that are the same as text');
+      }
+      let n = 2;
+      while (members.has(`${name} (${n})`)) {
+        n++;
+      }
+      name = `${name} (${n})`;
+    }
+    members.set(name, write(member, depth - 1, parents, rename));
+  }
+  return `{${Array.from(members, ([name, json]) => `${quote(name)}:${json}`).join(',')}}`;
+}
+
+/** The bytes of what has bytes; undefined for all else, also for arrays of larger numbers. */
+function bytesOf(value: object): Buffer | undefined {
+  if (value instanceof Uint8Array || value instanceof Uint8ClampedArray || value instanceof DataView) {
+    return Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  }
+  return isAnyArrayBuffer(value) ? Buffer.from(value) : undefined;
+}
+
+function quote(text: string): string {
+  return JSON.stringify(text.toWellFormed());
+}
+
+/**
+ * The fields, as JSON, of which long strings are cut so that all have room; each says its true size. Where that is not enough, the
+ * largest field becomes the beginning of its JSON.
+ */
+export function fit(fields: ReadonlyMap<string, string>, room: number): Map<string, string> {
+  const lengths: number[] = [];
+  for (const json of fields.values()) {
+    mapStrings(json, (token) => {
+      lengths.push(Buffer.byteLength(token) - 2);
+      return '';
+    });
+  }
+  const excess = total(fields) - room;
+  // The limit above which strings are cut is the largest that cuts enough.
+  let limit = cutBytesMin;
+  for (let low = cutBytesMin, high = lengths.reduce((a, b) => Math.max(a, b), 0); low <= high; ) {
+    const middle = Math.floor((low + high) / 2);
+    const saved = lengths.reduce((sum, length) => sum + (length > middle && length > cutBytesMin ? length - middle - 64 : 0), 0);
+    if (saved >= excess) {
+      limit = middle;
+      low = middle + 1;
+    } else {
+      high = middle - 1;
+    }
+  }
+  const result = new Map(Array.from(fields, ([name, json]) => [name, mapStrings(json, (token) => cut(token, limit))]));
+  while (total(result) > room) {
+    const [name, json] = Array.from(result).reduce((a, b) => (Buffer.byteLength(b[1]) > Buffer.byteLength(a[1]) ? b : a));
+    const rest = total(result) - Buffer.byteLength(json);
+    const whole = fields.get(name) ?? '';
+    const bytes = Buffer.byteLength(whole);
+    const start = beginning(whole, Math.max(room - rest, Math.floor(room / 4)) - 128);
+    result.set(name, JSON.stringify(name === 'error' ? marked(start, bytes) : { sluice_truncated: { bytes, beginning: start } }));
+  }
+  return result;
+}
+
+/** An object, as JSON, of which the last members are left out so that it has room; it says its size. */
+export function fitObject(json: string, room: number): string {
+  const bytes = Buffer.byteLength(json);
+  if (bytes <= room) {
+    return json;
+  }
+  const kept = [`"sluice_truncated":{"bytes":${bytes}}`];
+  let size = (kept[0]?.length ?? 0) + 2;
+  for (const [name, value] of Object.entries(JSON.parse(json) as Record<string, unknown>)) {
+    const member = `${JSON.stringify(name)}:${JSON.stringify(value)}`;
+    const more = Buffer.byteLength(member) + 1;
+    if (size + more <= room && name !== 'sluice_truncated') {
+      kept.push(member);
+      size += more;
+    }
+  }
+  return `{${kept.join(',')}}`;
+}
+
+/** The JSON with every string that is no key changed. A regular expression would need too much of a stack for long ones. */
+function mapStrings(json: string, change: (token: string) => string): string {
+  const parts: string[] = [];
+  for (let at = 0; ; ) {
+    const start = json.indexOf('"', at);
+    if (start < 0) {
+      parts.push(json.slice(at));
+      return parts.join('');
+    }
+    let end = start + 1;
+    for (let escapes = 1; escapes % 2 === 1; ) {
+      end = json.indexOf('"', end) + 1;
+      for (escapes = 0; json[end - 2 - escapes] === '\\'; escapes++);
+    }
+    const token = json.slice(start, end);
+    parts.push(json.slice(at, start), json[end] === ':' ? token : change(token));
+    at = end;
+  }
+}
+
+function cut(token: string, limit: number): string {
+  if (Buffer.byteLength(token) - 2 <= limit) {
+    return token;
+  }
+  const text = JSON.parse(token) as string;
+  // One that was cut before, as the input of a traced call is, says its first size.
+  const size = Number(mark.exec(text)?.[1] ?? Buffer.byteLength(text));
+  return JSON.stringify(marked(beginning(text, limit), size));
+}
+
+function marked(text: string, bytes: number): string {
+  return `${text}… [sluice_truncated: ${bytes} bytes]`;
+}
+
+/** The longest beginning, or nearly, that has so many bytes as JSON. */
+function beginning(text: string, size: number): string {
+  text = text.slice(0, size);
+  for (;;) {
+    const has = Buffer.byteLength(quote(text)) - 2;
+    if (has <= size) {
+      return text.toWellFormed();
+    }
+    text = text.slice(0, Math.floor((text.length * size) / has));
+  }
+}
+
+function total(fields: ReadonlyMap<string, string>): number {
+  return Array.from(fields.values()).reduce((sum, json) => sum + Buffer.byteLength(json), 0);
+}
