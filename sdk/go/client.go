@@ -85,6 +85,10 @@ func New(o Options) (*Client, error) {
 // system's where there is a spool; nothing was queued then. What becomes of
 // the event later is told to [Options].OnError alone.
 func (c *Client) TrackEvent(ctx context.Context, e Event) (string, error) {
+	return c.track(ctx, &e, c.opts.Strict)
+}
+
+func (c *Client) track(ctx context.Context, e *Event, strict bool) (string, error) {
 	now := time.Now()
 	if err := e.check(now); err != nil {
 		return "", err
@@ -98,7 +102,8 @@ func (c *Client) TrackEvent(ctx context.Context, e Event) (string, error) {
 		eventID = id.Mint(e.ConversationID, at.UnixMicro(), rand.Uint64()) //nolint:gosec // unique, not secret
 	}
 	enc := c.encoders.Get().(*encoder)
-	enc.create(&e, eventID)
+	enc.strict = strict
+	enc.create(e, eventID)
 	if err := c.enqueue(ctx, &write{op: OpCreate, id: eventID, minted: e.ID == ""}, enc); err != nil {
 		return "", err
 	}
@@ -116,6 +121,7 @@ func (c *Client) UpdateEvent(ctx context.Context, id string, fields Fields) erro
 		return err
 	}
 	enc := c.encoders.Get().(*encoder)
+	enc.strict = c.opts.Strict
 	enc.update(&fields, id)
 	return c.enqueue(ctx, &write{op: OpUpdate, id: id}, enc)
 }

@@ -26,8 +26,12 @@ const (
 type encoder struct {
 	line  []byte
 	value bytes.Buffer
-	json  *json.Encoder
-	err   error
+	// strict refuses what is not JSON, or too large.
+	strict bool
+	// contents are the places in line of the values that may be cut.
+	contents []span
+	json     *json.Encoder
+	err      error
 }
 
 func newEncoder() *encoder {
@@ -75,7 +79,7 @@ func (e *encoder) update(fields *Fields, id string) {
 func (e *encoder) delete(id string) { e.begin(OpDelete, id) }
 
 func (e *encoder) begin(op Op, id string) {
-	e.err = nil
+	e.err, e.contents = nil, e.contents[:0]
 	e.line = append(e.line[:0], "01234567 {"...)
 	if op != OpCreate {
 		e.line = append(e.line, `"op":"`...)
@@ -89,10 +93,41 @@ func (e *encoder) begin(op Op, id string) {
 func (e *encoder) end() ([]byte, error) {
 	e.line = append(e.line, "}\n"...)
 	item := e.line[checksumBytes:]
+	if over := len(item) - 1 - writeBytesMax; over > 0 && !e.strict && len(e.contents) > 0 {
+		e.cut(over)
+		item = e.line[checksumBytes:]
+	}
 	if len(item)-1 > writeBytesMax {
 		e.fail("", fmt.Sprintf("the write is %d bytes as encoded, more than 1 MiB", len(item)-1), nil)
 	}
 	return item, e.err
+}
+
+// span is where a value is in the line.
+type span struct {
+	start, end int
+	isText     bool // whether it must stay a string
+}
+
+// cut makes the line shorter by at least so many bytes, if it can.
+func (e *encoder) cut(over int) {
+	var fields [][]byte
+	var isText []bool
+	room := -over
+	for _, p := range e.contents {
+		fields, isText = append(fields, e.line[p.start:p.end]), append(isText, p.isText)
+		room += p.end - p.start
+	}
+	if room < 1<<10 {
+		return // nothing that can be cut takes the room
+	}
+	var line []byte
+	at := 0
+	for i, field := range fit(fields, isText, room) {
+		line = append(append(line, e.line[at:e.contents[i].start]...), field...)
+		at = e.contents[i].end
+	}
+	e.line = append(line, e.line[at:]...)
 }
 
 func (e *encoder) fail(field, reason string, cause error) {
@@ -109,7 +144,9 @@ func (e *encoder) fields(f *Fields) {
 	}
 	e.any("conversation_metadata", f.ConversationMetadata, f.Clear&ClearConversationMetadata != 0)
 	if e.given("error", f.Error != "", f.Clear&ClearError != 0) {
+		start := len(e.line)
 		e.line = appendString(e.line, f.Error)
+		e.contents = append(e.contents, span{start, len(e.line), true})
 	}
 	if e.given("latency", f.Latency != nil, f.Clear&ClearLatency != 0) {
 		if !(*f.Latency >= 0 && *f.Latency <= math.MaxFloat64) {
@@ -158,8 +195,12 @@ func (e *encoder) any(name string, v any, clear bool) {
 	switch {
 	case string(value) == "null":
 		e.line = e.line[:mark]
-	case name == "conversation_metadata" && value[0] != '{':
+	case name != "conversation_metadata":
+		e.contents = append(e.contents, span{start, len(e.line), false})
+	case value[0] != '{':
 		e.fail(name, "must encode as a JSON object", nil)
+	case !e.strict:
+		e.line = append(e.line[:start], fitObject(value, metadataBytesMax)...)
 	}
 }
 
@@ -174,8 +215,20 @@ func (e *encoder) appendJSON(v any) (err error) {
 			v = json.RawMessage("null") // as json.Marshal has it
 		}
 		err = json.Compact(&e.value, v)
+		if err != nil && !e.strict {
+			e.line = appendString(e.line, string(v))
+			return nil
+		}
 	default:
-		err = e.json.Encode(v)
+		err = encodeJSON(e.json, v)
+	}
+	if !e.strict && (err != nil || isTooDeep(e.value.Bytes())) {
+		if raw, ok := v.(json.RawMessage); ok {
+			e.line = appendString(e.line, string(raw))
+		} else {
+			e.line = appendAny(e.line, v)
+		}
+		return nil
 	}
 	e.line = append(e.line, bytes.TrimSuffix(e.value.Bytes(), []byte("\n"))...)
 	return err

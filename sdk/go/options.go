@@ -68,6 +68,12 @@ type Options struct {
 	// Default none: writes are in memory alone.
 	SpoolDir string
 
+	// Strict refuses a write, with a [*FieldError], whose input, output or metadata
+	// does not encode as JSON, or that is too large. By default NaN, functions,
+	// channels and what is within itself become text, and what is too large is cut
+	// and says so. Traced calls always do that. Default off.
+	Strict bool
+
 	// TraceEventName is the event name of [Client.Trace]. Default event_a.
 	TraceEventName string
 

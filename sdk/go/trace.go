@@ -2,7 +2,12 @@ package sluice
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -19,21 +24,49 @@ type Span struct {
 // SetEventName replaces [Options].TraceEventName for this event.
 func (s *Span) SetEventName(name string) { s.set(func(e *Event) { e.EventName = name }) }
 
-// SetInput sets the event's input. The value must not change before the traced
-// function returns; the same goes for all that are set.
-func (s *Span) SetInput(v any) { s.set(func(e *Event) { e.Input = v }) }
+// SetInput sets the event's input. It is encoded at once, like all that are set,
+// so that what happens to the value later does not show.
+func (s *Span) SetInput(v any) {
+	v = snapshot(v)
+	s.set(func(e *Event) { e.Input = v })
+}
 
 // SetOutput sets the event's output.
-func (s *Span) SetOutput(v any) { s.set(func(e *Event) { e.Output = v }) }
+func (s *Span) SetOutput(v any) {
+	v = snapshot(v)
+	s.set(func(e *Event) { e.Output = v })
+}
 
 // SetConversationMetadata sets the conversation's metadata.
-func (s *Span) SetConversationMetadata(v any) { s.set(func(e *Event) { e.ConversationMetadata = v }) }
+func (s *Span) SetConversationMetadata(v any) {
+	v = snapshot(v)
+	if raw, ok := v.(json.RawMessage); ok && raw[0] != '{' && string(raw) != "null" {
+		v = json.RawMessage(`{"value":` + string(raw) + "}") // it must be an object
+	}
+	s.set(func(e *Event) { e.ConversationMetadata = v })
+}
+
+// snapshot encodes a value as it is now.
+func snapshot(v any) any {
+	if v == nil {
+		return nil
+	}
+	e := newEncoder()
+	_ = e.appendJSON(v) // which fails only where it is strict
+	return json.RawMessage(e.line)
+}
 
 // SetInputEmbeddings sets the embeddings of the input.
-func (s *Span) SetInputEmbeddings(v []float32) { s.set(func(e *Event) { e.InputEmbeddings = v }) }
+func (s *Span) SetInputEmbeddings(v []float32) {
+	v = slices.Clone(v)
+	s.set(func(e *Event) { e.InputEmbeddings = v })
+}
 
 // SetOutputEmbeddings sets the embeddings of the output.
-func (s *Span) SetOutputEmbeddings(v []float32) { s.set(func(e *Event) { e.OutputEmbeddings = v }) }
+func (s *Span) SetOutputEmbeddings(v []float32) {
+	v = slices.Clone(v)
+	s.set(func(e *Event) { e.OutputEmbeddings = v })
+}
 
 // SetError sets the event's error, before one that the function returns.
 func (s *Span) SetError(text string) { s.set(func(e *Event) { e.Error = text }) }
@@ -76,7 +109,7 @@ func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx c
 	err = fn(ctx, span)
 	returned = true
 	if err != nil {
-		return c.trackSpan(ctx, span, err.Error()), err
+		return c.trackSpan(ctx, span, fmt.Sprint(err)), err // which outlives an Error that panics
 	}
 	return c.trackSpan(ctx, span, ""), nil
 }
@@ -91,7 +124,13 @@ func (c *Client) trackSpan(ctx context.Context, span *Span, failure string) (id 
 	if event.Error == "" {
 		event.Error = failure
 	}
-	id, err := c.TrackEvent(ctx, event)
+	id, err := c.track(ctx, &event, false)
+	var refused *FieldError
+	if errors.As(err, &refused) && strings.Contains(refused.Field, "_embeddings") {
+		c.opts.Logger.Warn("the embeddings of a traced event are left out", slog.Any("error", err))
+		event.InputEmbeddings, event.OutputEmbeddings = nil, nil
+		id, err = c.track(ctx, &event, false)
+	}
 	if err != nil {
 		c.report(WriteError{Op: OpCreate, Err: err})
 	}

@@ -296,7 +296,7 @@ func TestEncoding(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			api := new(fakeAPI)
-			client := open(t, api, sluice.Options{})
+			client := open(t, api, sluice.Options{Strict: true})
 			e := event("c1")
 			e.ID = "x"
 			tt.set(&e)
@@ -322,7 +322,7 @@ func TestEncoding(t *testing.T) {
 
 func TestLargestWrite(t *testing.T) {
 	api := new(fakeAPI)
-	client := open(t, api, sluice.Options{})
+	client := open(t, api, sluice.Options{Strict: true})
 	e := event("c1")
 	e.ID = "x"
 	frame := len(`{"id":"x","conversation_id":"c1","event_name":"event_a","input":""}`)

@@ -76,6 +76,7 @@ type options struct {
 	RequestTimeout seconds `json:"request_timeout"`
 	WaitApplied    seconds `json:"wait_applied"`
 	Gzip           bool
+	Strict         bool
 	SpoolDir       string `json:"spool_dir"`
 	CAFile         string `json:"ca_file"`
 	TraceEventName string `json:"trace_event_name"`
@@ -200,6 +201,7 @@ func (d *driver) open(o options) error {
 		WaitApplied:    o.WaitApplied.duration(),
 		Gzip:           o.Gzip,
 		SpoolDir:       o.SpoolDir,
+		Strict:         o.Strict,
 		CAFile:         o.CAFile,
 		TraceEventName: o.TraceEventName,
 		OnError: func(e sluice.WriteError) {
