@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -457,6 +458,34 @@ func TestDeletedIsErased(t *testing.T) {
 	if n := found(); n != "0" {
 		t.Fatalf("%s rows have the content after sluice erase", n)
 	}
+	// named are the tables with an id in any column, and in any file of a part.
+	named := func(id string) string {
+		t.Helper()
+		var tables []string
+		for _, table := range strings.Fields(server.Query(t, "SELECT name FROM system.tables WHERE database = '"+database+"' AND engine LIKE '%MergeTree'")) {
+			has := server.Query(t, "SELECT count() > 0 FROM "+database+"."+table+" WHERE position(toString(tuple(*)), '"+id+"') > 0") == "1"
+			for _, path := range strings.Fields(server.Query(t, "SELECT path FROM system.parts WHERE active AND database = '"+database+"' AND table = '"+table+"'")) {
+				files, err := os.ReadDir(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, file := range files {
+					data, err := os.ReadFile(filepath.Join(path, file.Name()))
+					if err != nil {
+						t.Fatal(err)
+					}
+					has = has || bytes.Contains(data, []byte(id))
+				}
+			}
+			if has {
+				tables = append(tables, table)
+			}
+		}
+		return strings.Join(tables, " ")
+	}
+	if tables := named("by command"); tables != "event_aliases" {
+		t.Errorf("after sluice erase the id is in %q, want event_aliases alone, as it is documented", tables)
+	}
 	// A delete of what never was has nothing merged, though its month has parts.
 	for year := 2001; year < 2004; year++ {
 		at := time.Date(year, 5, 1, 0, 0, 0, 0, time.UTC)
@@ -479,6 +508,32 @@ func TestDeletedIsErased(t *testing.T) {
 		}
 		return nil
 	})
+	send(http.MethodPost, "/event", `{"id":"still here","conversation_id":"c","event_name":"event_a"}`, http.StatusCreated)
+	p.stop(t)
+
+	// What the documents say of ids, at the operator's risk.
+	server.Query(t, "INSERT INTO "+database+".events (timestamp, alias, version, deleted) VALUES ('2026-03-01', 'of an earlier build', 1, 1)")
+	server.Query(t, "INSERT INTO "+database+".event_aliases (alias, version, deleted) VALUES ('never was', 1, 1)")
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{"(?s)ALTER TABLE sluice.event_aliases DELETE.*?mutations_sync = 1", "ALTER TABLE sluice.events UPDATE.*?mutations_sync = 1"} {
+		statement := regexp.MustCompile(pattern).FindString(string(page))
+		if statement == "" {
+			t.Fatalf("docs/operations.md has no statement %q", pattern)
+		}
+		server.Query(t, strings.ReplaceAll(statement, "sluice.", database+"."))
+	}
+	for _, id := range []string{"by command", "by itself", "never was", "of an earlier build"} {
+		if tables := named(id); tables != "" {
+			t.Errorf("%q is in %q, want no table", id, tables)
+		}
+	}
+	p, c = serve(t, dir, "--clickhouse-url", u)
+	send(http.MethodGet, eventPath("still here"), "", http.StatusOK)
+	send(http.MethodPost, "/event", `{"id":"by command","conversation_id":"c","event_name":"event_a"}`, http.StatusCreated)
+	send(http.MethodGet, eventPath("by command"), "", http.StatusOK) // a new event: the id was free again
 	p.stop(t)
 }
 

@@ -99,7 +99,7 @@ func (f *folded) foldEvent(writes []entry) {
 	case deleted != nil && id.IsZero():
 		f.tables.Aliases[alias] = event.AliasRow{Alias: alias, Version: version(event.ClassDelete, deleted), Deleted: true}
 	case deleted != nil:
-		f.tombstones(id, alias, version(event.ClassDelete, deleted))
+		f.tombstones(id, version(event.ClassDelete, deleted))
 	case core != nil:
 		f.tables.Cores[id] = *core
 	}
@@ -160,9 +160,9 @@ func (f *folded) setWide(id event.ID, w *event.Write, v event.Version) {
 	}
 }
 
-// tombstones replace all that the event has.
-func (f *folded) tombstones(id event.ID, alias string, v event.Version) {
-	f.tables.Cores[id] = event.Core{ID: id, Alias: alias, Version: v, Deleted: true}
+// tombstones replace all that the event has, a caller's own id too.
+func (f *folded) tombstones(id event.ID, v event.Version) {
+	f.tables.Cores[id] = event.Core{ID: id, Version: v, Deleted: true}
 	for _, field := range []event.Field{event.FieldInput, event.FieldOutput} {
 		f.tables.Contents[wideKey{id, field}] = event.ContentRow{ID: id, Field: field, Version: v, Deleted: true}
 	}

@@ -112,7 +112,7 @@ func (f *fold) apply(s *state, w *event.Write, rec *event.Record) {
 	case event.OpUpdate:
 		f.update(s, w, rec)
 	case event.OpDelete:
-		f.delete(s, w, rec.Position())
+		f.delete(s, rec.Position())
 	}
 }
 
@@ -177,13 +177,15 @@ func (f *fold) update(s *state, w *event.Write, rec *event.Record) {
 	f.setWide(s, w, version)
 }
 
-// delete leaves tombstones over every row that the event may have.
-func (f *fold) delete(s *state, w *event.Write, at event.Position) {
+// delete leaves tombstones over every row that the event may have. They have
+// nothing of the event but its id, and not a caller's own: its alias row says
+// which event it named.
+func (f *fold) delete(s *state, at event.Position) {
 	if fault.Planted(fault.NoTombstone) && at%8 == 0 {
 		return
 	}
 	version := makeVersion(event.ClassDelete, at)
-	tombstone := event.Core{ID: s.id, Alias: w.Alias, Version: version, Deleted: true}
+	tombstone := event.Core{ID: s.id, Version: version, Deleted: true}
 	if s.core == none {
 		s.core = int32(len(f.rows.Cores))
 		f.rows.Cores = append(f.rows.Cores, tombstone)

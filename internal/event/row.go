@@ -48,7 +48,7 @@ type DeadLetter struct {
 }
 
 // Core is the row of an event in the hot table. The sort key follows from ID.
-// A tombstone has only ID, Alias, Version and Deleted.
+// A tombstone has only ID, Version and Deleted; those of earlier builds have Alias too.
 type Core struct {
 	ID             ID
 	ConversationID string
