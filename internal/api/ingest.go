@@ -33,7 +33,7 @@ func (s *Server) createEvent(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if x.write[0], err = s.rules.ParseCreate(body, s.cfg.Now()); err != nil {
+	if x.write[0], err = s.rules.ParseCreate(body, s.received()); err != nil {
 		return err
 	}
 	return s.writeOne(x)
@@ -193,14 +193,13 @@ func (s *Server) parseBatch(x *exchange, b *batch, body []byte) error {
 	if !x.reserve(&s.buffers.budget, int64(len(b.items))*itemBytes) {
 		return overloaded()
 	}
-	now := s.cfg.Now()
 	for i, item := range b.items {
 		b.places = append(b.places, len(b.writes))
 		if len(item) > s.cfg.BodyBytesMax {
 			b.errs = append(b.errs, event.Errorf(event.CodeTooLarge, "", "the item is longer than %d bytes", s.cfg.BodyBytesMax))
 			continue
 		}
-		w, err := s.rules.ParseItem(item, now)
+		w, err := s.rules.ParseItem(item, s.received())
 		b.errs = append(b.errs, err)
 		if err == nil {
 			b.writes = append(b.writes, w)
@@ -214,6 +213,11 @@ func (s *Server) parseBatch(x *exchange, b *batch, body []byte) error {
 	}
 	return nil
 }
+
+// received is the time at which a write is received, which is the timestamp of
+// an event that comes without one. It grows from write to write, across requests
+// too, so that the events of a batch keep its order.
+func (s *Server) received() time.Time { return s.clock.Next(s.cfg.Now()) }
 
 // answerBatch answers with one result for each item. It calls settle once it
 // knows which of them are in the log.

@@ -78,6 +78,7 @@ type Server struct {
 	log         *slog.Logger
 	ports       Ports
 	rules       event.Rules
+	clock       event.Clock // of the times at which writes are received
 	metrics     *metrics
 	buffers     buffers
 	exchanges   sync.Pool

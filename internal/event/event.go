@@ -106,7 +106,8 @@ type Write struct {
 	// Alias is the caller's own id, or empty.
 	Alias string
 	// Fresh says that the server minted ID for this very create, so that no
-	// other write of the id can come before it in the log.
+	// other write of the id can come before it in the log: a process mints no
+	// id twice.
 	Fresh bool
 	// ConversationID is set on creates only.
 	ConversationID string

@@ -1,7 +1,6 @@
 package event
 
 import (
-	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
 	"time"
@@ -18,8 +17,9 @@ const (
 	// AliasBytesMax is the longest id of a caller's own, in bytes.
 	AliasBytesMax = 128
 
-	randomBits = 38
-	hashBits   = 24
+	// countBits is how many low bits of an id its process counts in.
+	countBits = 38
+	hashBits  = 24
 	// internalBit marks, in the 12 microsecond bits (0-999 needs 10 of them),
 	// the id behind an alias. No public id has it, so that only the alias can
 	// ever name its event.
@@ -29,7 +29,8 @@ const (
 // ID is a minted id: a UUIDv8 (RFC 9562 §5.8) that locates its own row. From
 // the most significant bit: 48 bits Unix milliseconds of the event's
 // timestamp, version 8, 12 bits microseconds within that millisecond (0-999),
-// the variant, 24 bits [ConversationHash], 38 random bits.
+// the variant, 24 bits [ConversationHash], 38 bits of a counter that begins at
+// a random number in each process.
 type ID [16]byte
 
 // ConversationHash is the part of a conversation's id that its events' ids and
@@ -39,20 +40,21 @@ func ConversationHash(conversationID string) uint32 {
 }
 
 // NewID mints the id of an event of the conversation at the time, given in
-// Unix microseconds, with 38 bits of the operating system's randomness.
+// Unix microseconds. It may be called concurrently.
+//
+// No two ids of one process are alike, and of one conversation and time each is
+// above those minted before it. See [Clock] for times that grow too.
 func NewID(micros int64, conversationID string) ID {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails, by its documentation
-	return MakeID(micros, ConversationHash(conversationID), binary.LittleEndian.Uint64(b[:]))
+	return processIDs.mint(micros, conversationID)
 }
 
 // MakeID puts an id together: the time in Unix microseconds, the low 24 bits
-// of hash and the low 38 bits of random. The shared test vectors pin its bytes.
-func MakeID(micros int64, hash uint32, random uint64) ID {
+// of hash and the low 38 bits of count. The shared test vectors pin its bytes.
+func MakeID(micros int64, hash uint32, count uint64) ID {
 	ms, us := micros/1000, micros%1000
 	var id ID
 	binary.BigEndian.PutUint64(id[:8], uint64(ms)<<16|8<<12|uint64(us))
-	binary.BigEndian.PutUint64(id[8:], 2<<62|uint64(hash&(1<<hashBits-1))<<randomBits|random&(1<<randomBits-1))
+	binary.BigEndian.PutUint64(id[8:], 2<<62|uint64(hash&(1<<hashBits-1))<<countBits|count&(1<<countBits-1))
 	return id
 }
 
@@ -80,7 +82,7 @@ func (id ID) Time() time.Time { return time.UnixMicro(id.Micros()).UTC() }
 
 // ConversationHash is the hash that the id carries.
 func (id ID) ConversationHash() uint32 {
-	return uint32(binary.BigEndian.Uint64(id[8:]) >> randomBits & (1<<hashBits - 1))
+	return uint32(binary.BigEndian.Uint64(id[8:]) >> countBits & (1<<hashBits - 1))
 }
 
 // String is the canonical text: lower-case hexadecimal in groups of 8-4-4-4-12.

@@ -31,6 +31,26 @@ type mintVector struct {
 	ID             string `json:"id"`
 }
 
+// A sequenceVector is what one process mints, from its first id on.
+type sequenceVector struct {
+	Name string `json:"name"`
+	// First is the random number at which the process begins to count.
+	First string         `json:"first"`
+	Steps []sequenceStep `json:"steps"`
+}
+
+type sequenceStep struct {
+	// ClockMicros is what the system's clock shows at the call.
+	ClockMicros int64 `json:"clock_micros"`
+	// TimestampMicros is the event's own timestamp, where it has one.
+	TimestampMicros int64  `json:"timestamp_micros,omitempty"`
+	ConversationID  string `json:"conversation_id"`
+	// UnixMicros is the time in the id, and Count are its low 38 bits.
+	UnixMicros int64  `json:"unix_micros"`
+	Count      string `json:"count"`
+	ID         string `json:"id"`
+}
+
 type refVector struct {
 	Name string     `json:"name"`
 	ID   string     `json:"id"`
@@ -80,6 +100,104 @@ func mintVectors() []mintVector {
 	return vectors
 }
 
+// sequenceVectors are written down step by step, and not computed by what they
+// test.
+func sequenceVectors() []sequenceVector {
+	const (
+		at     = int64(1_767_323_045_678_901)
+		second = int64(1_000_000)
+		own    = at - 1000*second
+	)
+	vectors := []sequenceVector{}
+	add := func(name string, first uint64, steps ...sequenceStep) {
+		for i := range steps {
+			s := &steps[i]
+			if s.ConversationID == "" {
+				s.ConversationID = "c1"
+			}
+			if s.TimestampMicros != 0 {
+				s.UnixMicros = s.TimestampMicros
+			}
+			count, _ := strconv.ParseUint(s.Count, 10, 64)
+			s.ID = event.MakeID(s.UnixMicros, event.ConversationHash(s.ConversationID), count).String()
+		}
+		vectors = append(vectors, sequenceVector{name, strconv.FormatUint(first, 10), steps})
+	}
+	add("the clock goes on", 5,
+		sequenceStep{ClockMicros: at, UnixMicros: at, Count: "5"},
+		sequenceStep{ClockMicros: at + 7, UnixMicros: at + 7, Count: "6"},
+		sequenceStep{ClockMicros: at + second, UnixMicros: at + second, Count: "7"},
+	)
+	add("the clock stands still", 5,
+		sequenceStep{ClockMicros: at, UnixMicros: at, Count: "5"},
+		sequenceStep{ClockMicros: at, UnixMicros: at + 1, Count: "6"},
+		sequenceStep{ClockMicros: at, UnixMicros: at + 2, Count: "7"},
+		sequenceStep{ClockMicros: at + 2, UnixMicros: at + 3, Count: "8"},
+		sequenceStep{ClockMicros: at + 100, UnixMicros: at + 100, Count: "9"},
+	)
+	add("the clock stands still over the end of a millisecond", 5,
+		sequenceStep{ClockMicros: at + 98, UnixMicros: at + 98, Count: "5"}, // …678999
+		sequenceStep{ClockMicros: at + 98, UnixMicros: at + 99, Count: "6"},
+	)
+	add("several conversations", 5,
+		sequenceStep{ClockMicros: at, ConversationID: "c1", UnixMicros: at, Count: "5"},
+		sequenceStep{ClockMicros: at, ConversationID: "c2", UnixMicros: at + 1, Count: "6"},
+		sequenceStep{ClockMicros: at, ConversationID: "c1", UnixMicros: at + 2, Count: "7"},
+	)
+	add("equal timestamps", 5,
+		sequenceStep{ClockMicros: at, TimestampMicros: own, Count: "5"},
+		sequenceStep{ClockMicros: at + 1, TimestampMicros: own, Count: "6"},
+		sequenceStep{ClockMicros: at + 2, TimestampMicros: own, ConversationID: "c2", Count: "7"},
+		sequenceStep{ClockMicros: at + 3, TimestampMicros: own, Count: "8"},
+	)
+	add("timestamps leave the clock alone", 5,
+		sequenceStep{ClockMicros: at, UnixMicros: at, Count: "5"},
+		sequenceStep{ClockMicros: at + 10, TimestampMicros: at + 3600*second, Count: "6"},
+		sequenceStep{ClockMicros: at + 20, UnixMicros: at + 20, Count: "7"},
+		sequenceStep{ClockMicros: at + 20, TimestampMicros: at + 20, Count: "8"},
+		sequenceStep{ClockMicros: at + 20, TimestampMicros: own, Count: "9"},
+		sequenceStep{ClockMicros: at + 20, UnixMicros: at + 21, Count: "10"},
+	)
+	add("the clock is set back by less than 5 seconds", 5,
+		sequenceStep{ClockMicros: at, UnixMicros: at, Count: "5"},
+		sequenceStep{ClockMicros: at - 5*second + 1, UnixMicros: at + 1, Count: "6"},
+		sequenceStep{ClockMicros: at - 5*second + 3, UnixMicros: at + 2, Count: "7"},
+		sequenceStep{ClockMicros: at + 3, UnixMicros: at + 3, Count: "8"},
+	)
+	add("the clock is set back by 5 to 10 seconds", 5,
+		sequenceStep{ClockMicros: at, UnixMicros: at, Count: "5"},
+		sequenceStep{ClockMicros: at - 5*second, UnixMicros: at, Count: "6"},
+		sequenceStep{ClockMicros: at - 10*second, UnixMicros: at, Count: "7"},
+		sequenceStep{ClockMicros: at - 5*second, UnixMicros: at, Count: "8"},
+		sequenceStep{ClockMicros: at - 5*second + 1, UnixMicros: at + 1, Count: "9"},
+		sequenceStep{ClockMicros: at + 5, UnixMicros: at + 5, Count: "10"},
+	)
+	add("the clock is set back by more than 10 seconds", 5,
+		sequenceStep{ClockMicros: at, UnixMicros: at, Count: "5"},
+		sequenceStep{ClockMicros: at - 10*second - 1, UnixMicros: at - 10*second - 1, Count: "6"},
+		sequenceStep{ClockMicros: at - 10*second - 1, UnixMicros: at - 10*second, Count: "7"},
+	)
+	add("the count passes 2^32", 1<<32-1,
+		sequenceStep{ClockMicros: at, UnixMicros: at, Count: "4294967295"},
+		sequenceStep{ClockMicros: at, UnixMicros: at + 1, Count: "4294967296"},
+		sequenceStep{ClockMicros: at, UnixMicros: at + 2, Count: "4294967297"},
+	)
+	add("the highest first count", 1<<37-1,
+		sequenceStep{ClockMicros: at, TimestampMicros: own, Count: "137438953471"},
+		sequenceStep{ClockMicros: at, TimestampMicros: own, Count: "137438953472"},
+	)
+	add("the count starts again after 2^38-1", 1<<38-1,
+		sequenceStep{ClockMicros: at, UnixMicros: at, Count: "274877906943"},
+		sequenceStep{ClockMicros: at, UnixMicros: at + 1, Count: "0"},
+		sequenceStep{ClockMicros: at, UnixMicros: at + 2, Count: "1"},
+	)
+	add("the first count is 0", 0,
+		sequenceStep{ClockMicros: at, UnixMicros: at, Count: "0"},
+		sequenceStep{ClockMicros: at, UnixMicros: at + 1, Count: "1"},
+	)
+	return vectors
+}
+
 func refVectors() []refVector {
 	const alias, minted, invalid = "alias", "minted", "invalid"
 	id := event.MakeID(1_767_323_045_678_901, event.ConversationHash("c1"), 1).String()
@@ -117,9 +235,10 @@ func refVectors() []refVector {
 
 func TestIDVectors(t *testing.T) {
 	file := struct {
-		Mint []mintVector `json:"mint"`
-		Refs []refVector  `json:"refs"`
-	}{mintVectors(), refVectors()}
+		Mint      []mintVector     `json:"mint"`
+		Sequences []sequenceVector `json:"sequences"`
+		Refs      []refVector      `json:"refs"`
+	}{mintVectors(), sequenceVectors(), refVectors()}
 	golden(t, idVectors, indented(t, file))
 
 	for _, v := range file.Mint {
@@ -145,6 +264,21 @@ func TestIDVectors(t *testing.T) {
 			}
 			if fmt.Sprintf("%06x", low>>38&0xff_ffff) != v.Hash || strconv.FormatUint(low&(1<<38-1), 10) != v.Random {
 				t.Errorf("hash %06x, random %d", low>>38&0xff_ffff, low&(1<<38-1))
+			}
+		})
+	}
+	for _, v := range file.Sequences {
+		t.Run("sequences/"+v.Name, func(t *testing.T) {
+			first, _ := strconv.ParseUint(v.First, 10, 64)
+			mint, clock := event.NewMinter(first), new(event.Clock)
+			for i, s := range v.Steps {
+				micros := s.TimestampMicros
+				if micros == 0 {
+					micros = clock.Next(time.UnixMicro(s.ClockMicros)).UnixMicro()
+				}
+				if id := mint(micros, s.ConversationID); micros != s.UnixMicros || id.String() != s.ID {
+					t.Errorf("step %d: got time %d, id %s; want %d, %s", i, micros, id, s.UnixMicros, s.ID)
+				}
 			}
 		})
 	}

@@ -324,8 +324,8 @@ func erasureTable() string {
 
 func limitsTable() string {
 	const (
-		offsetBits, generationBits, randomBits = 48, 14, 38
-		hashBits                               = 24
+		offsetBits, generationBits, countBits = 48, 14, 38
+		hashBits                              = 24
 	)
 	rows := [][]string{{"what", "bound", "which is"}}
 	perPartition := 1e6 / partitions
@@ -333,7 +333,7 @@ func limitsTable() string {
 		[]string{"what one merge takes in", "150 GiB", fmt.Sprintf("a month of `event_contents` from %.0f events/s on, of `event_embeddings` from %.0f/s on", mergeMax/(diskContents*longMonth), mergeMax/(diskVectors*longMonth))},
 		[]string{"offset of a partition, in a version", fmt.Sprintf("2^%d", offsetBits), "reached at 1 M events/s over 12 partitions after " + si(math.Pow(2, offsetBits)/perPartition/year, "") + " years"},
 		[]string{"generation of the topic, in a version", fmt.Sprintf("2^%d", generationBits), fmt.Sprintf("%.0f changes of the number of partitions", math.Pow(2, generationBits)-1)},
-		[]string{"random bits of an id", fmt.Sprintf("2^%d", randomBits), "two events of one conversation's hash in the same microsecond are alike once in " + si(math.Pow(2, randomBits), "")},
+		[]string{"counter of a process, in an id", fmt.Sprintf("2^%d", countBits), "it begins in the lower half, so that " + si(math.Pow(2, countBits-1), "") + " ids come before it starts again, and two processes that mint for one conversation's hash in one microsecond mint the same id once in as many pairs"},
 		[]string{"hash of a conversation", fmt.Sprintf("2^%d", hashBits), fmt.Sprintf("at 100 billion rows and 20 events a conversation, %.0f share each: a read of one by its key meets the others' rows of the same days, and tells them apart by the id", 100e9/20/math.Pow(2, hashBits))},
 	)
 	return markdown(rows)
