@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -95,11 +94,11 @@ func (c *Client) track(ctx context.Context, e *Event, strict bool) (string, erro
 	}
 	eventID := e.ID
 	if eventID == "" {
-		at := e.Timestamp
-		if at.IsZero() {
-			at = now
+		micros := e.Timestamp.UnixMicro()
+		if e.Timestamp.IsZero() {
+			micros = id.Current().Time(now)
 		}
-		eventID = id.Mint(e.ConversationID, at.UnixMicro(), rand.Uint64()) //nolint:gosec // unique, not secret
+		eventID = id.Current().Mint(e.ConversationID, micros)
 	}
 	enc := c.encoders.Get().(*encoder)
 	enc.strict = strict

@@ -10,12 +10,16 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/sluicehq/sluice/sdk/go/internal/id"
 )
 
 // A Span is what the function that [Client.Trace] calls says about its event.
 // Its methods may be called concurrently; once the function has returned they
 // have no effect.
 type Span struct {
+	start time.Time // for the latency, which the monotonic clock tells
+
 	mu    sync.Mutex
 	ended bool
 	event Event
@@ -85,12 +89,14 @@ func (s *Span) set(set func(*Event)) {
 // span.
 //
 // The error is that of fn, unchanged, and a panic goes on. That the event could
-// not be queued never fails the call that is traced: id is then empty, and
+// not be queued never fails the call that is traced: eventID is then empty, and
 // [Options].OnError is told why.
-func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx context.Context, span *Span) error) (id string, err error) {
+func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx context.Context, span *Span) error) (eventID string, err error) {
 	start := time.Now()
-	span := &Span{event: Event{
-		ConversationID: conversationID, EventName: c.opts.TraceEventName, Timestamp: start,
+	span := &Span{start: start, event: Event{
+		ConversationID: conversationID, EventName: c.opts.TraceEventName,
+		// Later than that of any call traced before.
+		Timestamp: time.UnixMicro(id.Current().Time(start)),
 	}}
 	returned := false
 	defer func() {
@@ -115,12 +121,12 @@ func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx c
 }
 
 // trackSpan ends the span and tracks its event.
-func (c *Client) trackSpan(ctx context.Context, span *Span, failure string) (id string) {
+func (c *Client) trackSpan(ctx context.Context, span *Span, failure string) (eventID string) {
 	span.mu.Lock()
 	span.ended = true
 	event := span.event
 	span.mu.Unlock()
-	event.Latency = Millis(time.Since(event.Timestamp)) // on the monotonic clock
+	event.Latency = Millis(time.Since(span.start))
 	if event.Error == "" {
 		event.Error = failure
 	}

@@ -48,6 +48,8 @@ type command struct {
 	ConversationID string `json:"conversation_id"`
 	UnixMicros     int64  `json:"unix_micros"`
 	Random         string
+	First          string
+	Steps          []step
 	Options        options
 	ID             string
 	Event          members
@@ -60,6 +62,13 @@ type command struct {
 	Input, Output  json.RawMessage
 	Error          string
 	Sleep          seconds
+}
+
+// step is one id of a process.
+type step struct {
+	ClockMicros     int64  `json:"clock_micros"`
+	TimestampMicros int64  `json:"timestamp_micros"`
+	ConversationID  string `json:"conversation_id"`
 }
 
 type options struct {
@@ -133,7 +142,7 @@ func (d *driver) do(ctx context.Context, line []byte) (answer any, err error) {
 	if err := json.Unmarshal(line, &cmd); err != nil {
 		return nil, err
 	}
-	if d.client == nil && !slices.Contains([]string{"mint", "open", "reported"}, cmd.Do) {
+	if d.client == nil && !slices.Contains([]string{"mint", "sequence", "open", "reported"}, cmd.Do) {
 		return nil, errors.New("no client is open")
 	}
 	none := struct{}{}
@@ -144,6 +153,20 @@ func (d *driver) do(ctx context.Context, line []byte) (answer any, err error) {
 			return nil, err
 		}
 		return map[string]any{"id": id.Mint(cmd.ConversationID, cmd.UnixMicros, random)}, nil
+	case "sequence":
+		first, err := strconv.ParseUint(cmd.First, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		process, ids := id.NewProcess(first), []string{}
+		for _, s := range cmd.Steps {
+			micros := s.TimestampMicros
+			if micros == 0 {
+				micros = process.Time(time.UnixMicro(s.ClockMicros))
+			}
+			ids = append(ids, process.Mint(s.ConversationID, micros))
+		}
+		return map[string]any{"ids": ids}, nil
 	case "open":
 		return none, d.open(cmd.Options) //nolint:contextcheck // a client outlives the command that opens it
 	case "track":

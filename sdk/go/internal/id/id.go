@@ -8,20 +8,20 @@ import (
 )
 
 const (
-	hashBits   = 24
-	randomBits = 38
+	hashBits  = 24
+	countBits = 38
 )
 
 // Mint makes the id of an event of the conversation at the time, given in Unix
-// microseconds, with the low 38 bits of random: a UUIDv8 (RFC 9562 §5.8) in
+// microseconds, with the low 38 bits of count: a UUIDv8 (RFC 9562 §5.8) in
 // lower case. From the most significant bit: 48 bits Unix milliseconds,
 // version 8, 12 bits microseconds within the millisecond, the variant, 24 bits
-// hash of the conversation, 38 random bits.
-func Mint(conversationID string, unixMicros int64, random uint64) string {
+// hash of the conversation, 38 bits count. See [Process.Mint].
+func Mint(conversationID string, unixMicros int64, count uint64) string {
 	hash := Hash(conversationID) >> (64 - hashBits)
 	var id [16]byte
 	binary.BigEndian.PutUint64(id[:8], uint64(unixMicros/1000)<<16|8<<12|uint64(unixMicros%1000))
-	binary.BigEndian.PutUint64(id[8:], 2<<62|hash<<randomBits|random&(1<<randomBits-1))
+	binary.BigEndian.PutUint64(id[8:], 2<<62|hash<<countBits|count&(1<<countBits-1))
 
 	var text [36]byte
 	hex.Encode(text[:], id[:4])

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/sluicehq/sluice/sdk/go/internal/id"
 )
@@ -43,9 +46,85 @@ func TestMint(t *testing.T) {
 			if got := id.Mint(v.ConversationID, v.UnixMicros, random); got != v.ID {
 				t.Errorf("id is %s, want %s", got, v.ID)
 			}
-			// Bits beyond the 38 do not leak into the hash.
+			// Bits above the 38 do not leak into the hash.
 			if got := id.Mint(v.ConversationID, v.UnixMicros, random|3<<38); got != v.ID {
-				t.Errorf("with more random bits the id is %s, want %s", got, v.ID)
+				t.Errorf("with more bits the id is %s, want %s", got, v.ID)
+			}
+		})
+	}
+}
+
+func TestSequences(t *testing.T) {
+	body, err := os.ReadFile("../../../spec/vectors/ids.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors struct {
+		Sequences []struct {
+			Name  string
+			First string
+			Steps []struct {
+				ClockMicros     int64  `json:"clock_micros"`
+				TimestampMicros int64  `json:"timestamp_micros"`
+				ConversationID  string `json:"conversation_id"`
+				ID              string
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	if len(vectors.Sequences) == 0 {
+		t.Fatal("no vectors")
+	}
+	for _, v := range vectors.Sequences {
+		t.Run(v.Name, func(t *testing.T) {
+			first, err := strconv.ParseUint(v.First, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			process := id.NewProcess(first)
+			for i, s := range v.Steps {
+				micros := s.TimestampMicros
+				if micros == 0 {
+					micros = process.Time(time.UnixMicro(s.ClockMicros))
+				}
+				if got := process.Mint(s.ConversationID, micros); got != s.ID {
+					t.Errorf("step %d: %s, want %s", i, got, s.ID)
+				}
+			}
+		})
+	}
+}
+
+// Goroutines that mint at one time: the ids of each ascend, and all differ.
+func TestProcessConcurrent(t *testing.T) {
+	const goroutines, each = 8, 20_000
+	now := time.UnixMicro(1_767_323_045_678_901)
+	for name, timeOf := range map[string]func() int64{
+		"equal timestamps": now.UnixMicro,
+		"no timestamps":    func() int64 { return id.Current().Time(now) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			minted := make([][]string, goroutines)
+			var wg sync.WaitGroup
+			for g := range minted {
+				wg.Go(func() {
+					for range each {
+						minted[g] = append(minted[g], id.Current().Mint("c1", timeOf()))
+					}
+				})
+			}
+			wg.Wait()
+			for g, ids := range minted {
+				if !slices.IsSorted(ids) {
+					t.Errorf("the ids of goroutine %d do not ascend", g)
+				}
+			}
+			all := slices.Concat(minted...)
+			slices.Sort(all)
+			if n := len(slices.Compact(all)); n != goroutines*each {
+				t.Errorf("%d ids of %d are distinct", n, goroutines*each)
 			}
 		})
 	}
