@@ -5,7 +5,7 @@
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { conversationHash, makeId } from '../src/ids.js';
+import { conversationHash, makeId, mintId, nowMicros } from '../src/ids.js';
 import {
   ApiError,
   Client,
@@ -27,6 +27,8 @@ interface Command {
   conversation_id: string;
   unix_micros: string;
   random: string;
+  first: string;
+  steps: { clock_micros: number; timestamp_micros?: number; conversation_id: string }[];
   options: Record<string, unknown> & {
     batch_age_max?: number;
     retry_for?: number;
@@ -68,6 +70,13 @@ const commands: Record<string, (command: Command) => unknown> = {
       throw new ValidationError('conversation_id', 'is too long');
     }
     return { id: makeId(Number(micros / 1000n), Number(micros % 1000n), hash, Number(bits >> 32n), Number(bits & 0xffffffffn)) };
+  },
+  sequence({ first, steps }) {
+    const process = { count: Number(first), lastMicros: 0 };
+    return {
+      ids: steps.map(({ clock_micros, timestamp_micros, conversation_id }) =>
+        mintId(timestamp_micros ?? nowMicros(clock_micros, process), conversationHash(conversation_id) ?? 0, process)),
+    };
   },
   open({ options }) {
     const { batch_age_max, retry_for, request_timeout, wait_applied, fail_when_full, block_timeout, ...same } = options;

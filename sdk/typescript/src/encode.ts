@@ -46,13 +46,14 @@ export function encodeCreate(event: NewEvent, encoding: Encoding): Encoded {
     throw new ValidationError('event_name', 'is required');
   }
   const timestamp = event.timestamp ?? undefined;
-  const micros = timestamp === undefined ? nowMicros() : timestampMicros(timestamp);
+  const micros = timestamp === undefined ? undefined : timestampMicros(timestamp);
   if (event.id === undefined || event.id === null) {
-    return encode(makeItem(undefined, mintId(micros, hash), event), event, encoding, true); // which has the time
+    // The id has the time.
+    return encode(makeItem(undefined, mintId(micros ?? nowMicros(), hash), event), event, encoding, true);
   }
   checkId(event.id);
   const item = makeItem(undefined, event.id, event);
-  item.timestamp = timestamp === undefined || typeof timestamp === 'string' ? timestamp : formatMicros(micros);
+  item.timestamp = micros === undefined || typeof timestamp === 'string' ? timestamp as string | undefined : formatMicros(micros);
   return encode(item, event, encoding);
 }
 

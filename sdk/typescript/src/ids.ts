@@ -1,4 +1,4 @@
-import { randomFillSync } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 
 /** The most bytes of a conversation's id. */
 export const conversationIdBytesMax = 256;
@@ -7,10 +7,6 @@ const encoder = new TextEncoder();
 const utf8 = new Uint8Array(conversationIdBytesMax + 4);
 const view = new DataView(utf8.buffer);
 const bytes = Buffer.alloc(16);
-
-// The operating system's randomness costs a call, whatever its length.
-const random = Buffer.alloc(4000);
-let randomUsed = random.length;
 
 /** The id's hash in 24 bits; undefined where it is longer than it may be. */
 export function conversationHash(conversationId: string): number | undefined {
@@ -23,43 +19,78 @@ export function conversationHash(conversationId: string): number | undefined {
 
 /**
  * Puts an id together: a UUIDv8 of 48 bits Unix milliseconds, 12 bits microseconds within them, 24 bits hash and 38 bits
- * random, which are given as 6 and 32.
+ * count, which are given as 6 and 32.
  */
-export function makeId(unixMillis: number, micros: number, hash: number, randomHigh: number, randomLow: number): string {
+export function makeId(unixMillis: number, micros: number, hash: number, countHigh: number, countLow: number): string {
   bytes.writeUIntBE(unixMillis, 0, 6);
   bytes.writeUInt16BE(0x8000 | micros, 6);
   bytes.writeUInt16BE(0x8000 | (hash >>> 10), 8);
-  bytes.writeUInt16BE(((hash & 0x3ff) << 6) | randomHigh, 10);
-  bytes.writeUInt32BE(randomLow, 12);
+  bytes.writeUInt16BE(((hash & 0x3ff) << 6) | countHigh, 10);
+  bytes.writeUInt32BE(countLow, 12);
   const hex = bytes.toString('hex');
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
 }
 
-/** Mints the id of an event at the time, in Unix microseconds. */
-export function mintId(unixMicros: number, hash: number): string {
-  const millis = Math.floor(unixMicros / 1000);
-  if (randomUsed + 5 > random.length) {
-    randomFillSync(random);
-    randomUsed = 0;
-  }
-  const high = random.readUInt8(randomUsed) & 0x3f;
-  const low = random.readUInt32LE(randomUsed + 1);
-  randomUsed += 5;
-  return makeId(millis, unixMicros - millis * 1000, hash, high, low);
+/** What a process has minted so far. */
+export interface Minted {
+  /** Of the next id, which has 38 bits of it. */
+  count: number;
+  /** The last time that was given out, in Unix microseconds. */
+  lastMicros: number;
 }
 
-let lastMillis = 0;
-let micros = 0;
+const countMax = 2 ** 38 - 1;
+
+// Of the times that are given out: how far they go on by a microsecond each while the clock is behind them, and the largest
+// step back of the clock that they do not follow.
+const aheadMaxMicros = 5e6;
+const backMaxMicros = 10e6;
+
+/** One for all copies of this package that a process or worker has loaded, such as both as a module and by `require`. */
+const mintedKey = Symbol.for('@sluicehq/sluice minted 1');
+let minted: Minted | undefined;
+
+function ofProcess(): Minted {
+  if (minted === undefined) {
+    const shared = globalThis as unknown as Record<symbol, Minted | undefined>;
+    minted = shared[mintedKey] ?? { count: firstCount(), lastMicros: 0 };
+    shared[mintedKey] = minted;
+  }
+  return minted;
+}
 
 /**
- * The time in Unix microseconds. Node's clock has milliseconds; the microseconds count the calls within one, so that the
- * events of a conversation sort as they were tracked.
+ * Where a process or worker begins to count: at a random number, so that no two of them mint the same ids. It is below 2^37, so that
+ * as many ids come before the count starts again.
  */
-export function nowMicros(): number {
-  const millis = Date.now();
-  micros = millis === lastMillis ? Math.min(micros + 1, 999) : 0;
-  lastMillis = millis;
-  return millis * 1000 + micros;
+export function firstCount(): number {
+  const random = randomBytes(5);
+  return (random.readUInt8(4) & 0x1f) * 2 ** 32 + random.readUInt32LE(0);
+}
+
+/**
+ * Mints the id of an event at the time, in Unix microseconds. Ids of one conversation and time ascend as they are minted, and
+ * no two are alike.
+ */
+export function mintId(unixMicros: number, hash: number, process = ofProcess()): string {
+  const { count } = process;
+  process.count = count === countMax ? 0 : count + 1;
+  const millis = Math.floor(unixMicros / 1000);
+  return makeId(millis, unixMicros - millis * 1000, hash, Math.floor(count / 2 ** 32), count >>> 0);
+}
+
+/**
+ * The time of an event without a timestamp, in Unix microseconds: the clock's, but later than any given out before, so that events
+ * sort as they were tracked. It follows a clock that is set back by more than 10 s.
+ */
+export function nowMicros(clockMicros = Date.now() * 1000, process = ofProcess()): number {
+  const ahead = process.lastMicros - clockMicros;
+  if (ahead < 0 || ahead > backMaxMicros) {
+    process.lastMicros = clockMicros;
+  } else if (ahead < aheadMaxMicros) {
+    process.lastMicros++;
+  }
+  return process.lastMicros;
 }
 
 // XXH64 with seed 0. BigInt is ten times as slow as this one register of 64 bits in two halves.

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 
 import { camelCase } from '../driver/names.js';
-import { conversationHash, makeId } from '../src/ids.js';
+import { conversationHash, makeId, mintId, nowMicros } from '../src/ids.js';
 import { Client, ValidationError, type EventUpdate, type NewEvent } from '../src/index.js';
 import { startSender } from './sender-harness.js';
 import { FakeServer } from './server.js';
@@ -20,6 +20,11 @@ const read = (name: string) => readFileSync(new URL(`../../../spec/vectors/${nam
 
 // Microseconds may be beyond the whole numbers of a double.
 const ids = JSON.parse(read('ids').replace(/"unix_micros": (\d+)/g, '"unix_micros": "$1"')) as {
+  sequences: {
+    name: string;
+    first: string;
+    steps: { clock_micros: number; timestamp_micros?: number; conversation_id: string; unix_micros: string; id: string }[];
+  }[];
   mint: { name: string; conversation_id: string; unix_micros: string; hash: string; random: string; id: string }[];
 };
 
@@ -59,6 +64,21 @@ describe('ids.json', () => {
       assert.equal(got?.toString(16).padStart(6, '0'), hash);
       const parts = [Number(micros / 1000n), Number(micros % 1000n), got, Number(bits >> 32n), Number(bits & 0xffffffffn)] as const;
       assert.equal(makeId(...parts), id);
+    });
+  }
+});
+
+describe('ids.json: sequences', () => {
+  for (const { name, first, steps } of ids.sequences) {
+    test(name, () => {
+      const process = { count: Number(first), lastMicros: 0 };
+      for (const { clock_micros, timestamp_micros, conversation_id, unix_micros, id } of steps) {
+        const micros = timestamp_micros ?? nowMicros(clock_micros, process);
+        assert.equal(String(micros), unix_micros);
+        const hash = conversationHash(conversation_id);
+        assert.ok(hash !== undefined);
+        assert.equal(mintId(micros, hash, process), id);
+      }
     });
   }
 });
