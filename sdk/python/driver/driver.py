@@ -12,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import sluice
-from sluice._ids import mint
+from sluice._ids import Process, mint
 
 Command = dict[str, Any]
 Answer = dict[str, Any]
@@ -55,6 +55,18 @@ class Driver:
     def do_mint(self, command: Command) -> Answer:
         random = int(command["random"])
         return {"id": mint(command["conversation_id"], int(command["unix_micros"]), random)}
+
+    def do_sequence(self, command: Command) -> Answer:
+        process = Process(int(command["first"]))
+        return {
+            "ids": [
+                process.mint(
+                    step["conversation_id"],
+                    step.get("timestamp_micros") or process.micros(step["clock_micros"]),
+                )
+                for step in command["steps"]
+            ]
+        }
 
     def do_open(self, command: Command) -> Answer:
         self.opened = sluice.Client(**command.get("options", {}), on_error=self.reported.append)

@@ -46,6 +46,19 @@ def test_mint(do: Do) -> None:
     assert answer == {"id": "019b7ca9-8f2e-8385-82d3-933fffffffff"}
 
 
+def test_sequence(do: Do) -> None:
+    steps = [{"clock_micros": 1767323045678901, "conversation_id": "c1"}] * 2
+    steps.append(steps[0] | {"timestamp_micros": 1767323045678000})
+    answer = do("sequence", first="274877906943", steps=steps)
+    assert answer == {
+        "ids": [
+            "019b7ca9-8f2e-8385-82d3-933fffffffff",
+            "019b7ca9-8f2e-8386-82d3-930000000000",
+            "019b7ca9-8f2e-8000-82d3-930000000001",
+        ]
+    }
+
+
 def test_writes(do: Do, server: Server) -> None:
     assert do("open", options={"url": server.url, "batch_age_max": 600}) == {}
     event = {"id": "a", "conversation_id": "c1", "event_name": "event_a", "input_embeddings": [1]}

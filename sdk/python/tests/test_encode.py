@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import array
 import base64
+import functools
 import json
 import math
+import operator
 import struct
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +20,7 @@ import pytest
 
 from sluice import UNSET, ValidationError
 from sluice._encode import WRITE_BYTES_MAX, create, update
+from sluice._ids import PROCESS, Process
 
 
 def item(**fields: Any) -> dict[str, Any]:
@@ -261,6 +266,47 @@ def test_largest_write() -> None:
     assert refused(input="x" * (WRITE_BYTES_MAX - rest + 1), strict=True).field == ""
 
 
-def test_minted_ids_differ() -> None:
-    ids = {item()["id"] for _ in range(1000)}
-    assert len(ids) == 1000
+@pytest.mark.parametrize("timestamp", [None, 1767323045678], ids=repr)
+def test_minted_ids_ascend(timestamp: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns()
+    monkeypatch.setattr("time.time_ns", lambda: now)  # the clock stands still
+    ids = [item(timestamp=timestamp)["id"] for _ in range(1000)]
+    assert ids == sorted(set(ids))
+
+
+def test_minted_ids_of_threads_differ() -> None:
+    def many() -> list[str]:
+        return [PROCESS.mint("c1", 1767323045678901) for _ in range(5000)]
+
+    with ThreadPoolExecutor(8) as pool:
+        threads = [thread.result() for thread in [pool.submit(many) for _ in range(8)]]
+    assert all(ids == sorted(ids) for ids in threads)
+    assert len({id for ids in threads for id in ids}) == 8 * 5000
+
+
+def test_a_process_counts_from_a_random_number() -> None:
+    counts = [int(Process().mint("c1", 0)[-10:], 16) & (1 << 38) - 1 for _ in range(64)]
+    assert len(set(counts)) == 64  # fails by chance once in 10^7 runs
+    assert max(counts) < 1 << 37
+    assert functools.reduce(operator.or_, counts) == (1 << 37) - 1
+
+
+class Autumn(tzinfo):
+    """A time zone at the end of summer time: 2025-10-26 02:30 comes twice, by its fold."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta:
+        return timedelta(hours=1 if moment is not None and moment.fold else 2)
+
+    def dst(self, moment: datetime | None) -> timedelta:
+        return self.utcoffset(moment) - timedelta(hours=1)
+
+    def tzname(self, moment: datetime | None) -> str:
+        return "UTC+1" if self.dst(moment) == timedelta() else "UTC+2"
+
+
+def test_the_hour_that_comes_twice_keeps_its_order() -> None:
+    first = datetime(2025, 10, 26, 2, 30, tzinfo=Autumn())
+    ids = [item(timestamp=first.replace(fold=fold))["id"] for fold in (0, 1)]
+    assert ids == sorted(ids)
+    assert item(id="a", timestamp=first)["timestamp"] == "2025-10-26T00:30:00Z"
+    assert item(id="a", timestamp=first.replace(fold=1))["timestamp"] == "2025-10-26T01:30:00Z"

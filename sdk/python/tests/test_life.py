@@ -18,6 +18,7 @@ import pytest
 from conftest import MakeClient, track
 from server import Server, problem
 from sluice import Client, ClosedError, FlushTimeoutError, ValidationError
+from sluice._ids import PROCESS
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 
@@ -272,6 +273,29 @@ def test_fork(make_client: MakeClient, server: Server) -> None:
     track(client, "after")
     client.flush()
     assert server.ids == [["before"], ["child"], ["closed"], ["queued", "after"]]
+
+
+@needs_fork
+def test_ids_after_a_fork() -> None:
+    def minted() -> list[str]:
+        return [PROCESS.mint("c1", 1767323045678901) for _ in range(1000)]
+
+    before = minted()
+    read, write = os.pipe()
+
+    def child() -> None:
+        os.write(write, " ".join(minted()).encode())
+
+    # Another thread of the parent may be about to mint.
+    with PROCESS._lock:
+        in_child(child)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        childs = pipe.read().split()
+    after = minted()
+    assert before + after == sorted(before + after)
+    assert childs == sorted(childs)
+    assert len({*before, *childs, *after}) == 3000
 
 
 @needs_fork

@@ -12,7 +12,7 @@ from conftest import MakeClient, record_pauses, track
 from server import Answer, Server
 from sluice import Client, ValidationError, WriteError
 from sluice._encode import check_id, create
-from sluice._ids import conversation_hash, mint
+from sluice._ids import Process, conversation_hash, mint
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors"
 
@@ -44,6 +44,17 @@ def test_mint(vector: Vector) -> None:
     assert f"{conversation_hash(vector['conversation_id']):06x}" == vector["hash"]
     id = mint(vector["conversation_id"], vector["unix_micros"], int(vector["random"]))
     assert id == vector["id"]
+
+
+@pytest.mark.parametrize("vector", load("ids.json", "sequences"))
+def test_sequence(vector: Vector) -> None:
+    process = Process(int(vector["first"]))
+    for step in vector["steps"]:
+        micros = step.get("timestamp_micros")
+        if micros is None:
+            micros = process.micros(step["clock_micros"])
+        assert micros == step["unix_micros"]
+        assert process.mint(step["conversation_id"], micros) == step["id"]
 
 
 @pytest.mark.parametrize("vector", load("ids.json", "refs"))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 
 from sluice import _payload
-from sluice._ids import mint
+from sluice._ids import PROCESS
 from sluice._queue import Write
 from sluice.errors import ValidationError
 from sluice.types import UNSET, Embedding, Timestamp, Unset
@@ -60,17 +60,16 @@ def create(
     """
     check_conversation_id(conversation_id)
     _check_event_name(event_name)
-    now = time.time_ns() // 1000
-    micros = now if timestamp is None else _micros(timestamp, now)
+    micros = None if timestamp is None else _micros(timestamp, time.time_ns() // 1000)
     members: dict[str, object] = {}
     minted = id is None
     if id is None:
-        id = mint(conversation_id, micros)
+        id = PROCESS.mint(conversation_id, PROCESS.micros() if micros is None else micros)
         members["id"] = id
     else:
         check_id(id)
         members["id"] = id
-        if timestamp is not None:
+        if micros is not None:
             members["timestamp"] = rfc3339(micros)
     members["conversation_id"] = conversation_id
     members["event_name"] = event_name

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import struct
+import threading
+import time
 
 _MASK = (1 << 64) - 1
 _P1 = 0x9E3779B185EBCA87
@@ -13,7 +15,13 @@ _P3 = 0x165667B19E3779F9
 _P4 = 0x85EBCA77C2B2AE63
 _P5 = 0x27D4EB2F165667C5
 
-_RANDOM_BITS = 38
+_COUNT_BITS = 38
+_COUNT_MASK = (1 << _COUNT_BITS) - 1
+
+# Of the times that are given out, in microseconds: how far they go on by one microsecond each
+# while the clock is behind them, and the largest step back of the clock that they do not follow.
+_AHEAD_MAX = 5_000_000
+_BACK_MAX = 10_000_000
 
 
 def _rotated(x: int, bits: int) -> int:
@@ -62,13 +70,61 @@ def conversation_hash(conversation_id: str) -> int:
     return xxh64(conversation_id.encode("utf-8", "surrogatepass")) >> 40
 
 
-def mint(conversation_id: str, unix_micros: int, random: int | None = None) -> str:
-    """The id of an event of the conversation at that time, with 38 random bits."""
-    if random is None:
-        # Not the random module: a fork would go on with the same numbers in both processes.
-        random = int.from_bytes(os.urandom(5), "little") & ((1 << _RANDOM_BITS) - 1)
+def mint(conversation_id: str, unix_micros: int, count: int) -> str:
+    """The id of an event of the conversation at that time, with the low 38 bits of count."""
     millis, micros = divmod(unix_micros, 1000)
     high = millis << 16 | 8 << 12 | micros
-    low = 2 << 62 | conversation_hash(conversation_id) << _RANDOM_BITS | random
+    low = 2 << 62 | conversation_hash(conversation_id) << _COUNT_BITS | count & _COUNT_MASK
     digits = f"{high:016x}{low:016x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+class Process:
+    """Mints ids that are unique within the process, and ascend as they are minted.
+
+    Ids of one conversation and time differ by a count; times that are given out grow. Both may be
+    called by several threads.
+    """
+
+    def __init__(self, first: int | None = None) -> None:
+        self._count = first  # of the next id; None until there is one
+        self._last = 0
+        self._lock = threading.Lock()
+
+    def mint(self, conversation_id: str, unix_micros: int) -> str:
+        """The id of an event of the conversation at the time, in Unix microseconds."""
+        with self._lock:
+            count = self._count
+            if count is None:
+                # Below 2^37, so that as many ids come before the count starts again. Not from the
+                # random module: programs seed it, and two with one seed would mint the same ids.
+                count = int.from_bytes(os.urandom(8), "little") >> (64 - _COUNT_BITS + 1)
+            self._count = count + 1
+        return mint(conversation_id, unix_micros, count)
+
+    def micros(self, clock: int | None = None) -> int:
+        """The time of an event without a timestamp, in Unix microseconds.
+
+        It is the system's, but later than any given out before, unless the clock was set back by
+        more than 10 s. `clock` stands for the system's clock in tests.
+        """
+        with self._lock:
+            now = time.time_ns() // 1000 if clock is None else clock
+            ahead = self._last - now
+            if ahead < 0 or ahead > _BACK_MAX:
+                self._last = now
+            elif ahead < _AHEAD_MAX:
+                self._last += 1
+            return self._last
+
+    def after_fork(self) -> None:
+        """In the child of a fork: counts from another number, as the parent goes on with this."""
+        self._count = None
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+
+
+# The counter belongs to the process: all clients share it.
+PROCESS = Process()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=PROCESS.after_fork)

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from sluice import _encode, _payload
 from sluice._core import Core
-from sluice._ids import mint
+from sluice._ids import PROCESS
 from sluice._queue import Write
 from sluice.errors import ClosedError, QueueFullError, SluiceError, ValidationError
 from sluice.types import UNSET, Embedding, WriteError
@@ -41,13 +41,13 @@ class Span:
         input: object,
     ) -> None:
         self._own_id = id is not None
-        self._micros = time.time_ns() // 1000
+        self._micros = PROCESS.micros()
         self._started = time.perf_counter()
         self._returned: object = None
         if id is None:
             # What is wrong with a conversation is told when the event is made of the span.
             known = conversation_id if isinstance(conversation_id, str) else ""
-            id = mint(known, self._micros)
+            id = PROCESS.mint(known, self._micros)
         self.id = id
         self.conversation_id = conversation_id
         self.event_name = event_name
