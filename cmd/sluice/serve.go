@@ -530,7 +530,7 @@ func (p *process) startAPI(
 		p.start(ctx, "api keys", keys.Run)
 	}
 	server, err := api.New(cfg, api.Ports{ //nolint:contextcheck // it starts nothing; Run gets the context
-		Log: producer, Applied: watcher, Events: store, Analytics: store, Metrics: p.registry,
+		Log: producer, Applied: watcher, Histories: store, Events: store, Analytics: store, Metrics: p.registry,
 	}, p.log, p.registry)
 	if err != nil {
 		return err

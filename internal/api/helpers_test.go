@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -40,6 +41,9 @@ type fakePorts struct {
 	// uncertain: some refusals may not be known.
 	uncertain bool
 	marked    int64
+	// histories is asked after Outcomes; nil knows what was written, and takes what
+	// was not created for old.
+	histories func(ctx context.Context, refs []event.Ref) (map[event.Ref]event.History, error)
 	logReady  func(ctx context.Context) error
 	dbReady   func(ctx context.Context) error
 
@@ -100,6 +104,29 @@ func (f *fakePorts) Outcomes(ctx context.Context, mark int64, receipts []event.R
 		return refused, !f.uncertain, err
 	}
 	return make([]*event.Error, len(receipts)), !f.uncertain, nil
+}
+
+func (f *fakePorts) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]event.History, error) {
+	f.ask(slices.SortedFunc(slices.Values(refs), func(a, b event.Ref) int { return strings.Compare(a.String(), b.String()) }))
+	if f.histories != nil {
+		return f.histories(ctx, refs)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := make(map[event.Ref]event.History)
+	for _, ref := range refs {
+		h := event.History{Stored: true}
+		for i, w := range f.writes {
+			if w.Ref() == ref {
+				h.Add(w.Op, event.MakePosition(1, int64(i)))
+			}
+		}
+		if h.Created == 0 {
+			h.Created = 1
+		}
+		all[ref] = h
+	}
+	return all, nil
 }
 
 func (f *fakePorts) ask(q any) {
@@ -185,7 +212,7 @@ func newHarness(tb testing.TB, configure ...func(*api.Config)) *harness {
 	}
 	h := &harness{fakePorts: &fakePorts{}, reg: prometheus.NewRegistry(), log: new(bytes.Buffer)}
 	server, err := api.New(cfg, api.Ports{
-		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, Metrics: h.reg,
+		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Histories: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, Metrics: h.reg,
 	}, slog.New(slog.NewJSONHandler(h.log, nil)), h.reg)
 	if err != nil {
 		tb.Fatal(err)

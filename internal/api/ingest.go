@@ -2,7 +2,6 @@ package api
 
 import (
 	"errors"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -89,13 +88,12 @@ func (s *Server) writeOne(x *exchange) error {
 	status := http.StatusAccepted
 	if waits {
 		x.receipt[0] = ack.Receipt
-		refusals, applied := s.waitForWrites(x, wait, mark, x.receipt[:])
-		for _, refusal := range refusals {
-			if refusal != nil {
-				return refusal
-			}
+		var failed [1]error
+		settled := s.settle(x, wait, mark, x.receipt[:], func(int) *event.Write { return w }, failed[:])
+		if failed[0] != nil {
+			return failed[0]
 		}
-		if applied {
+		if settled {
 			status = http.StatusOK
 			if w.Op == event.OpCreate {
 				status = http.StatusCreated
@@ -166,17 +164,20 @@ func (s *Server) writeBatch(x *exchange) error {
 		mark = s.ports.Applied.Mark()
 	}
 	acks := s.ports.Log.Produce(x.r.Context(), b.writes)
-	return s.answerBatch(x, b, acks, func() (applied bool) {
+	return s.answerBatch(x, b, acks, func() bool {
 		if !waits || len(b.receipts) == 0 {
 			return false
 		}
-		refusals, applied := s.waitForWrites(x, wait, mark, b.receipts)
-		for j, refusal := range refusals {
-			if refusal != nil {
-				b.errs[b.accepted[j]] = refusal
+		failed := make([]error, len(b.receipts))
+		settled := s.settle(x, wait, mark, b.receipts, func(j int) *event.Write {
+			return &b.writes[b.places[b.accepted[j]]]
+		}, failed)
+		for j, err := range failed {
+			if err != nil {
+				b.errs[b.accepted[j]] = err
 			}
 		}
-		return applied
+		return settled
 	})
 }
 
@@ -220,8 +221,9 @@ func (s *Server) parseBatch(x *exchange, b *batch, body []byte) error {
 func (s *Server) received() time.Time { return s.clock.Next(s.cfg.Now()) }
 
 // answerBatch answers with one result for each item. It calls settle once it
-// knows which of them are in the log.
-func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle func() (applied bool)) error {
+// knows which of them are in the log, to put what became of them into b.errs and
+// to report whether that is known of all.
+func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle func() bool) error {
 	unavailable := 0
 	for i, err := range b.errs {
 		if err != nil {
@@ -292,26 +294,6 @@ func preferenceApplied(wait time.Duration) []string {
 	return []string{"wait=" + strconv.Itoa(int(wait/time.Second))}
 }
 
-// waitForWrites waits until the writes are applied or refused. Those that were
-// refused have their error in refusals. When the time runs out or the log does
-// not tell, applied is false, and no error says nothing: the writes are accepted
-// all the same.
-func (s *Server) waitForWrites(x *exchange, wait time.Duration, mark int64, receipts []event.Receipt) (refusals []*event.Error, applied bool) {
-	ctx, cancel := s.waitContext(x.r.Context(), wait)
-	defer cancel()
-	refusals, known, err := s.ports.Applied.Outcomes(ctx, mark, receipts)
-	if err != nil {
-		if ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes are applied", slog.Any("error", err))
-		}
-		return nil, false
-	}
-	if known {
-		x.w.Header()["Preference-Applied"] = preferenceApplied(wait)
-	}
-	return refusals, known
-}
-
 // extendDeadlines gives a batch the time that its size needs. Servers that
 // know no deadlines, as in tests, have none to extend.
 func (s *Server) extendDeadlines(x *exchange) {
@@ -326,12 +308,15 @@ func appendWritten(b []byte, id string, r event.Receipt) []byte {
 	b = append(b, `{"id":`...)
 	b = appendString(b, id)
 	b = append(b, `,"receipt":"`...)
+	return append(appendReceipt(b, r), `"}`...)
+}
+
+func appendReceipt(b []byte, r event.Receipt) []byte {
 	b = strconv.AppendInt(b, int64(r.Generation), 10)
 	b = append(b, '.')
 	b = strconv.AppendInt(b, int64(r.Partition), 10)
 	b = append(b, '.')
-	b = strconv.AppendInt(b, r.Offset, 10)
-	return append(b, `"}`...)
+	return strconv.AppendInt(b, r.Offset, 10)
 }
 
 // escapeID escapes an id for a path. The two ids that a path would take for

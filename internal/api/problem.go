@@ -50,6 +50,12 @@ type problem struct {
 	code   event.Code
 	field  string
 	detail string
+	// written says that the write is in the log, with the id and receipt. createdBy
+	// is the receipt of the create that won, zero where it is not known.
+	written   bool
+	id        string
+	receipt   event.Receipt
+	createdBy event.Receipt
 	// cause is for the log only; nil where the caller is at fault.
 	cause error
 	// closes says that the rest of the body cannot be read, so that the
@@ -68,12 +74,14 @@ func statusOf(code event.Code) int {
 		event.CodeUnknownField, event.CodeInvalidType:
 		return http.StatusBadRequest
 	case event.CodeRequired, event.CodeInvalidValue, event.CodeImmutable,
-		event.CodeIDMismatch, event.CodeRejectedByStore:
+		event.CodeIDMismatch, event.CodeRejectedByStore, event.CodeEventExpired:
 		return http.StatusUnprocessableEntity
 	case event.CodeTooLarge:
 		return http.StatusRequestEntityTooLarge
 	case event.CodeUnknownEvent:
 		return http.StatusNotFound
+	case event.CodeIDTaken, event.CodeEventDeleted:
+		return http.StatusConflict
 	case event.CodeBadRecord, event.CodeUnsupportedVersion:
 		return http.StatusInternalServerError
 	}
@@ -105,6 +113,12 @@ func titleOf(code event.Code) string {
 		return "The id does not match its event"
 	case event.CodeUnknownEvent:
 		return "There is no such event"
+	case event.CodeIDTaken:
+		return "There is an event with this id"
+	case event.CodeEventDeleted:
+		return "The event was deleted"
+	case event.CodeEventExpired:
+		return "The event is older than the retention"
 	case event.CodeBadRecord, event.CodeUnsupportedVersion:
 		return "The consumer could not read the write"
 	case event.CodeRejectedByStore:
@@ -201,7 +215,7 @@ func appendProblem(b []byte, p *problem) []byte {
 		b = append(b, `,"field":`...)
 		b = appendString(b, p.field)
 	}
-	return append(b, "}\n"...)
+	return append(appendPlace(b, p), "}\n"...)
 }
 
 // appendItemError appends the error of one item of a batch.
@@ -216,7 +230,24 @@ func appendItemError(b []byte, p *problem) []byte {
 		b = append(b, `,"field":`...)
 		b = appendString(b, p.field)
 	}
-	return append(b, "}}"...)
+	return append(appendPlace(b, p), "}}"...)
+}
+
+// appendPlace appends the members that say where in the log a write is that is
+// there and had no effect.
+func appendPlace(b []byte, p *problem) []byte {
+	if !p.written {
+		return b
+	}
+	b = append(b, `,"id":`...)
+	b = appendString(b, p.id)
+	b = append(b, `,"receipt":"`...)
+	b = appendReceipt(b, p.receipt)
+	if p.createdBy != (event.Receipt{}) {
+		b = append(b, `","created_by_receipt":"`...)
+		b = appendReceipt(b, p.createdBy)
+	}
+	return append(b, '"')
 }
 
 // appendString appends s as a JSON string; bytes that are not UTF-8 become U+FFFD.

@@ -43,6 +43,12 @@ type Applied interface {
 	Outcomes(ctx context.Context, mark int64, receipts []event.Receipt) (refused []*event.Error, known bool, err error)
 }
 
+// Histories knows what the database has of events, deleted ones too.
+type Histories interface {
+	// Histories has an entry for each of the events of which something is left.
+	Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]event.History, error)
+}
+
 // Events reads events.
 type Events interface {
 	// Event returns the event, or nil where there is none.
@@ -66,6 +72,7 @@ type Analytics interface {
 type Ports struct {
 	Log       Log
 	Applied   Applied
+	Histories Histories
 	Events    Events
 	Analytics Analytics
 	// Metrics is what /metrics serves.

@@ -332,7 +332,7 @@ func TestNoPayloadInLogs(t *testing.T) {
 	var log strings.Builder
 	f := &fakePorts{queryErr: errors.New("away"), ack: func(*event.Write) event.Ack { return event.Ack{Err: errors.New("broken")} }}
 	reg := prometheus.NewRegistry()
-	server, err := api.New(api.Config{}, api.Ports{Log: fakeLog{f}, Applied: f, Events: fakeDB{f}, Analytics: f, Metrics: reg},
+	server, err := api.New(api.Config{}, api.Ports{Log: fakeLog{f}, Applied: f, Histories: f, Events: fakeDB{f}, Analytics: f, Metrics: reg},
 		slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), reg)
 	if err != nil {
 		t.Fatal(err)

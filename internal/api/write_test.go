@@ -332,6 +332,7 @@ func TestUnavailable(t *testing.T) {
 
 func TestPreferWait(t *testing.T) {
 	create := `{"id":"a","conversation_id":"c1","event_name":"event_a"}`
+	other := `{"id":"c","conversation_id":"c1","event_name":"event_a"}`
 	untilEnd := func(ctx context.Context, _ []event.Receipt) ([]*event.Error, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -355,7 +356,7 @@ func TestPreferWait(t *testing.T) {
 		{name: "create applied", method: "POST", target: "/event", body: create, prefer: []string{"wait=2"}, status: 201, applied: "wait=2"},
 		{name: "update applied", method: "PUT", target: "/event/a", body: `{"error":"e"}`, prefer: []string{"wait=2"}, status: 200, applied: "wait=2"},
 		{name: "delete applied", method: "DELETE", target: "/event/a", prefer: []string{"wait=2"}, status: 200, applied: "wait=2"},
-		{name: "batch applied", method: "POST", target: "/events", body: create + "\n" + create, prefer: []string{"wait=2"}, status: 200, applied: "wait=2"},
+		{name: "batch applied", method: "POST", target: "/events", body: create + "\n" + other, prefer: []string{"wait=2"}, status: 200, applied: "wait=2"},
 		{name: "batch partly refused at the door", method: "POST", target: "/events", body: create + "\n{}", prefer: []string{"wait=2"}, status: 207, applied: "wait=2"},
 		{name: "batch wholly refused at the door", method: "POST", target: "/events", body: "{}", prefer: []string{"wait=2"}, wait: untilEnd, status: 207},
 		{name: "time runs out", method: "POST", target: "/event", body: create, prefer: []string{"wait=2"}, wait: untilEnd, status: 202, waited: 2 * time.Second},
@@ -408,11 +409,9 @@ func TestPreferWait(t *testing.T) {
 		status                     int
 		code                       event.Code
 	}{
-		{"create", "POST", "/event", create, false, 202, ""},
 		{"update", "PUT", "/event/a", `{"error":"e"}`, false, 202, ""},
-		{"update that was refused", "PUT", "/event/a", `{"error":"e"}`, true, 404, "unknown_event"},
-		{"batch", "POST", "/events", create + "\n" + create, false, 202, ""},
-		{"batch that was refused in part", "POST", "/events", create + "\n" + create, true, 207, ""},
+		{"one update of two that was refused", "POST", "/events", `{"op":"update","id":"b","error":"e"}` + "\n" + `{"op":"update","id":"c","error":"e"}`, true, 207, ""},
+		{"batch", "POST", "/events", create + "\n" + `{"op":"update","id":"b","error":"e"}`, false, 202, ""},
 	} {
 		t.Run("refusals may be unknown, "+tt.name, func(t *testing.T) {
 			h := newHarness(t)
@@ -434,13 +433,126 @@ func TestPreferWait(t *testing.T) {
 	t.Run("batch partly refused by the consumer", func(t *testing.T) {
 		h := newHarness(t)
 		h.wait = refuse(1, "unknown_event")
-		a := h.do(t, "POST", "/events", create+"\n{}\n"+`{"op":"update","id":"b","error":"e"}`+"\n"+create, "Prefer", "wait=2")
+		a := h.do(t, "POST", "/events", create+"\n{}\n"+`{"op":"update","id":"b","error":"e"}`+"\n"+other, "Prefer", "wait=2")
 		a.expect(t, 207, `{"results":[{"id":"a","receipt":"1.3.0"},`+
 			`{"error":{"status":422,"code":"required","detail":"is required","field":"conversation_id"}},`+
-			`{"error":{"status":404,"code":"unknown_event","detail":"refused"}},{"id":"a","receipt":"1.3.2"}]}`)
-		want := []event.Receipt{{Generation: 1, Partition: 3}, {Generation: 1, Partition: 3, Offset: 1}, {Generation: 1, Partition: 3, Offset: 2}}
-		if diff := cmp.Diff(want, h.last(t)); diff != "" {
-			t.Errorf("waited for (-want +got):\n%s", diff)
+			`{"error":{"status":404,"code":"unknown_event","detail":"refused","id":"b","receipt":"1.3.1"}},{"id":"c","receipt":"1.3.2"}]}`)
+		want := []any{
+			[]event.Receipt{{Generation: 1, Partition: 3}, {Generation: 1, Partition: 3, Offset: 1}, {Generation: 1, Partition: 3, Offset: 2}},
+			[]event.Ref{{Alias: "a"}, {Alias: "c"}}, // of what was refused, nothing is to be found out
+		}
+		if diff := cmp.Diff(want, h.asked); diff != "" {
+			t.Errorf("asked (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestEffects tells callers who wait what became of writes that were applied.
+func TestEffects(t *testing.T) {
+	at := func(generation int, offset int64) event.Position { return event.MakePosition(generation, offset) }
+	create := `{"id":"a","conversation_id":"c1","event_name":"event_a"}`
+	change := `{"error":"e"}`
+	type test struct {
+		name, method, target, body string
+		history                    *event.History // of a; nil for nothing
+		status                     int
+		want                       string // of the body, but for what every problem of a code has
+	}
+	run := func(t *testing.T, tt test) {
+		t.Helper()
+		h := newHarness(t)
+		h.writes = make([]event.Write, 10) // so that what is written now has offset 10
+		h.histories = func(_ context.Context, refs []event.Ref) (map[event.Ref]event.History, error) {
+			if tt.history == nil {
+				return nil, nil
+			}
+			return map[event.Ref]event.History{refs[0]: *tt.history}, nil
+		}
+		a := h.do(t, tt.method, tt.target, tt.body, "Prefer", "wait=2")
+		if a.status != tt.status || !strings.Contains(a.body, tt.want) {
+			t.Errorf("answered %d %s, want %d %s", a.status, a.body, tt.status, tt.want)
+		}
+		if got, want := a.header.Get("Preference-Applied"), map[bool]string{true: "wait=2"}[tt.status != 202]; got != want {
+			t.Errorf("Preference-Applied %q, want %q", got, want)
+		}
+	}
+	for _, tt := range []test{
+		{"create", "POST", "/event", create, &event.History{Stored: true, Created: at(1, 10)}, 201, `{"id":"a","receipt":"1.3.10"}`},
+		{"create, updated since", "POST", "/event", create, &event.History{Stored: true, Created: at(1, 10)}, 201, ""},
+		{"create, deleted since", "POST", "/event", create, &event.History{Stored: true, Deleted: at(1, 11)}, 201, ""},
+		{"create, taken", "POST", "/event", create, &event.History{Stored: true, Created: at(1, 9)}, 409, `"code":"id_taken","field":"id","id":"a","receipt":"1.3.10","created_by_receipt":"1.3.9"}`},
+		{"create, taken in another generation", "POST", "/event", create, &event.History{Stored: true, Created: at(0, 99)}, 409, `"code":"id_taken","field":"id","id":"a","receipt":"1.3.10"}`},
+		{"create, taken, and deleted since", "POST", "/event", create, &event.History{Stored: true, Created: at(1, 9), Deleted: at(1, 12)}, 409, `"code":"id_taken"`},
+		{"create, taken by one of which only the alias is there", "POST", "/event", create, &event.History{Created: at(1, 9)}, 409, `"code":"id_taken"`},
+		{"create, deleted before", "POST", "/event", create, &event.History{Stored: true, Created: at(1, 10), Deleted: at(1, 9)}, 409, `"code":"event_deleted","field":"id","id":"a","receipt":"1.3.10"}`},
+		{"create, older than the retention", "POST", "/event", create, &event.History{Stored: true, Created: at(1, 10), Expired: true}, 422, `"code":"event_expired","field":"timestamp","id":"a"`},
+		{"create, nothing of it", "POST", "/event", create, nil, 202, `{"id":"a","receipt":"1.3.10"}`},
+		{"create, only its alias", "POST", "/event", create, &event.History{Created: at(1, 10)}, 202, ""},
+		{"create, and a later one is there", "POST", "/event", create, &event.History{Stored: true, Created: at(1, 11)}, 202, ""},
+		{"update", "PUT", "/event/a", change, &event.History{Stored: true, Created: at(1, 3)}, 200, `{"id":"a","receipt":"1.3.10"}`},
+		{"update, deleted since", "PUT", "/event/a", change, &event.History{Stored: true, Created: at(1, 3), Deleted: at(1, 11)}, 200, ""},
+		{"update, deleted since, and nothing else is left", "PUT", "/event/a", change, &event.History{Stored: true, Deleted: at(1, 11)}, 200, ""},
+		{"update, deleted before", "PUT", "/event/a", change, &event.History{Stored: true, Created: at(1, 3), Deleted: at(1, 9)}, 410, `"code":"event_deleted","field":"id","id":"a","receipt":"1.3.10"}`},
+		{"update, older than the retention", "PUT", "/event/a", change, &event.History{Stored: true, Created: at(1, 3), Expired: true}, 404, `"code":"unknown_event"`},
+		{"update, nothing of it", "PUT", "/event/a", change, nil, 202, ""},
+		{"delete", "DELETE", "/event/a", "", &event.History{Stored: true, Created: at(1, 3), Deleted: at(1, 4)}, 200, ""},
+		{"delete of nothing", "DELETE", "/event/a", "", nil, 200, ""},
+		{
+			"one after the other in one request", "POST", "/events",
+			create + "\n" + `{"op":"update","id":"a","error":"e"}` + "\n" + create + "\n" + `{"op":"delete","id":"a"}` + "\n" + create + "\n" +
+				`{"op":"update","id":"a","error":"e"}` + "\n" + `{"op":"delete","id":"a"}`,
+			&event.History{Stored: true, Deleted: at(1, 16)}, 207,
+			`{"results":[{"id":"a","receipt":"1.3.10"},{"id":"a","receipt":"1.3.11"},` +
+				`{"error":{"status":409,"code":"id_taken","detail":"there was a create of this id before, so that this one had no effect","field":"id","id":"a","receipt":"1.3.12","created_by_receipt":"1.3.10"}},` +
+				`{"id":"a","receipt":"1.3.13"},` +
+				`{"error":{"status":409,"code":"event_deleted","detail":"the event was deleted before, and nothing revives its id, so that this create had no effect","field":"id","id":"a","receipt":"1.3.14"}},` +
+				`{"error":{"status":410,"code":"event_deleted","detail":"the event was deleted before, so that this update had no effect","field":"id","id":"a","receipt":"1.3.15"}},` +
+				`{"id":"a","receipt":"1.3.16"}]}`,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) { run(t, tt) })
+	}
+
+	t.Run("the database does not tell", func(t *testing.T) {
+		for _, tt := range []test{
+			{"create", "POST", "/event", create, nil, 202, ""},
+			{"update", "PUT", "/event/a", change, nil, 202, ""},
+			{"batch", "POST", "/events", create + "\n" + create, nil, 202, ""},
+			{"delete", "DELETE", "/event/a", "", nil, 200, ""},
+			{"id of the server", "POST", "/event", small, nil, 201, ""},
+		} {
+			for name, err := range map[string]error{"error": errors.New("dial: refused"), "time": context.DeadlineExceeded} {
+				h := newHarness(t)
+				h.histories = func(ctx context.Context, _ []event.Ref) (map[event.Ref]event.History, error) {
+					if _, ok := ctx.Deadline(); !ok {
+						t.Error("it may take for ever")
+					}
+					return nil, err
+				}
+				a := h.do(t, tt.method, tt.target, tt.body, "Prefer", "wait=2")
+				if a.status != tt.status {
+					t.Errorf("%s, %s: answered %d %s", tt.name, name, a.status, a.body)
+				}
+			}
+		}
+	})
+	t.Run("nobody asks where nobody waits", func(t *testing.T) {
+		h := newHarness(t)
+		h.do(t, "POST", "/event", create).expect(t, 202, "")
+		h.do(t, "POST", "/events", create+"\n"+create).expect(t, 202, "")
+		if len(h.asked) > 0 {
+			t.Errorf("asked %v", h.asked)
+		}
+	})
+	t.Run("a create of the server's id asks nothing, unless it is old", func(t *testing.T) {
+		h := newHarness(t)
+		h.do(t, "POST", "/event", small, "Prefer", "wait=2").expect(t, 201, "")
+		if len(h.asked) != 1 {
+			t.Errorf("asked %v", h.asked)
+		}
+		h.do(t, "POST", "/event", `{"conversation_id":"c1","event_name":"event_a","timestamp":"2026-05-01T00:00:00Z"}`, "Prefer", "wait=2").expect(t, 201, "")
+		if len(h.asked) != 3 {
+			t.Errorf("asked %v", h.asked)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package checker
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -24,6 +25,7 @@ func (h *History) Check(l *Log, got *Tables) error {
 	errs = append(errs, Differences(f.tables, got)...)
 	errs = append(errs, h.checkLog(f)...)
 	errs = append(errs, f.checkLetters(l.Letters)...)
+	errs = append(errs, h.checkEffects(f)...)
 	errs = append(errs, h.checkReads(f)...)
 	errs = append(errs, h.checkLinear(f)...)
 	return errors.Join(errs...)
@@ -149,6 +151,37 @@ func (f *folded) checkLetters(letters []event.DeadLetter) []error {
 			if _, ok := there[at]; !ok {
 				errs.add("record %s was to be refused, and is not there", at)
 			}
+		}
+	}
+	return errs.end()
+}
+
+// checkEffects compares what callers were told that their writes came to with
+// what the log says. Where a delete follows, the tables may not tell any more
+// that a create or update before it had no effect.
+func (h *History) checkEffects(f *folded) []error {
+	errs := report{what: "effects"}
+	for _, w := range h.writes {
+		entries := f.keys[w.ID]
+		at := place(entries, w.Receipt)
+		if w.Outcome != Applied || at < 0 { // the latter told by checkLog
+			continue
+		}
+		var before eventState
+		for _, e := range entries[:at] {
+			before = before.after(e.write.Op, 0, 0, 0)
+		}
+		want := event.Code("")
+		switch {
+		case w.Op != event.OpDelete && before.deleted:
+			want = event.CodeEventDeleted
+		case w.Op == event.OpCreate && before.created:
+			want = event.CodeIDTaken
+		}
+		covered := slices.ContainsFunc(entries[at+1:], func(e entry) bool { return e.write.Op == event.OpDelete })
+		excused := covered && want != "" && w.NoEffect != event.CodeEventDeleted
+		if w.NoEffect != want && !excused {
+			errs.add("the %s of %s as %s was answered with %q, want %q", w.Op, w.ID, w.Receipt, w.NoEffect, want)
 		}
 	}
 	return errs.end()

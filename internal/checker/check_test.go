@@ -55,6 +55,9 @@ func newWorld(t *testing.T) *world {
 		if i == 1 {
 			sent.Outcome = NotApplied
 		}
+		if i == 7 {
+			sent.NoEffect = event.CodeIDTaken
+		}
 		w.history.add([]*Write{sent}, nil)
 		w.log.Records = append(w.log.Records, record(t, sent, at, int64(i)))
 	}
@@ -201,7 +204,11 @@ func TestCheckNotices(t *testing.T) {
 		"a record refused that should not have been": {func(w *world) {
 			w.log.Letters = append(w.log.Letters, event.DeadLetter{Record: w.log.Records[3]})
 		}, "should have been applied"},
-		"a refused record that is nowhere": {func(w *world) { w.log.Letters = nil }, "was to be refused"},
+		"a refused record that is nowhere":          {func(w *world) { w.log.Letters = nil }, "was to be refused"},
+		"a create said to have made what was there": {func(w *world) { w.history.writes[7].NoEffect = "" }, `answered with "", want "id_taken"`},
+		"an update said to have come too late": {func(w *world) {
+			w.history.writes[3].NoEffect = event.CodeEventDeleted
+		}, `answered with "event_deleted", want ""`},
 		"a read of what came too early": {func(w *world) {
 			w.history.reads[1].Seen[event.FieldLatency] = 1
 		}, "has the latency of write 1 after 1.0.5"},

@@ -26,7 +26,8 @@ const (
 	Unknown Outcome = iota
 	// Acknowledged (202): it is in the log.
 	Acknowledged
-	// Applied (200 or 201): it is in the table too.
+	// Applied (200 or 201, or 409 or 410 with NoEffect): the consumer has applied
+	// it too.
 	Applied
 	// NotApplied (404, unknown_event): it is in the log, and the consumer refused it.
 	NotApplied
@@ -56,6 +57,9 @@ type Write struct {
 	Call, Return time.Duration
 	Outcome      Outcome
 	Receipt      event.Receipt
+	// NoEffect is why an applied write is said to have had no effect: id_taken or
+	// event_deleted; empty where it is said to have had one.
+	NoEffect event.Code
 }
 
 // Read is one GET /event/{id}.

@@ -213,8 +213,10 @@ type answer struct {
 	Receipt string `json:"receipt"`
 	Code    string `json:"code"`
 	Error   *struct {
-		Status int    `json:"status"`
-		Code   string `json:"code"`
+		Status  int    `json:"status"`
+		Code    string `json:"code"`
+		ID      string `json:"id"`
+		Receipt string `json:"receipt"`
 	} `json:"error"`
 }
 
@@ -252,6 +254,8 @@ func (l *Load) took(w *Write, s *subject, status int, a *answer) {
 	case status == http.StatusNotFound && a.Code == string(event.CodeUnknownEvent):
 		w.Outcome = NotApplied
 		return
+	case status == http.StatusConflict, status == http.StatusGone:
+		w.Outcome, w.NoEffect = Applied, event.Code(a.Code)
 	case status >= 400 && status < 500:
 		w.Outcome = Refused
 		return
@@ -301,7 +305,7 @@ func (l *Load) batch(random *rand.Rand) bool {
 			a = answers.Results[i]
 			switch {
 			case a.Error != nil:
-				item, a.Code = a.Error.Status, a.Error.Code
+				item, a.Code, a.ID, a.Receipt = a.Error.Status, a.Error.Code, a.Error.ID, a.Error.Receipt
 			case status == http.StatusMultiStatus:
 				item = http.StatusAccepted
 			}

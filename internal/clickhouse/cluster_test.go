@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -110,6 +111,13 @@ func answers(t *testing.T, store *clickhouse.Store, w *world, conversations []st
 	put("core states", states, err)
 	rows, err := store.Aliases(ctx, aliases)
 	put("aliases", rows, err)
+	histories, err := store.Histories(ctx, slices.Collect(maps.Values(w.refs)))
+	for ref, h := range histories {
+		if h.Deleted != 0 { // a merge may have left the last tombstone alone
+			histories[ref] = event.History{Stored: h.Stored, Deleted: 1, Expired: h.Expired}
+		}
+	}
+	put("histories", histories, err)
 	occupancy, err := store.Occupancy(ctx, at(t, "2026-02-10T00:00:00Z"), 0)
 	slices.Sort(occupancy.Minutes)
 	put("occupancy", occupancy, err)
@@ -355,6 +363,10 @@ func TestClusterShardDown(t *testing.T) {
 		},
 		"aliases": func(ctx context.Context) error {
 			_, err := store.Aliases(ctx, []string{"alias"})
+			return err
+		},
+		"histories": func(ctx context.Context) error {
+			_, err := store.Histories(ctx, []event.Ref{{ID: rowsHere.Cores[0].ID}, {ID: rowsThere.Cores[0].ID}})
 			return err
 		},
 		"occupancy": func(ctx context.Context) error {

@@ -130,6 +130,87 @@ func (s *Store) Aliases(ctx context.Context, aliases []string) (map[string]event
 	return found, nil
 }
 
+// Histories tells what is left in the tables of each of the events, deleted or
+// not, within the retention or not. An event of which nothing is left has no
+// entry. It is one lookup by the primary key for all, and one of the aliases
+// before it, where there are some; each is cut into chunks of
+// [Config.LookupKeysMax].
+func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]event.History, error) {
+	histories := make(map[event.Ref]event.History, len(refs))
+	var (
+		ids     []event.ID
+		aliases []string
+	)
+	for _, ref := range refs {
+		if ref.Alias != "" {
+			aliases = append(aliases, ref.Alias)
+		} else {
+			ids = append(ids, ref.ID)
+		}
+	}
+	// Of each internal id, the alias.
+	internal := make(map[event.ID]string)
+	if len(aliases) > 0 {
+		rows, err := s.Aliases(ctx, aliases)
+		if err != nil {
+			return nil, err
+		}
+		for alias, row := range rows {
+			h := event.History{}
+			if row.Deleted {
+				h.Deleted = row.Version.Position()
+			} else {
+				// The row outlives the event, and is of the create that won.
+				h.Created = row.Version.Position()
+				ids, internal[row.ID] = append(ids, row.ID), alias
+			}
+			histories[event.Ref{Alias: alias}] = h
+		}
+	}
+	err := s.eachKeys(ctx, "histories", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
+		var (
+			id               proto.ColUUID
+			created, deleted proto.ColUInt64
+			visible          proto.ColUInt8
+		)
+		return ch.Query{
+			// Of all versions that have not been merged away. An update has the
+			// created of its event, so that the least one is the first create's.
+			Body: "SELECT id, minIf(created, deleted = 0) AS first_create, minIf(version, deleted = 1) AS first_delete," +
+				" toUInt8(max(visible)) AS is_visible FROM events" + byKey + " GROUP BY id",
+			Result: proto.Results{
+				{Name: "id", Data: &id},
+				{Name: "first_create", Data: &created},
+				{Name: "first_delete", Data: &deleted},
+				{Name: "is_visible", Data: &visible},
+			},
+			OnResult: func(context.Context, proto.Block) error {
+				for i := range id {
+					key := event.ID(id[i])
+					ref := event.Ref{ID: key}
+					if alias, ok := internal[key]; ok {
+						ref = event.Ref{Alias: alias}
+					}
+					h := histories[ref]
+					if created[i] != 0 {
+						h.Created = event.Position(created[i])
+					}
+					if deleted[i] != 0 {
+						h.Deleted = event.Version(deleted[i]).Position()
+					}
+					h.Stored, h.Expired = true, visible[i] == 0
+					histories[ref] = h
+				}
+				return nil
+			},
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return histories, nil
+}
+
 var lookupSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 	// The primary index finds every key; the other one would be read in vain.
 	setting("use_skip_indexes", "0"),

@@ -134,6 +134,14 @@ func (r *retained) requireVisible(days float64, id event.ID, want bool) {
 		r.t.Fatal(err)
 	}
 	found["Conversations"] = len(tops) > 0
+	ref := event.Ref{Alias: r.conversation(days)}
+	histories, err := r.Histories(r.t.Context(), []event.Ref{ref})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if h := histories[ref]; h.Stored && h.Deleted == 0 && h.Expired == want {
+		r.t.Errorf("expired %t of an event %g days old, visible %t", h.Expired, days, want)
+	}
 	cores, err := r.Cores(r.t.Context(), []event.ID{id})
 	if err != nil {
 		r.t.Fatal(err)

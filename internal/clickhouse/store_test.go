@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"slices"
@@ -159,6 +160,89 @@ func TestAliases(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error("aliases (-want +got):\n" + diff)
+	}
+}
+
+// TestHistories asks for what is left of events, before merges and after them.
+func TestHistories(t *testing.T) {
+	store, server, database := migrated(t)
+	tables := []string{"events", "event_aliases"}
+	for _, table := range tables {
+		server.Query(t, "SYSTEM STOP MERGES "+database+"."+table)
+	}
+	last := int64(0)
+	id := func() event.ID {
+		last++
+		return event.NewID(at(t, "2026-03-01T00:00:00Z")+last, "c")
+	}
+	create := func(id event.ID, alias string, offset int64) event.Core {
+		position, version := created(offset)
+		return event.Core{ID: id, ConversationID: "c", EventName: "event_a", Alias: alias, Created: position, Version: version}
+	}
+	update := func(c event.Core, offset int64) event.Core {
+		c.Version = updated(offset)
+		return c
+	}
+	remove := func(id event.ID, offset int64) event.Core {
+		return event.Core{ID: id, Version: deleted(offset), Deleted: true}
+	}
+	alias := func(name string, id event.ID, offset int64) event.AliasRow {
+		_, version := created(offset)
+		return event.AliasRow{Alias: name, ID: id, Version: version}
+	}
+	position := func(offset int64) event.Position { return event.MakePosition(1, offset) }
+	one, twice, gone, twiceGone, onlyGone, behind := id(), id(), id(), id(), id(), id()
+	named, namedGone, burned := id().AsInternal(), id().AsInternal(), id().AsInternal()
+	// Each step is one insert.
+	for _, rows := range []event.Rows{
+		{
+			Cores: []event.Core{
+				create(one, "", 1), create(twice, "", 2), create(gone, "", 3), create(twiceGone, "", 4), remove(onlyGone, 5),
+				create(named, "named", 6), create(namedGone, "gone", 7),
+			},
+			Aliases: []event.AliasRow{
+				alias("named", named, 6), alias("gone", namedGone, 7), alias("burned", burned, 8),
+				{Alias: "never", Version: deleted(9), Deleted: true},
+			},
+		},
+		{Cores: []event.Core{update(create(one, "", 1), 20), create(twice, "", 21), remove(gone, 22), remove(twiceGone, 23), remove(namedGone, 24)}},
+		{Cores: []event.Core{create(gone, "", 30), remove(twiceGone, 31)}},
+	} {
+		insert(t, store, rows)
+	}
+	want := map[event.Ref]event.History{
+		{ID: one}:         {Stored: true, Created: position(1)},
+		{ID: twice}:       {Stored: true, Created: position(2)},
+		{ID: gone}:        {Stored: true, Created: position(3), Deleted: position(22)},
+		{ID: twiceGone}:   {Stored: true, Created: position(4), Deleted: position(23)},
+		{ID: onlyGone}:    {Stored: true, Deleted: position(5)},
+		{Alias: "named"}:  {Stored: true, Created: position(6)},
+		{Alias: "gone"}:   {Stored: true, Created: position(7), Deleted: position(24)},
+		{Alias: "burned"}: {Created: position(8)},
+		{Alias: "never"}:  {Deleted: position(9)},
+	}
+	refs := append(slices.Collect(maps.Keys(want)), event.Ref{ID: behind}, event.Ref{Alias: "absent"}, event.Ref{ID: one})
+	check := func(when string) {
+		t.Helper()
+		got, err := store.Histories(t.Context(), refs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+	}
+	check("before merges")
+	for _, table := range tables {
+		server.Query(t, "SYSTEM START MERGES "+database+"."+table)
+		server.Query(t, "OPTIMIZE TABLE "+database+"."+table+" FINAL")
+	}
+	// Of what was deleted, the last tombstone is left; an alias remembers its create.
+	want[event.Ref{ID: gone}] = event.History{Stored: true, Deleted: position(22)}
+	want[event.Ref{ID: twiceGone}] = event.History{Stored: true, Deleted: position(31)}
+	check("after merges")
+	if got, err := store.Histories(t.Context(), nil); err != nil || len(got) != 0 {
+		t.Errorf("of nothing: %v, error %v", got, err)
 	}
 }
 

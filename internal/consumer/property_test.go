@@ -105,6 +105,7 @@ func testHistories(t *testing.T, seed uint64, histories int) {
 	}
 	group.waitApplied(t)
 	compare(t, store, want, "after the hand-overs")
+	checkEffects(t, store, log, want, "after the hand-overs")
 	if diff := cmp.Diff(want.refused, group.reasons()); diff != "" {
 		t.Errorf("refused records (-want +got):\n%s", diff)
 	}
@@ -114,6 +115,7 @@ func testHistories(t *testing.T, seed uint64, histories int) {
 	}
 	group.waitApplied(t)
 	compare(t, store, want, "after a full replay")
+	checkEffects(t, store, log, want, "after a full replay")
 	if diff := cmp.Diff(want.refused, group.reasons()); diff != "" {
 		t.Errorf("refused records after a full replay (-want +got):\n%s", diff)
 	}
@@ -442,6 +444,76 @@ func compare(t *testing.T, store *clickhouse.Store, want outcome, when string) {
 			t.Errorf("%s: event %s is there, should not be", when, ref)
 		} else if ok && (e == nil || !cmp.Equal(live, *e, opts)) {
 			t.Errorf("%s: event %s: got %+v, want %+v", when, ref, e, live)
+		}
+	}
+}
+
+// checkEffects compares what the tables tell of each write that was not refused
+// with what the log came to. The tables are those of the log's end, in which of a
+// write less is left than for somebody who asks at once.
+func checkEffects(t *testing.T, store *clickhouse.Store, log *history, want outcome, when string) {
+	t.Helper()
+	histories, err := store.Histories(t.Context(), log.refs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type written struct {
+		write  *event.Write
+		at     event.Position
+		effect event.Effect
+	}
+	events := make(map[event.Ref][]written)
+	for p := range log.writes {
+		for offset := range log.writes[p] {
+			w := &log.writes[p][offset]
+			if _, refused := want.refused[place{int32(p), int64(offset)}]; !refused {
+				events[w.Ref()] = append(events[w.Ref()], written{write: w, at: event.MakePosition(1, int64(offset))})
+			}
+		}
+	}
+	counts := make(map[event.Effect]int)
+	for ref, writes := range events {
+		var before, beside event.History
+		for i, w := range writes {
+			switch {
+			case w.write.Op == event.OpDelete:
+				writes[i].effect = event.EffectApplied
+			case before.Deleted != 0:
+				writes[i].effect = event.EffectDeleted
+			case w.write.Op == event.OpCreate && before.Created != 0:
+				writes[i].effect = event.EffectTaken
+			default:
+				writes[i].effect = event.EffectApplied
+			}
+			before.Add(w.write.Op, w.at)
+			beside.Add(w.write.Op, w.at)
+		}
+		for _, w := range writes {
+			counts[w.effect]++
+			h := histories[ref]
+			effect := func(notRefused bool, beside event.History) event.Effect {
+				return h.Effect(w.write.Op, w.at, notRefused, beside)
+			}
+			if got := effect(true, beside); got != w.effect {
+				t.Fatalf("%s: %s of %s at %d: effect %d, want %d; %+v beside %+v", when, w.write.Op, ref, w.at, got, w.effect, h, beside)
+			}
+			// A delete after the write can hide one before it, and creates.
+			covered := h.Deleted > w.at
+			if got := effect(true, event.History{}); got != w.effect &&
+				(!covered || got != event.EffectApplied && got != event.EffectTaken) {
+				t.Fatalf("%s: %s of %s at %d alone: effect %d, want %d; %+v", when, w.write.Op, ref, w.at, got, w.effect, h)
+			}
+			// Who does not know whether the write was refused never says that it was applied
+			// where it was not.
+			if got := effect(false, event.History{}); got != w.effect && got != event.EffectUnknown &&
+				(!covered || got != event.EffectTaken) {
+				t.Fatalf("%s: %s of %s at %d, of unknown refusals: effect %d, want %d; %+v", when, w.write.Op, ref, w.at, got, w.effect, h)
+			}
+		}
+	}
+	for _, e := range []event.Effect{event.EffectApplied, event.EffectTaken, event.EffectDeleted} {
+		if counts[e] == 0 {
+			t.Errorf("no write has effect %d, so that nothing was tested", e)
 		}
 	}
 }

@@ -30,6 +30,13 @@ const (
 	CodeIDMismatch Code = "id_mismatch"
 	// CodeUnknownEvent: an update of an event that was not created before it in the log.
 	CodeUnknownEvent Code = "unknown_event"
+	// CodeIDTaken: a create of an id that an earlier create has.
+	CodeIDTaken Code = "id_taken"
+	// CodeEventDeleted: a create or update of an event that was deleted before it.
+	CodeEventDeleted Code = "event_deleted"
+	// CodeEventExpired: a create of an event that is older than the retention, so
+	// that no reader sees it.
+	CodeEventExpired Code = "event_expired"
 	// CodeBadRecord: a record of the topic that is no valid write.
 	CodeBadRecord Code = "bad_record"
 	// CodeUnsupportedVersion: a record whose version header this build does not know.

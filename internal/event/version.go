@@ -31,6 +31,12 @@ func MakePosition(generation int, offset int64) Position {
 	return Position(uint64(generation)<<offsetBits | uint64(offset))
 }
 
+// Generation is that of the position's topic.
+func (p Position) Generation() int { return int(p >> offsetBits) }
+
+// Offset is the position's offset in its partition.
+func (p Position) Offset() int64 { return int64(p & OffsetMax) }
+
 // Class is the kind of write that a version came from. A higher class always
 // outranks a lower one.
 type Class uint8
