@@ -225,6 +225,7 @@ func (s *Server) received() time.Time { return s.clock.Next(s.cfg.Now()) }
 // to report whether that is known of all.
 func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle func() bool) error {
 	unavailable := 0
+	var refusal error
 	for i, err := range b.errs {
 		if err != nil {
 			continue
@@ -232,8 +233,9 @@ func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle fun
 		ack := &acks[b.places[i]]
 		if ack.Err != nil {
 			b.errs[i] = ack.Err
-			if errors.Is(ack.Err, event.ErrUnavailable) {
+			if errors.Is(ack.Err, event.ErrUnavailable) || errors.Is(ack.Err, event.ErrWritesStopped) {
 				unavailable++
+				refusal = ack.Err
 			}
 			continue
 		}
@@ -242,8 +244,8 @@ func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle fun
 		b.accepted = append(b.accepted, i)
 	}
 	if len(b.receipts) == 0 && unavailable > 0 {
-		s.metrics.refused.WithLabelValues(string(CodeUnavailable)).Add(float64(unavailable - 1)) // fail counts one
-		return event.ErrUnavailable
+		s.metrics.refused.WithLabelValues(string(asProblem(refusal).code)).Add(float64(unavailable - 1)) // fail counts one
+		return refusal
 	}
 	status := http.StatusAccepted
 	if settle() {

@@ -36,6 +36,8 @@ const (
 	CodeInternal event.Code = "internal"
 	// CodeUnavailable: the log did not acknowledge in time, or the database did not answer.
 	CodeUnavailable event.Code = "unavailable"
+	// CodeWritesStopped: this process takes no writes any more; another one may.
+	CodeWritesStopped event.Code = "writes_stopped"
 	// CodeOverloaded: the bodies in flight use all the memory they may.
 	CodeOverloaded event.Code = "overloaded"
 	// CodeNotYetApplied: the write that a read was to wait for is not applied yet.
@@ -141,6 +143,8 @@ func titleOf(code event.Code) string {
 		return "The content encoding is not supported"
 	case CodeUnavailable:
 		return "A part of the service does not answer"
+	case CodeWritesStopped:
+		return "This process takes no more writes"
 	case CodeOverloaded:
 		return "The server has too much under way"
 	case CodeNotYetApplied:
@@ -160,6 +164,13 @@ func asProblem(err error) *problem {
 	var e *event.Error
 	if errors.As(err, &e) {
 		return &problem{status: statusOf(e.Code), code: e.Code, field: e.Field, detail: e.Message}
+	}
+	if errors.Is(err, event.ErrWritesStopped) {
+		return &problem{
+			status: http.StatusServiceUnavailable, code: CodeWritesStopped,
+			detail: "the log has moved on to a later generation, or was replaced, and this process was left on the earlier one; " +
+				"the write may or may not be in the log; send it again with the same id, to another process",
+		}
 	}
 	if errors.Is(err, event.ErrUnavailable) {
 		return &problem{
@@ -181,10 +192,14 @@ func storageProblem(err error) error {
 			detail: "the query did not finish in the time that it may take; narrow it", cause: err,
 		}
 	}
-	return &problem{
-		status: http.StatusServiceUnavailable, code: CodeUnavailable,
-		detail: "the database does not answer", cause: err,
+	detail := "the database does not answer"
+	switch {
+	case errors.Is(err, event.ErrSchemaMissing):
+		detail = `the database has no tables yet; "sluice migrate" or a consumer makes them`
+	case errors.Is(err, event.ErrSchemaOld):
+		detail = `the database's tables are older than this process; "sluice migrate" or a consumer brings them up to date`
 	}
+	return &problem{status: http.StatusServiceUnavailable, code: CodeUnavailable, detail: detail, cause: err}
 }
 
 func badRequest(format string) *problem {

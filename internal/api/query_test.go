@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"net/url"
@@ -301,6 +302,14 @@ func TestStorageAway(t *testing.T) {
 			a.problem(t, 503, "unavailable", "")
 			if strings.Contains(a.body, "dial") || !strings.Contains(h.log.String(), "dial: refused") {
 				t.Errorf("answer %s, log %s", a.body, h.log)
+			}
+			for _, missing := range []error{event.ErrSchemaMissing, event.ErrSchemaOld} {
+				h.queryErr = fmt.Errorf("query: %w", missing)
+				a := h.do(t, "GET", target, "")
+				a.problem(t, 503, "unavailable", "")
+				if !strings.Contains(a.body, "sluice migrate") {
+					t.Errorf("%v is answered %s", missing, a.body)
+				}
 			}
 			h.queryErr = context.DeadlineExceeded
 			h.do(t, "GET", target, "").problem(t, 503, "query_timeout", "")

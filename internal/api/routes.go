@@ -2,11 +2,13 @@ package api
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
 
+	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/sdk/spec"
 )
 
@@ -111,29 +113,87 @@ func (s *Server) health(x *exchange) error {
 	return nil
 }
 
-// ready asks the log and the database at once. The answer is open to
-// everybody, so that it says which of them fails and not why.
+// readiness is what a part of the service, or what it is for, is answered with.
+type readiness string
+
+const (
+	isOK            readiness = "ok"
+	isUnavailable   readiness = "unavailable"
+	isStopped       readiness = "stopped"
+	isSchemaMissing readiness = "schema_missing"
+	isSchemaOld     readiness = "schema_old"
+)
+
+// ready asks the log and the database at once. The status is about what the
+// parameter "for" names, by default about everything. The answer is open to
+// everybody, so that it says which part fails and not why.
 func (s *Server) ready(x *exchange) error {
+	wanted := x.r.URL.Query().Get("for")
+	switch wanted {
+	case "", "writes", "reads", "traffic":
+	default:
+		return event.Errorf(event.CodeInvalidValue, "for", "must be writes, reads or traffic")
+	}
 	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.ReadyTimeout)
 	defer cancel()
 	logErr := make(chan error, 1)
 	go func() { logErr <- s.ports.Log.Ready(ctx) }()
-	failed := [...]error{s.ports.Events.Ready(ctx), <-logErr}
-	status, summary := http.StatusOK, "ready"
-	words := [...]string{"ok", "ok"}
-	for i, name := range [...]string{"clickhouse", "kafka"} {
-		if failed[i] == nil {
-			continue
-		}
-		status, summary, words[i] = http.StatusServiceUnavailable, "not_ready", "unavailable"
-		s.log.LogAttrs(ctx, slog.LevelWarn, "not ready", slog.String("part", name), slog.Any("error", failed[i]))
+	clickhouse := s.readyPart(ctx, "clickhouse", s.ports.Events.Ready(ctx))
+	kafka := s.readyPart(ctx, "kafka", <-logErr)
+	writes, reads := kafka, isOK
+	if clickhouse != isOK {
+		reads = isUnavailable
 	}
-	if status != http.StatusOK {
+	if kafka == isStopped {
+		kafka = isOK
+	}
+	var ok bool
+	switch wanted {
+	case "writes":
+		ok = writes == isOK
+	case "reads":
+		ok = reads == isOK
+	case "traffic":
+		// Where Kafka is away from all processes alike, reads are still worth
+		// sending here. A process that has stopped for good is not.
+		ok = writes == isOK || writes == isUnavailable && reads == isOK
+	default:
+		ok = writes == isOK && reads == isOK
+	}
+	status, summary := http.StatusOK, "ready"
+	if !ok {
+		status, summary = http.StatusServiceUnavailable, "not_ready"
 		x.w.Header()["Retry-After"] = s.retryAfter
 	}
-	x.out = append(x.out, `{"status":"`+summary+`","kafka":"`+words[1]+`","clickhouse":"`+words[0]+"\"}\n"...)
+	for i, member := range [...]struct {
+		name  string
+		value readiness
+	}{
+		{"status", readiness(summary)}, {"kafka", kafka}, {"clickhouse", clickhouse}, {"writes", writes}, {"reads", reads},
+	} {
+		x.out = appendMember(x.out, "{,"[min(i, 1)], member.name)
+		x.out = append(append(append(x.out, '"'), member.value...), '"')
+	}
+	x.out = append(x.out, "}\n"...)
 	x.reply(status, headerJSON)
 	return nil
+}
+
+// readyPart is the answer about a part that was asked whether it is ready.
+func (s *Server) readyPart(ctx context.Context, name string, err error) readiness {
+	if err == nil {
+		return isOK
+	}
+	s.log.LogAttrs(ctx, slog.LevelWarn, "not ready", slog.String("part", name), slog.Any("error", err))
+	switch {
+	case errors.Is(err, event.ErrWritesStopped):
+		return isStopped
+	case errors.Is(err, event.ErrSchemaMissing):
+		return isSchemaMissing
+	case errors.Is(err, event.ErrSchemaOld):
+		return isSchemaOld
+	}
+	return isUnavailable
 }
 
 func (s *Server) serveMetrics(x *exchange) error {

@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -107,32 +108,70 @@ func TestMetrics(t *testing.T) {
 }
 
 func TestHealthAndReadiness(t *testing.T) {
-	down := func(context.Context) error { return errors.New("dial 10.0.0.1: refused") }
+	failing := func(err error) func(context.Context) error {
+		return func(context.Context) error { return fmt.Errorf("dial 10.0.0.1: %w", err) }
+	}
+	down := failing(errors.New("refused"))
 	for _, tt := range []struct {
 		name    string
 		log, db func(context.Context) error
-		status  int
+		// unready are the values of "for" that are answered 503, separated by spaces,
+		// of all that there are: everything, writes, reads, traffic.
+		unready string
 		want    string
 	}{
-		{name: "ready", status: 200, want: `{"status":"ready","kafka":"ok","clickhouse":"ok"}`},
-		{name: "no Kafka", log: down, status: 503, want: `{"status":"not_ready","kafka":"unavailable","clickhouse":"ok"}`},
-		{name: "no ClickHouse", db: down, status: 503, want: `{"status":"not_ready","kafka":"ok","clickhouse":"unavailable"}`},
-		{name: "neither", log: down, db: down, status: 503, want: `{"status":"not_ready","kafka":"unavailable","clickhouse":"unavailable"}`},
+		{name: "ready", want: `"kafka":"ok","clickhouse":"ok","writes":"ok","reads":"ok"`},
+		{
+			name: "no Kafka", log: down, unready: "everything writes",
+			want: `"kafka":"unavailable","clickhouse":"ok","writes":"unavailable","reads":"ok"`,
+		},
+		{
+			name: "no ClickHouse", db: down, unready: "everything reads",
+			want: `"kafka":"ok","clickhouse":"unavailable","writes":"ok","reads":"unavailable"`,
+		},
+		{
+			name: "neither", log: down, db: down, unready: "everything writes reads traffic",
+			want: `"kafka":"unavailable","clickhouse":"unavailable","writes":"unavailable","reads":"unavailable"`,
+		},
+		{
+			name: "no tables", db: failing(event.ErrSchemaMissing), unready: "everything reads",
+			want: `"kafka":"ok","clickhouse":"schema_missing","writes":"ok","reads":"unavailable"`,
+		},
+		{
+			name: "old tables", db: failing(event.ErrSchemaOld), unready: "everything reads",
+			want: `"kafka":"ok","clickhouse":"schema_old","writes":"ok","reads":"unavailable"`,
+		},
+		{
+			name: "an earlier generation", log: failing(event.ErrWritesStopped), unready: "everything writes traffic",
+			want: `"kafka":"ok","clickhouse":"ok","writes":"stopped","reads":"ok"`,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHarness(t)
 			h.logReady, h.dbReady = tt.log, tt.db
-			a := h.do(t, "GET", "/readyz", "")
-			a.expect(t, tt.status, tt.want)
-			if (a.header.Get("Retry-After") != "") != (tt.status == 503) {
-				t.Errorf("Retry-After %q", a.header.Get("Retry-After"))
+			for _, wanted := range []string{"everything", "writes", "reads", "traffic"} {
+				target, status, summary := "/readyz?for="+wanted, 200, "ready"
+				if wanted == "everything" {
+					target = "/readyz"
+				}
+				if slices.Contains(strings.Fields(tt.unready), wanted) {
+					status, summary = 503, "not_ready"
+				}
+				a := h.do(t, "GET", target, "")
+				a.expect(t, status, `{"status":"`+summary+`",`+tt.want+`}`)
+				if (a.header.Get("Retry-After") != "") != (status == 503) {
+					t.Errorf("%s: Retry-After %q", wanted, a.header.Get("Retry-After"))
+				}
 			}
-			if tt.status == 503 && !strings.Contains(h.log.String(), "refused") {
+			if (tt.unready != "") != strings.Contains(h.log.String(), "10.0.0.1") {
 				t.Errorf("log %s", h.log)
 			}
 			h.do(t, "GET", "/healthz", "").expect(t, 200, `{"status":"ok"}`)
 		})
 	}
+	t.Run("for something else", func(t *testing.T) {
+		newHarness(t).do(t, "GET", "/readyz?for=deletes", "").problem(t, 422, "invalid_value", "for")
+	})
 	t.Run("silent parts", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHarness(t)

@@ -312,6 +312,22 @@ func TestUnavailable(t *testing.T) {
 			t.Errorf("got %s", a.body)
 		}
 	})
+	t.Run("writes stopped", func(t *testing.T) {
+		h := newHarness(t)
+		h.ack = func(*event.Write) event.Ack {
+			return event.Ack{Err: fmt.Errorf("%w: %w", event.ErrWritesStopped, errors.New("secret cause"))}
+		}
+		h.do(t, "DELETE", "/event/a", "").problem(t, 503, "writes_stopped", "")
+		h.do(t, "POST", "/events", create+"\n"+create).problem(t, 503, "writes_stopped", "")
+		a := h.do(t, "POST", "/event", small)
+		a.problem(t, 503, "writes_stopped", "")
+		if a.header.Get("Retry-After") == "" || strings.Contains(a.body, "secret") {
+			t.Errorf("answer %s, headers %v", a.body, a.header)
+		}
+		if n := h.metric(t, "sluice_api_writes_refused_total", "writes_stopped").GetCounter().GetValue(); n != 4 {
+			t.Errorf("%v writes are counted as refused, want 4", n)
+		}
+	})
 	t.Run("record too large", func(t *testing.T) {
 		h := newHarness(t)
 		h.ack = func(*event.Write) event.Ack {

@@ -30,6 +30,18 @@ func insertError(err error) error {
 	return withoutValues(err)
 }
 
+// schemaError wraps [event.ErrSchemaMissing] or [event.ErrSchemaOld] around an
+// exception that says that a query's tables or columns are not there.
+func schemaError(err error) error {
+	switch {
+	case ch.IsErr(err, 60, 81): // UNKNOWN_TABLE, UNKNOWN_DATABASE
+		return fmt.Errorf("%w (%w)", event.ErrSchemaMissing, withoutValues(err))
+	case ch.IsErr(err, 16, 47): // NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER
+		return fmt.Errorf("%w (%w)", event.ErrSchemaOld, withoutValues(err))
+	}
+	return withoutValues(err)
+}
+
 // withoutValues takes the message from an exception that may quote values of
 // rows or of parameters in it, because errors end in logs.
 func withoutValues(err error) error {

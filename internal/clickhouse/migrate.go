@@ -18,6 +18,8 @@ import (
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/event"
 )
 
 //go:embed migrations/*.sql
@@ -140,6 +142,39 @@ func (s *Store) Migrate(ctx context.Context) (Migrated, error) {
 		return Migrated{}, fmt.Errorf("database %s is empty; run \"sluice migrate --cluster %s\"", s.cfg.Database, s.cfg.Cluster)
 	}
 	return s.migrateHere(ctx)
+}
+
+// CheckSchema is [Store.Migrate] without changing anything: its error wraps
+// [event.ErrSchemaMissing] or [event.ErrSchemaOld] where there is something to
+// migrate.
+func (s *Store) CheckSchema(ctx context.Context) (Migrated, error) {
+	l, err := s.findLayout(ctx)
+	if err != nil {
+		return Migrated{}, err
+	}
+	if l.cluster != "" {
+		return s.migratedCluster(ctx, l)
+	}
+	unknown, err := s.checkMigrations(ctx, l)
+	return Migrated{Unknown: unknown}, err
+}
+
+// checkMigrations compares the migrations that were applied, on a cluster those
+// of this host's shard, with this build's.
+func (s *Store) checkMigrations(ctx context.Context, l layout) (unknown []Migration, err error) {
+	database := s.cfg.Database
+	if l.cluster != "" {
+		database += shardSuffix
+	}
+	applied, err := s.appliedMigrationsOf(ctx, database)
+	if err != nil {
+		return nil, err
+	}
+	pending, unknown, err := pendingMigrations(applied)
+	if err == nil && len(pending) > 0 {
+		err = fmt.Errorf("%w: migration %s was not applied", event.ErrSchemaOld, pending[0].Name)
+	}
+	return unknown, err
 }
 
 // migrateHere is [Store.Migrate] on one machine.
@@ -446,13 +481,19 @@ func (s *Store) define(ctx context.Context, statement string) error {
 }
 
 func (s *Store) appliedMigrations(ctx context.Context) ([]Migration, error) {
+	return s.appliedMigrationsOf(ctx, s.cfg.Database)
+}
+
+// appliedMigrationsOf are those that a database, whose name Validate has
+// checked, says were applied to it.
+func (s *Store) appliedMigrationsOf(ctx context.Context, database string) ([]Migration, error) {
 	var (
 		version        proto.ColUInt32
 		name, checksum proto.ColStr
 		applied        []Migration
 	)
 	err := s.query(ctx, "migrations", s.cfg.QueryTimeout, ch.Query{
-		Body:   "SELECT version, any(name) AS name, checksum FROM schema_migrations GROUP BY version, checksum ORDER BY version, checksum",
+		Body:   "SELECT version, any(name) AS name, checksum FROM " + database + ".schema_migrations GROUP BY version, checksum ORDER BY version, checksum",
 		Result: proto.Results{{Name: "version", Data: &version}, {Name: "name", Data: &name}, {Name: "checksum", Data: &checksum}},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range version {

@@ -31,6 +31,8 @@ type Store struct {
 	// spread is how the tables are spread over a cluster; nil where they are not,
 	// and until Migrate has looked.
 	spread atomic.Pointer[layout]
+	// schemaChecked says that Ready has found all migrations of this build.
+	schemaChecked atomic.Bool
 
 	insertedRows  *prometheus.CounterVec
 	insertSeconds *prometheus.HistogramVec
@@ -95,15 +97,33 @@ func (s *Store) Close() {
 	s.admin.close()
 }
 
-// Ready returns nil when the server answers and the tables are there, on a
-// cluster those of every shard.
+// Ready returns nil when the server answers and has the tables of this build, on
+// a cluster those of every shard. The error wraps [event.ErrSchemaMissing] where
+// the server has no tables, and [event.ErrSchemaOld] where they lack a migration.
+// It reads only.
 func (s *Store) Ready(ctx context.Context) error {
-	return s.query(ctx, "ready", s.cfg.DialTimeout, ch.Query{
+	err := s.query(ctx, "ready", s.cfg.DialTimeout, ch.Query{
 		// Nothing is as old, which the partitions' own metadata says; but with a
 		// LIMIT of 0 no shard would be asked.
 		Body:   "SELECT id FROM events WHERE timestamp < toDateTime64('1971-01-01 00:00:00', 6, 'UTC') LIMIT 1",
 		Result: proto.Results{{Name: "id", Data: new(proto.ColUUID)}},
 	})
+	if err != nil {
+		s.schemaChecked.Store(false) // the tables may come back as others
+		return err
+	}
+	if s.schemaChecked.Load() {
+		return nil
+	}
+	l, err := s.findLayout(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := s.checkMigrations(ctx, l); err != nil {
+		return err
+	}
+	s.schemaChecked.Store(true)
+	return nil
 }
 
 // Parts counts the active parts in the fullest partition of each table, which is
@@ -154,7 +174,7 @@ func (s *Store) query(ctx context.Context, name string, timeout time.Duration, q
 	err := s.pool.do(ctx, timeout, q)
 	s.querySeconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
 	if err != nil {
-		return fmt.Errorf("query %s: %w", name, withoutValues(err))
+		return fmt.Errorf("query %s: %w", name, schemaError(err))
 	}
 	return nil
 }

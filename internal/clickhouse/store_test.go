@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ClickHouse/ch-go"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
@@ -439,6 +440,129 @@ func TestVectorsAreBitExact(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLeastRights is about a process that may only read: a database user who
+// may select from the database and nothing else.
+func TestLeastRights(t *testing.T) {
+	server := enginetest.Server(t)
+	database, user, password := server.Readable(t)
+	writer := open(t, config(server, database))
+	if _, err := writer.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rows := oneCore(t, "c1")
+	insert(t, writer, rows)
+	if err := writer.RecordTopic(t.Context(), 1, "events.g1", "id-1", 12); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(server, database)
+	cfg.User, cfg.Password = user, password
+	store := open(t, cfg)
+	if err := store.Ready(t.Context()); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+	if _, err := store.CheckSchema(t.Context()); err != nil {
+		t.Errorf("check the schema: %v", err)
+	}
+	if err := store.CheckTopic(t.Context(), 1, "events.g1", "id-2", 12); !errors.Is(err, clickhouse.ErrTopicRecreated) {
+		t.Errorf("check the topic: %v", err)
+	}
+	if got, err := store.Generations(t.Context()); err != nil || !slices.Equal(got, []int{1}) {
+		t.Errorf("generations %v, error %v", got, err)
+	}
+	id := rows.Cores[0].ID
+	if e, err := store.Event(t.Context(), event.Ref{ID: id}); err != nil || e == nil {
+		t.Errorf("event %v, error %v", e, err)
+	}
+	if page, err := store.Conversation(t.Context(), event.PageQuery{ConversationID: "c1", LimitEvents: 10}); err != nil || len(page.Events) != 1 {
+		t.Errorf("conversation %v, error %v", page, err)
+	}
+	filter := event.Filter{SinceMicros: id.Micros() - 1, UntilMicros: id.Micros() + 1}
+	if n, err := store.Errors(t.Context(), filter); err != nil || n.Events != 1 {
+		t.Errorf("errors %v, error %v", n, err)
+	}
+	if got, err := store.Latency(t.Context(), event.LatencyQuery{Filter: filter, Quantiles: []float64{0.5}, LimitRows: 10}); err != nil {
+		t.Errorf("latency %v, error %v", got, err)
+	}
+	if got, err := store.Conversations(t.Context(), event.ConversationsQuery{Filter: filter, LimitRows: 10}); err != nil || len(got) != 1 {
+		t.Errorf("conversations %v, error %v", got, err)
+	}
+	series := event.TimeSeriesQuery{Filter: filter, IntervalMicros: time.Minute.Microseconds()}
+	if got, err := store.TimeSeries(t.Context(), series); err != nil || len(got) == 0 {
+		t.Errorf("time series %v, error %v", got, err)
+	}
+	// It really has no other right.
+	denied := func(what string, err error) {
+		t.Helper()
+		if !ch.IsErr(err, 497) {
+			t.Errorf("%s: got %v, want ACCESS_DENIED", what, err)
+		}
+	}
+	denied("insert", store.Insert(t.Context(), &rows))
+	denied("record a topic", store.RecordTopic(t.Context(), 2, "events.g2", "id-2", 12))
+	_, err := store.Migrate(t.Context())
+	denied("migrate", err)
+	_, err = store.SetRetention(t.Context(), 48*time.Hour)
+	denied("set the retention", err)
+}
+
+// TestReadyTellsTheSchema is about what a process finds that comes before the
+// migration.
+func TestReadyTellsTheSchema(t *testing.T) {
+	server := enginetest.Server(t)
+	all, err := clickhouse.Migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nowhere := config(server, "t_nowhere")
+	empty := config(server, server.Database(t))
+	old := config(server, migratedTo(t, server, len(all)-1))
+	for _, tt := range []struct {
+		name string
+		cfg  clickhouse.Config
+		want error
+	}{
+		{"no database", nowhere, event.ErrSchemaMissing},
+		{"no tables", empty, event.ErrSchemaMissing},
+		{"the version before", old, event.ErrSchemaOld},
+	} {
+		store := open(t, tt.cfg)
+		if err := store.Ready(t.Context()); !errors.Is(err, tt.want) {
+			t.Errorf("%s: ready with %v, want %v", tt.name, err, tt.want)
+		}
+		if _, err := store.CheckSchema(t.Context()); !errors.Is(err, tt.want) {
+			t.Errorf("%s: checked with %v, want %v", tt.name, err, tt.want)
+		}
+		if errors.Is(tt.want, event.ErrSchemaMissing) {
+			for what, err := range map[string]error{
+				"generations": func() error { _, err := store.Generations(t.Context()); return err }(),
+				"topic":       store.CheckTopic(t.Context(), 1, "events.g1", "id", 1),
+				"read":        func() error { _, err := store.Errors(t.Context(), event.Filter{UntilMicros: 1}); return err }(),
+			} {
+				if !errors.Is(err, tt.want) {
+					t.Errorf("%s: %s says %v, want %v", tt.name, what, err, tt.want)
+				}
+			}
+		}
+		if got := server.Query(t, "SELECT count() FROM system.databases WHERE name = '"+nowhere.Database+"'"); got != "0" {
+			t.Errorf("%s: the database was made", tt.name)
+		}
+		if tt.cfg == nowhere {
+			continue
+		}
+		// It becomes ready without a restart, and not ready where the tables go.
+		if _, err := open(t, tt.cfg).Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Ready(t.Context()); err != nil {
+			t.Errorf("%s, migrated: ready with %v", tt.name, err)
+		}
+		server.Query(t, "DROP TABLE "+tt.cfg.Database+".events SYNC")
+		if err := store.Ready(t.Context()); !errors.Is(err, event.ErrSchemaMissing) {
+			t.Errorf("%s, without events: ready with %v", tt.name, err)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +39,7 @@ type Instance struct {
 	Password string
 
 	databases atomic.Int64 // created so far
+	readable  sync.Mutex   // held by the test that uses the reader's database
 }
 
 // shared is the one server of the test binary. A global, because testing offers no other
@@ -93,6 +95,9 @@ func start() (_ *Instance, stop func() error, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("engine directory: %w", err)
 	}
+	if err := addReader(dir); err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	e, err := engine.New(engine.Config{Library: library, Dir: dir}, log, nil)
 	if err != nil {
@@ -114,6 +119,50 @@ func start() (_ *Instance, stop func() error, err error) {
 		User:     engine.User,
 		Password: e.Password(),
 	}, stop, nil
+}
+
+// The user who may read one database, and has no other right: the embedded engine knows only
+// the users that it was started with.
+const (
+	readerDatabase = "readable"
+	readerUser     = "reader"
+	readerPassword = "secret-reader"
+)
+
+// addReader configures the user for a server of that directory. ClickHouse merges what is in
+// config.d.
+func addReader(dir string) error {
+	more := filepath.Join(dir, "config.d")
+	if err := os.MkdirAll(more, 0o700); err != nil {
+		return fmt.Errorf("engine directory: %w", err)
+	}
+	const config = `<clickhouse>
+    <users>
+        <` + readerUser + `>
+            <password>` + readerPassword + `</password>
+            <networks><ip>127.0.0.1</ip></networks>
+            <profile>default</profile>
+            <quota>default</quota>
+            <grants><query>GRANT SELECT ON ` + readerDatabase + `.*</query></grants>
+        </` + readerUser + `>
+    </users>
+</clickhouse>
+`
+	if err := os.WriteFile(filepath.Join(more, "reader.xml"), []byte(config), 0o600); err != nil {
+		return fmt.Errorf("engine directory: %w", err)
+	}
+	return nil
+}
+
+// Readable creates a database for this test and returns its name, and a user who may select
+// from it and nothing else. Tests that ask for it wait for each other.
+func (s *Instance) Readable(tb testing.TB) (database, user, password string) {
+	tb.Helper()
+	s.readable.Lock()
+	tb.Cleanup(s.readable.Unlock)
+	s.Query(tb, "CREATE DATABASE "+readerDatabase+" ENGINE = Atomic")
+	tb.Cleanup(func() { s.Query(tb, "DROP DATABASE IF EXISTS "+readerDatabase+" SYNC") })
+	return readerDatabase, readerUser, readerPassword
 }
 
 // Database creates a database for this test and returns its name. It is dropped, with
