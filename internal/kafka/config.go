@@ -123,6 +123,9 @@ type ProducerConfig struct {
 	// AckTimeout is how long [Producer.Produce] waits for the brokers.
 	// Writes that were not sent by then are dropped soon after. Default 4.5 s.
 	AckTimeout time.Duration
+	// Fence, unless it is nil, is asked before a write is acknowledged. The
+	// producer does not close it.
+	Fence *Fence
 	// BufferBytesMax and BufferRecordsMax bound the writes that wait for an
 	// acknowledgement, as encoded. When they do not fit, Produce refuses the
 	// whole call at once, so one call larger than either never succeeds.

@@ -19,6 +19,18 @@ var (
 	// it does not get back are reported given up.
 	ErrFenced = errors.New("the consumer group has gone on without this member")
 
+	// ErrGenerationOver is wrapped where something would write to a generation of
+	// the events topic after a later one has begun.
+	ErrGenerationOver = errors.New("a later generation has begun: writes to this one would lose to its")
+
+	// ErrNotDrained is wrapped by [BeginGeneration] where records of an earlier
+	// generation are not applied, and nobody is about to.
+	ErrNotDrained = errors.New("the generation before is not drained: consume it to its end first")
+
+	// ErrGenerationGap is wrapped by [BeginGeneration] where the generation is too
+	// far from those before it for their processes to notice it.
+	ErrGenerationGap = errors.New("the generation is too far from those before it")
+
 	// ErrTopicMismatch is wrapped by [EnsureTopics] when a topic exists and is
 	// not as it has to be.
 	ErrTopicMismatch = errors.New("topic is not as configured")

@@ -42,3 +42,6 @@ const (
 	// TopicBytesMax is the longest batch of the events topic.
 	TopicBytesMax = topicBytesMax
 )
+
+// Expire has the last look hold no longer.
+func (f *Fence) Expire() { f.until.Store(0) }

@@ -48,14 +48,11 @@ func Rewind(ctx context.Context, cfg Config, to map[int32]int64, acceptLoss bool
 	}
 	defer cl.Close()
 	adm, topic := kadm.NewClient(cl), cfg.EventsTopic()
-	groups, err := adm.DescribeGroups(ctx, cfg.Group)
-	if err == nil {
-		err = groups.Error()
+	n, err := members(ctx, adm, cfg.Group)
+	if err != nil {
+		return err
 	}
-	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
-		return fmt.Errorf("describe group %s: %w", cfg.Group, err)
-	}
-	if n := len(groups[cfg.Group].Members); n > 0 {
+	if n > 0 {
 		return fmt.Errorf("%w: %s has %d", ErrGroupActive, cfg.Group, n)
 	}
 	now, err := readOffsets(ctx, adm, cfg.Group, topic)
@@ -92,6 +89,18 @@ func Rewind(ctx context.Context, cfg Config, to map[int32]int64, acceptLoss bool
 		return fmt.Errorf("commit offsets of %s for group %s: %w", topic, cfg.Group, err)
 	}
 	return nil
+}
+
+// members is the number of consumers that a group has.
+func members(ctx context.Context, adm *kadm.Client, group string) (int, error) {
+	groups, err := adm.DescribeGroups(ctx, group)
+	if err == nil {
+		err = groups.Error()
+	}
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+		return 0, fmt.Errorf("describe group %s: %w", group, err)
+	}
+	return len(groups[group].Members), nil
 }
 
 // readOffsets reads the commits before the log's ends, which only grow.

@@ -39,7 +39,7 @@ func testGenerations(t *testing.T, b *backend) {
 	one, two := first.EventsTopic(), ""
 	check(kafka.Generation{Number: 1, Topic: one})
 	produce(t, newProducer(t, first), updates(0, 40, 40))
-	check(kafka.Generation{Number: 1, Topic: one, Pending: 40})
+	check(kafka.Generation{Number: 1, Topic: one, Pending: 40, Used: true})
 
 	// Another number of partitions, and topics that are no generation.
 	second := first
@@ -56,7 +56,7 @@ func testGenerations(t *testing.T, b *backend) {
 		topics, err := adm.ListTopics(t.Context(), first.TopicPrefix+"x.g4")
 		return err == nil && topics.Error() == nil
 	})
-	check(kafka.Generation{Number: 1, Topic: one, Pending: 40}, kafka.Generation{Number: 2, Topic: two})
+	check(kafka.Generation{Number: 1, Topic: one, Pending: 40, Used: true}, kafka.Generation{Number: 2, Topic: two})
 
 	c := newConsumer(t, first, nil)
 	read := collect(t, c, 40)
@@ -68,11 +68,11 @@ func testGenerations(t *testing.T, b *backend) {
 	for _, at := range half {
 		committed += at
 	}
-	check(kafka.Generation{Number: 1, Topic: one, Pending: 40 - committed}, kafka.Generation{Number: 2, Topic: two})
+	check(kafka.Generation{Number: 1, Topic: one, Pending: 40 - committed, Used: true}, kafka.Generation{Number: 2, Topic: two})
 	if err := c.Commit(t.Context(), offsets(read)); err != nil {
 		t.Fatal(err)
 	}
-	check(kafka.Generation{Number: 1, Topic: one}, kafka.Generation{Number: 2, Topic: two})
+	check(kafka.Generation{Number: 1, Topic: one, Used: true}, kafka.Generation{Number: 2, Topic: two})
 
 	// What retention removes before the commits are forgotten, as Kafka forgets
 	// those of a topic that nobody reads, is not waiting.

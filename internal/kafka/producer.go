@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -109,7 +110,7 @@ func (p *Producer) newMetrics(reg prometheus.Registerer) *producerMetrics {
 	m := &producerMetrics{
 		records: counter("sluice_produced_records_total", "Records that the brokers acknowledged."),
 		bytes:   counter("sluice_produced_bytes_total", "Bytes of keys and values that the brokers acknowledged, before compression."),
-		refused: counter("sluice_produce_refused_records_total", "Records refused because the buffer was full."),
+		refused: counter("sluice_produce_refused_records_total", "Records refused because the buffer was full, or writes were stopped."),
 		failed:  counter("sluice_produce_failed_records_total", "Records that were not acknowledged in time, or refused by the brokers."),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "sluice_produce_seconds", Help: "Time until all writes of a call were acknowledged, or given up.",
@@ -329,19 +330,51 @@ func (c *call) add(b *block, key, value []byte, headers []kgo.RecordHeader) {
 }
 
 func (c *call) run(ctx context.Context) []event.Ack {
-	p := c.p
 	c.last = nil
 	if len(c.records) == 0 {
 		return nil
 	}
-	if !p.reserve(len(c.records), c.bytes) {
-		p.metrics.refused.Add(float64(len(c.records)))
-		err := fmt.Errorf("%w: the producer's buffer is full", event.ErrUnavailable)
-		for i := range c.acks {
-			c.acks[i].Err = err
-			c.release(i, true)
+	fence := c.p.cfg.Producer.Fence
+	if fence == nil {
+		return c.produce(ctx)
+	}
+	if err := fence.Err(); err != nil {
+		return c.refuse(err)
+	}
+	acks := c.produce(ctx)
+	if !slices.ContainsFunc(acks, func(a event.Ack) bool { return a.Err == nil }) {
+		return acks
+	}
+	ctx, cancel := context.WithDeadline(ctx, c.start.Add(c.p.cfg.Producer.AckTimeout))
+	defer cancel()
+	if err := fence.Allow(ctx); err != nil {
+		if !errors.Is(err, event.ErrWritesStopped) {
+			err = fmt.Errorf("%w: %w", event.ErrUnavailable, err)
 		}
-		return c.acks
+		for i := range acks {
+			if acks[i].Err == nil {
+				acks[i] = event.Ack{Err: err}
+			}
+		}
+	}
+	return acks
+}
+
+// refuse answers a call of which nothing was sent.
+func (c *call) refuse(err error) []event.Ack {
+	c.p.metrics.refused.Add(float64(len(c.records)))
+	for i := range c.acks {
+		c.acks[i].Err = err
+		c.release(i, true)
+	}
+	return c.acks
+}
+
+// produce sends the records, and waits for the brokers.
+func (c *call) produce(ctx context.Context) []event.Ack {
+	p := c.p
+	if !p.reserve(len(c.records), c.bytes) {
+		return c.refuse(fmt.Errorf("%w: the producer's buffer is full", event.ErrUnavailable))
 	}
 	// The deadline is kept here and not by the client: its own has been
 	// measured to come 20 s late when a broker dies.
@@ -440,7 +473,13 @@ func (p *Producer) reserve(records, bytes int) bool {
 
 // Ready reports whether the events topic can be written to: that the brokers
 // answer, that it is the one it was, and that every partition has a leader.
+// It wraps [event.ErrWritesStopped] where the fence has stopped writes.
 func (p *Producer) Ready(ctx context.Context) error {
+	if f := p.cfg.Producer.Fence; f != nil {
+		if err := f.Err(); err != nil {
+			return err
+		}
+	}
 	details, err := kadm.NewClient(p.cl).ListTopics(ctx, p.topic)
 	if err != nil {
 		return fmt.Errorf("read topic %s: %w", p.topic, err)
