@@ -51,8 +51,8 @@ func TestCluster(t *testing.T) {
 		apis = append(apis, start(t, append([]string{"api", "--listen", "127.0.0.1:0"}, flags(i)...)...))
 		consumers = append(consumers, startConsumer(t, flags(i)))
 	}
-	eventually(t, startBound, "an API to wait for the tables", func() error {
-		if !strings.Contains(string(apis[0].log.bytes()), "sluice migrate --cluster") {
+	eventually(t, startBound, "a consumer to wait for the tables", func() error {
+		if !strings.Contains(string(consumers[0].log.bytes()), "sluice migrate --cluster") {
 			return errors.New("its log does not say so")
 		}
 		return nil

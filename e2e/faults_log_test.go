@@ -1092,7 +1092,7 @@ func (s *system) missing(partition int32) string {
 func testRetentionKafka(t *testing.T) {
 	s := newSharedSystem(t)
 	s.runAPI(t)
-	s.client().waitReady(t)
+	waitReadiness(t, s.client(), readiness{"not_ready", "ok", "schema_missing", "ok", "unavailable"})
 	s.createMany(t, 200)
 	p := s.runConsumer(t)
 	s.drain(t)

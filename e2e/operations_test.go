@@ -32,6 +32,9 @@ func newInstallation(t *testing.T) *installation {
 	t.Helper()
 	broker := kafkatest.Start(t, kafkatest.Options{QuickStart: true})
 	u := databaseURL(t)
+	if code := start(t, "migrate", "--clickhouse-url", u).wait(t, startBound); code != 0 {
+		t.Fatalf("migrate exited %d", code)
+	}
 	return &installation{
 		T: t, server: enginetest.Server(t), database: u[strings.LastIndexByte(u, '/')+1:],
 		flags: []string{"--clickhouse-url", u, "--kafka-brokers", broker.Addrs[0]},

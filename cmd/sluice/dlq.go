@@ -96,13 +96,20 @@ func (c *dlqReplayCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if n := len(generations); n > 0 && generations[n-1].Number > cfg.Generation {
-		return generationOver(cfg.Generation, generations[n-1].Number)
+		return kafka.GenerationOver(cfg.Generation, generations[n-1].Number)
 	}
 	topics, err := kafka.FindTopics(ctx, cfg, e.log)
 	if err != nil {
 		return err
 	}
-	cfg.Partitions = topics.Partitions
+	cfg.Partitions, cfg.TopicID = topics.Partitions, topics.ID
+	// A later generation may begin while letters are sent.
+	fence, err := kafka.NewFence(cfg, e.log)
+	if err != nil {
+		return err
+	}
+	defer fence.Close()
+	cfg.Producer.Fence = fence
 	producer, err := kafka.NewProducer(cfg, e.log, prometheus.NewRegistry())
 	if err != nil {
 		return err

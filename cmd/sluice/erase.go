@@ -135,7 +135,7 @@ func (c *eraseCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer store.Close()
-	if err := migrate(ctx, store, e.log); err != nil {
+	if _, err := store.CheckSchema(ctx); err != nil {
 		return err
 	}
 	return newEraser(store, 0, e.log, registry).erase(ctx)

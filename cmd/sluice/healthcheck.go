@@ -12,7 +12,7 @@ import (
 const healthBytesMax = 500
 
 type healthcheckCmd struct {
-	URL     string        `arg:"" optional:"" help:"What to ask: /healthz says that the process serves, /readyz that Kafka and ClickHouse answer it too." default:"http://127.0.0.1:8080/healthz"`
+	URL     string        `arg:"" optional:"" help:"What to ask: /healthz says that the process serves, /readyz that it takes writes and answers reads, /readyz?for=writes that it takes writes." default:"http://127.0.0.1:8080/healthz"`
 	Timeout time.Duration `help:"Longest wait for the answer." default:"3s"`
 }
 

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -29,6 +28,9 @@ import (
 const (
 	// startTimeout bounds how long a start waits for Kafka and ClickHouse.
 	startTimeout = 2 * time.Minute
+	// prepareTimeout bounds how long "serve" prepares a ClickHouse that is elsewhere
+	// before it takes writes without it.
+	prepareTimeout = 30 * time.Second
 	// closeTimeout bounds a producer's last flush, and leaving the group.
 	closeTimeout = 10 * time.Second
 	// lagInterval is how often the lag is measured, partsInterval the parts.
@@ -70,20 +72,38 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 		if err := c.broker(ctx, p, &kafkaCfg); err != nil {
 			return err
 		}
-		store, err := p.openStore(ctx, clickhouseCfg)
+		store, err := p.openStore(clickhouseCfg)
 		if err != nil {
 			return err
 		}
-		err = p.retry(ctx, "set the retention", clickhouse.IsRetryable, func(ctx context.Context) error {
+		database := func(ctx context.Context) error {
+			if err := migrate(ctx, store, p.log); err != nil {
+				return err
+			}
 			return setRetention(ctx, store, keep, p.log)
-		})
+		}
+		// The embedded database has been started, and is waited for. One that is
+		// elsewhere may be away: then writes are taken, and it is waited for beside them.
+		if c.ClickhouseURL != "" {
+			bounded, cancel := context.WithTimeout(ctx, prepareTimeout)
+			err = database(bounded)
+			cancel()
+		} else {
+			err = p.retry(ctx, "migrate", clickhouse.IsRetryable, database)
+		}
+		if clickhouse.IsRetryable(err) && c.ClickhouseURL != "" {
+			p.log.Warn("ClickHouse is not ready: the consumer starts when it is", "error", err)
+			p.startConsumerLater(ctx, kafkaCfg, &c.consumerFlags, store, database)
+			return p.startAPI(ctx, kafkaCfg, cfg, &c.httpFlags, store)
+		}
 		if err != nil {
 			return err
 		}
-		if err := p.ensureTopics(ctx, &kafkaCfg, store, true); err != nil {
+		consumerCfg := kafkaCfg
+		if err := p.consumerTopics(ctx, &consumerCfg, store, true); err != nil {
 			return err
 		}
-		if err := p.startConsumer(ctx, kafkaCfg, &c.consumerFlags, store); err != nil {
+		if err := p.startConsumer(ctx, consumerCfg, &c.consumerFlags, store); err != nil {
 			return err
 		}
 		return p.startAPI(ctx, kafkaCfg, cfg, &c.httpFlags, store)
@@ -96,7 +116,8 @@ type apiCmd struct {
 	clickhouseFlags
 }
 
-// Run starts the API on a Kafka and a ClickHouse that are elsewhere.
+// Run starts the API on a Kafka and a ClickHouse that are elsewhere. It only
+// reads from ClickHouse, which may be away.
 func (c *apiCmd) Run(ctx context.Context, e *env) error {
 	cfg, err := c.httpFlags.config()
 	kafkaCfg, clickhouseCfg, moreErr := remote(&c.kafkaFlags, &c.clickhouseFlags)
@@ -105,11 +126,8 @@ func (c *apiCmd) Run(ctx context.Context, e *env) error {
 	}
 	p := newProcess(e)
 	return p.run(ctx, func(ctx context.Context) error {
-		store, err := p.openStore(ctx, clickhouseCfg)
+		store, err := p.openStore(clickhouseCfg)
 		if err != nil {
-			return err
-		}
-		if err := p.ensureTopics(ctx, &kafkaCfg, store, true); err != nil {
 			return err
 		}
 		return p.startAPI(ctx, kafkaCfg, cfg, &c.httpFlags, store)
@@ -131,11 +149,15 @@ func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 	}
 	p := newProcess(e)
 	return p.run(ctx, func(ctx context.Context) error {
-		store, err := p.openStore(ctx, clickhouseCfg)
+		store, err := p.openStore(clickhouseCfg)
 		if err != nil {
 			return err
 		}
-		if err := p.ensureTopics(ctx, &kafkaCfg, store, false); err != nil {
+		err = p.retry(ctx, "migrate", clickhouse.IsRetryable, func(ctx context.Context) error { return migrate(ctx, store, p.log) })
+		if err != nil {
+			return err
+		}
+		if err := p.consumerTopics(ctx, &kafkaCfg, store, false); err != nil {
 			return err
 		}
 		if err := p.startConsumer(ctx, kafkaCfg, &c.consumerFlags, store); err != nil {
@@ -204,6 +226,8 @@ type process struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	pprof    string
+	// patience is how long a step of the start is tried; 0 for as long as it takes.
+	patience time.Duration
 }
 
 // memoryLimit is Go's soft limit of memory where GOMEMLIMIT does not set one:
@@ -218,7 +242,7 @@ func newProcess(e *env) *process {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return &process{parts: newParts(), log: e.log, registry: registry, pprof: e.pprof}
+	return &process{parts: newParts(), log: e.log, registry: registry, pprof: e.pprof, patience: startTimeout}
 }
 
 // run starts the parts, waits for ctx or for one of them to end, and stops
@@ -262,16 +286,14 @@ func (p *process) starting(ctx context.Context, start func(context.Context) erro
 	}
 }
 
-// openStore connects to the database and migrates it.
-func (p *process) openStore(ctx context.Context, cfg clickhouse.Config) (*clickhouse.Store, error) {
+// openStore returns the database, which need not answer yet.
+func (p *process) openStore(cfg clickhouse.Config) (*clickhouse.Store, error) {
 	store, err := clickhouse.New(cfg, p.log, p.registry)
 	if err != nil {
 		return nil, err
 	}
 	p.onStop("clickhouse client", func() error { store.Close(); return nil })
-	return store, p.retry(ctx, "migrate", clickhouse.IsRetryable, func(ctx context.Context) error {
-		return migrate(ctx, store, p.log)
-	})
+	return store, nil
 }
 
 func migrate(ctx context.Context, store *clickhouse.Store, log *slog.Logger) error {
@@ -306,97 +328,14 @@ func setRetention(ctx context.Context, store *clickhouse.Store, keep *time.Durat
 	return nil
 }
 
-var (
-	errNotDrained     = errors.New("the generation before is not drained: consume it to its end first")
-	errGenerationOver = errors.New("a later generation has begun: writes to this one would lose to its")
-)
-
-// generationOver says that a generation takes no writes any more.
-func generationOver(generation, last int) error {
-	return fmt.Errorf("generation %d: %w; give --kafka-generation=%d", generation, errGenerationOver, last)
-}
-
-// ensureTopics makes the topics, and checks that the events topic is the one
-// that the database knows, with all that was applied of it, and that its
-// generation's time has come; and, for a process that writes, is not over. It
-// puts the number of its partitions and its id into cfg.
-func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config, store *clickhouse.Store, writes bool) error {
-	err := p.retry(ctx, "compare the generations",
-		func(err error) bool { return !errors.Is(err, errNotDrained) && !errors.Is(err, errGenerationOver) },
-		func(ctx context.Context) error { return p.checkGeneration(ctx, *cfg, store, writes) })
-	if err != nil {
-		return err
-	}
-	var info kafka.TopicInfo
-	err = p.retry(ctx, "reach Kafka", func(err error) bool { return !errors.Is(err, kafka.ErrTopicMismatch) },
-		func(ctx context.Context) (err error) {
-			info, err = kafka.EnsureTopics(ctx, *cfg, p.log)
-			return err
-		})
-	if err != nil {
-		return err
-	}
-	cfg.Partitions, cfg.TopicID = info.Partitions, info.ID
-	err = p.retry(ctx, "record the topic", recordRetryable, func(ctx context.Context) error {
-		return store.RecordTopic(ctx, info.Generation, info.Topic, info.ID, info.Partitions)
-	})
-	if err != nil {
-		return err
-	}
-	return p.retry(ctx, "compare the log with the commits", func(err error) bool { return !errors.Is(err, kafka.ErrDataLoss) },
-		func(ctx context.Context) error { return kafka.CheckCommits(ctx, *cfg, p.log) })
-}
-
-// checkGeneration compares the generation with those before and after it. A
-// generation begins once all before it are applied: an update in it could else
-// meet an event whose create is not. Once it has begun, records that come late
-// to one before are only warned of; Kafka forgets the commits of a topic that
-// nobody reads any more, before its last records.
-func (p *process) checkGeneration(ctx context.Context, cfg kafka.Config, store *clickhouse.Store, writes bool) error {
-	begun, err := store.Generations(ctx)
-	if err != nil {
-		return err
-	}
-	if len(begun) > 0 && begun[len(begun)-1] > cfg.Generation {
-		last := begun[len(begun)-1]
-		if writes {
-			return generationOver(cfg.Generation, last)
-		}
-		p.log.Warn("a later generation has begun, and this one is only drained", "generation", cfg.Generation, "later", last)
-		return nil
-	}
-	if cfg.Generation == 1 {
-		return nil
-	}
-	generations, err := kafka.Generations(ctx, cfg, p.log)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, g := range generations {
-		switch {
-		case g.Number >= cfg.Generation || g.Pending == 0:
-		case slices.Contains(begun, cfg.Generation):
-			p.log.Warn("records of an earlier generation are not applied", "topic", g.Topic, "records", g.Pending)
-		default:
-			errs = append(errs, fmt.Errorf("generation %d: %w: group %q has not applied %d records of %s",
-				cfg.Generation, errNotDrained, cfg.Group, g.Pending, g.Topic))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// recordRetryable reports whether the topic may be the right one, for all that
-// the database could say.
-func recordRetryable(err error) bool {
-	return !errors.Is(err, clickhouse.ErrTopicRecreated) && !errors.Is(err, clickhouse.ErrPartitionsChanged)
-}
-
-// retry takes a step of the start until it succeeds, within startTimeout: the
-// servers may be starting too.
+// retry takes a step of the start until it succeeds, within the process's
+// patience: the servers may be starting too.
 func (p *process) retry(ctx context.Context, what string, retryable func(error) bool, step func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
+	if p.patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.patience)
+		defer cancel()
+	}
 	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 5*time.Second) {
 		err := step(ctx)
 		if err == nil {
@@ -414,6 +353,31 @@ func (p *process) retry(ctx context.Context, what string, retryable func(error) 
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
+}
+
+// startConsumerLater starts a consumer once the database is ready, however long
+// that takes.
+func (p *process) startConsumerLater(
+	ctx context.Context, cfg kafka.Config, flags *consumerFlags, store *clickhouse.Store, database func(context.Context) error,
+) {
+	inner := &process{parts: newParts(), log: p.log, registry: p.registry}
+	p.start(ctx, "consumer", func(ctx context.Context) error {
+		err := inner.retry(ctx, "prepare ClickHouse", clickhouse.IsRetryable, database)
+		if err == nil {
+			err = inner.consumerTopics(ctx, &cfg, store, true)
+		}
+		if err == nil {
+			err = inner.startConsumer(ctx, cfg, flags, store)
+		}
+		if err == nil {
+			p.log.Info("ClickHouse is ready, and the consumer is started")
+			inner.wait(ctx)
+		}
+		if ctx.Err() != nil {
+			err = nil // told to stop
+		}
+		return errors.Join(err, inner.stop())
+	})
 }
 
 // startConsumer starts to apply the log.
@@ -509,7 +473,11 @@ func (p *process) watchParts(ctx context.Context, store *clickhouse.Store) error
 func (p *process) startAPI(
 	ctx context.Context, kafkaCfg kafka.Config, cfg api.Config, flags *httpFlags, store *clickhouse.Store,
 ) error {
-	kafkaCfg.ClientMetrics = p.registry
+	fence, err := p.apiTopics(ctx, &kafkaCfg, store)
+	if err != nil {
+		return err
+	}
+	kafkaCfg.ClientMetrics, kafkaCfg.Producer.Fence = p.registry, fence
 	watcher, err := kafka.NewWatcher(kafkaCfg, p.log)
 	if err != nil {
 		return err
