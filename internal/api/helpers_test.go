@@ -146,7 +146,7 @@ func (f *fakePorts) last(tb testing.TB) any {
 	return f.asked[len(f.asked)-1]
 }
 
-func (f *fakePorts) Event(_ context.Context, ref event.Ref) (*event.Event, error) {
+func (f *fakePorts) Event(_ context.Context, ref event.Ref, _ int) (*event.Event, error) {
 	f.ask(ref)
 	return f.event, f.queryErr
 }

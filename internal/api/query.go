@@ -46,7 +46,7 @@ func (s *Server) getEvent(x *exchange) error {
 	}
 	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.QueryTimeout)
 	defer cancel()
-	e, err := s.ports.Events.Event(ctx, ref)
+	e, err := s.ports.Events.Event(ctx, ref, 0)
 	if err != nil {
 		return storageProblem(err)
 	}

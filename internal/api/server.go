@@ -51,9 +51,11 @@ type Histories interface {
 
 // Events reads events.
 type Events interface {
-	// Event returns the event, or nil where there is none.
-	Event(ctx context.Context, ref event.Ref) (*event.Event, error)
-	// Conversation returns a page of a conversation's events.
+	// Event returns the event, or nil where there is none. One that takes more
+	// than bytesMax bytes of memory is a [*event.LargeError].
+	Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error)
+	// Conversation returns a page of a conversation's events. A page ends early
+	// at q.BytesMax; a first event that takes more is a [*event.LargeError].
 	Conversation(ctx context.Context, q event.PageQuery) (event.Page, error)
 	// Ready reports why the database cannot be read.
 	Ready(ctx context.Context) error

@@ -123,7 +123,7 @@ func answers(t *testing.T, store *clickhouse.Store, w *world, conversations []st
 	put("occupancy", occupancy, err)
 	for i, id := range ids {
 		if i%40 == 0 {
-			e, err := store.Event(ctx, w.refs[id])
+			e, err := store.Event(ctx, w.refs[id], 0)
 			put(fmt.Sprint("event ", id), e, err)
 		}
 	}
@@ -131,9 +131,17 @@ func answers(t *testing.T, store *clickhouse.Store, w *world, conversations []st
 		if i%20 == 0 {
 			for after, page := (*event.ID)(nil), 0; page == 0 || after != nil; page++ {
 				p, err := store.Conversation(ctx, event.PageQuery{ConversationID: name, After: after, LimitEvents: 3, WithEmbeddings: true})
+				p.Bytes = 0 // unmerged versions count
 				put(fmt.Sprint("page ", page, " of ", name), p, err)
 				after = p.Next
 			}
+			// Of events that need to be measured first.
+			_, err := store.Conversation(ctx, event.PageQuery{ConversationID: name, LimitEvents: 10, WithEmbeddings: true, BytesMax: 1})
+			var large *event.LargeError
+			put("size of the first event of "+name, errors.As(err, &large), nil)
+			p, err := store.Conversation(ctx, event.PageQuery{ConversationID: name, LimitEvents: 10, WithEmbeddings: true, BytesMax: 4000})
+			p.Bytes = 0
+			put("short page of "+name, p, err)
 		}
 	}
 	whole := event.Filter{SinceMicros: at(t, "2026-01-01T00:00:00Z"), UntilMicros: at(t, "2026-12-01T00:00:00Z")}
@@ -406,7 +414,7 @@ func TestClusterShardDown(t *testing.T) {
 	if err != nil || len(page.Events) != 1 {
 		t.Errorf("a conversation of the shard that is up: %d events, %v", len(page.Events), err)
 	}
-	if e, err := store.Event(t.Context(), event.Ref{ID: rowsHere.Cores[0].ID}); err != nil || e == nil {
+	if e, err := store.Event(t.Context(), event.Ref{ID: rowsHere.Cores[0].ID}, 0); err != nil || e == nil {
 		t.Errorf("an event of the shard that is up: %v, %v", e, err)
 	}
 	c.Start(t, 1)

@@ -110,8 +110,9 @@ type Config struct {
 	// LookupKeysMax is the most keys of one query of a lookup. Default:
 	// [DefaultLookupKeysMax].
 	LookupKeysMax int
-	// PageBytesMax bounds the contents of one page of a conversation, which ends
-	// early there; it always has one event. Default: [DefaultPageBytesMax].
+	// PageBytesMax bounds the memory of one event, or of one page of a
+	// conversation, where the reader states no bound. Default:
+	// [DefaultPageBytesMax].
 	PageBytesMax int
 }
 

@@ -91,7 +91,7 @@ func TestErasure(t *testing.T) {
 		t.Fatal("the content was never there, so this test shows nothing")
 	}
 	insert(t, store, tombstones(gone, 10))
-	if e, err := store.Event(t.Context(), event.Ref{ID: gone}); err != nil || e != nil {
+	if e, err := store.Event(t.Context(), event.Ref{ID: gone}, 0); err != nil || e != nil {
 		t.Fatalf("got %v, %v right after the delete", e, err)
 	}
 	deadline := time.Now().Add(60 * time.Second)
@@ -133,10 +133,10 @@ func TestErasure(t *testing.T) {
 	}
 	// Nothing of the log can bring it back.
 	insert(t, store, rows)
-	if e, err := store.Event(t.Context(), event.Ref{ID: gone}); err != nil || e != nil {
+	if e, err := store.Event(t.Context(), event.Ref{ID: gone}, 0); err != nil || e != nil {
 		t.Fatalf("got %v, %v after a replay", e, err)
 	}
-	if e, err := store.Event(t.Context(), event.Ref{ID: kept}); err != nil || e == nil || e.InputEmbeddings.Dimensions() != 3 {
+	if e, err := store.Event(t.Context(), event.Ref{ID: kept}, 0); err != nil || e == nil || e.InputEmbeddings.Dimensions() != 3 {
 		t.Fatalf("the other event: got %v, %v", e, err)
 	}
 }

@@ -23,19 +23,26 @@ WHERE indexHint((toDate(timestamp), conversation_hash, timestamp, id) IN (SELECT
 // Cores returns the core row with the highest version of each of the events
 // that has one within the retention, tombstones too. Duplicate ids are allowed.
 func (s *Store) Cores(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error) {
+	return s.coresInto(ctx, ids, nil)
+}
+
+func (s *Store) coresInto(ctx context.Context, ids []event.ID, into *room) (map[event.ID]event.Core, error) {
 	cores := make(map[event.ID]event.Core, len(ids))
 	err := s.eachKeys(ctx, "cores", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
 		r := newCoreResult()
 		return ch.Query{
-			Body:   "SELECT " + coreColumns + " FROM events" + byKey + " AND visible",
-			Result: r.result(),
+			Body:     "SELECT " + coreColumns + " FROM events" + into.final() + byKey + " AND visible",
+			Settings: into.settings(),
+			Result:   r.result(),
 			OnResult: func(context.Context, proto.Block) error {
 				for i := range r.id {
 					if old, ok := cores[event.ID(r.id[i])]; !ok || event.Version(r.version[i]) > old.Version {
-						cores[event.ID(r.id[i])] = r.core(i)
+						core := r.core(i)
+						cores[core.ID] = core
+						into.takeCore(&core)
 					}
 				}
-				return nil
+				return into.check()
 			},
 		}
 	})

@@ -35,8 +35,10 @@ func (s *Store) readSettings() []ch.Setting {
 var groupsOnShards = setting("distributed_group_by_no_merge", "2") //nolint:gochecknoglobals // a constant
 
 // Event returns the event, or nil when there is none or it is deleted. An
-// internal id is found by its alias only.
-func (s *Store) Event(ctx context.Context, ref event.Ref) (*event.Event, error) {
+// internal id is found by its alias only. An event that takes more than
+// bytesMax bytes of memory is a [*event.LargeError]; a bytesMax of 0 stands for
+// [Config.PageBytesMax].
+func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error) {
 	id := ref.ID
 	if ref.Alias != "" {
 		rows, err := s.Aliases(ctx, []string{ref.Alias})
@@ -49,96 +51,55 @@ func (s *Store) Event(ctx context.Context, ref event.Ref) (*event.Event, error) 
 		}
 		id = row.ID
 	}
-	cores, err := s.Cores(ctx, []event.ID{id})
+	orDefault(&bytesMax, s.cfg.PageBytesMax)
+	r := &room{left: bytesMax}
+	for range measuresMax {
+		e, err := s.event(ctx, id, ref.Alias, r)
+		if !isTooLarge(err) {
+			return e, err
+		}
+		size, err := s.eventSize(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if size > bytesMax {
+			return nil, &event.LargeError{Bytes: size}
+		}
+		r = &room{left: bytesMax, newest: true}
+	}
+	return nil, &event.LargeError{Bytes: 2 * bytesMax} // it grows faster than it can be measured
+}
+
+func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (*event.Event, error) {
+	cores, err := s.coresInto(ctx, []event.ID{id}, r)
 	if err != nil {
 		return nil, err
 	}
 	core, ok := cores[id]
-	if !ok || core.Deleted || core.Alias != ref.Alias {
+	if !ok || core.Deleted || core.Alias != alias {
 		return nil, nil
 	}
 	// The core row comes first: what is deleted after it shows as a tombstone
 	// in the other tables, which are written before.
-	events, err := s.assemble(ctx, []event.Core{core}, true)
+	events, err := s.assemble(ctx, []event.Core{core}, true, r)
 	if err != nil || len(events) == 0 {
 		return nil, err
 	}
 	return &events[0], nil
 }
 
-// Conversation returns a page of a conversation's events. It ends early, with
-// Next set, where its contents reach [Config.PageBytesMax].
-func (s *Store) Conversation(ctx context.Context, q event.PageQuery) (event.Page, error) {
-	body := "SELECT " + coreColumns + " FROM events FINAL PREWHERE visible AND conversation_hash = {hash:UInt32}"
-	params := parameters{}.uint("hash", uint64(event.ConversationHash(q.ConversationID))).
-		text("conversation_id", q.ConversationID)
-	where := " WHERE deleted = 0 AND conversation_id = {conversation_id:String}"
-	if q.After != nil {
-		const after = "fromUnixTimestamp64Micro({after:Int64}, 'UTC')"
-		body += " AND timestamp >= " + after + " AND indexHint(toDate(timestamp) >= toDate(" + after + "))"
-		where += " AND (timestamp, id) > (" + after + ", {after_id:UUID})"
-		params = params.int("after", q.After.Micros()).text("after_id", q.After.String())
-	}
-	r := newCoreResult()
-	var cores []event.Core
-	err := s.query(ctx, "conversation", s.cfg.QueryTimeout, ch.Query{
-		Body:       body + where + " ORDER BY timestamp, id LIMIT {limit:UInt64}",
-		Parameters: params.int("limit", int64(q.LimitEvents)+1),
-		Settings:   s.readSettings(),
-		Result:     r.result(),
-		OnResult: func(context.Context, proto.Block) error {
-			for i := range r.id {
-				cores = append(cores, r.core(i))
-			}
-			return nil
-		},
-	})
-	if err != nil {
-		return event.Page{}, err
-	}
-	var page event.Page
-	end := func(n int) {
-		cores = cores[:n]
-		next := cores[n-1].ID
-		page.Next = &next
-	}
-	if len(cores) > q.LimitEvents {
-		end(q.LimitEvents)
-	}
-	fits, err := s.fits(ctx, cores)
-	if err != nil {
-		return event.Page{}, err
-	}
-	if fits < len(cores) {
-		end(fits)
-	}
-	page.Events, err = s.assemble(ctx, cores, q.WithEmbeddings)
-	if err != nil {
-		return event.Page{}, err
-	}
-	return page, nil
-}
-
-// fits is how many of the events, from the first, have contents within the
-// bound of a page. It is at least one, where there is one.
-func (s *Store) fits(ctx context.Context, cores []event.Core) (int, error) {
-	if len(cores) < 2 {
-		return len(cores), nil
-	}
-	sizes := make(map[event.ID]uint64, len(cores))
-	var (
-		id   proto.ColUUID
-		size proto.ColUInt64
-	)
-	// All versions count, because all of them will be read.
-	err := s.eachKeys(ctx, "content_sizes", s.cfg.QueryTimeout, coreIDs(cores), func(byKey string) ch.Query {
+// eventSize is the memory that the event takes.
+func (s *Store) eventSize(ctx context.Context, id event.ID) (int, error) {
+	events := []sized{{id: id, bytes: eventBytes}}
+	var bytes proto.ColUInt64
+	err := s.eachKeys(ctx, "sizes", s.cfg.QueryTimeout, []event.ID{id}, func(byKey string) ch.Query {
 		return ch.Query{
-			Body:     "SELECT id, sum(length(content)) AS size FROM event_contents" + byKey + " GROUP BY id",
+			Body:     "SELECT toUInt64(" + coreBytes + ") AS bytes FROM events FINAL" + byKey,
 			Settings: s.readSettings(),
-			Result:   proto.Results{{Name: "id", Data: &id}, {Name: "size", Data: &size}},
+			Result:   proto.Results{{Name: "bytes", Data: &bytes}},
 			OnResult: func(context.Context, proto.Block) error {
-				for i := range id {
-					sizes[event.ID(id[i])] = size[i]
+				for _, n := range bytes {
+					events[0].bytes += int(n)
 				}
 				return nil
 			},
@@ -147,22 +108,117 @@ func (s *Store) fits(ctx context.Context, cores []event.Core) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	var sum uint64
-	for i, c := range cores {
-		sum += sizes[c.ID]
-		if i > 0 && sum > uint64(s.cfg.PageBytesMax) {
-			return i, nil
-		}
-	}
-	return len(cores), nil
+	err = s.measure(ctx, events, true)
+	return events[0].bytes, err
 }
 
-func coreIDs(cores []event.Core) []event.ID {
-	ids := make([]event.ID, len(cores))
-	for i := range cores {
-		ids[i] = cores[i].ID
+// Conversation returns a page of a conversation's events. It ends early, with
+// Next set, before an event that does not fit into q.BytesMax, by default
+// [Config.PageBytesMax]; a first event that does not is a [*event.LargeError].
+// Embeddings count where they are asked for.
+func (s *Store) Conversation(ctx context.Context, q event.PageQuery) (event.Page, error) {
+	orDefault(&q.BytesMax, s.cfg.PageBytesMax)
+	// No event takes less.
+	q.LimitEvents = min(q.LimitEvents, max(1, q.BytesMax/eventBytes))
+	r, next := &room{left: q.BytesMax}, 1 // one event more tells whether there is a next page
+	for range measuresMax {
+		page, err := s.page(ctx, q, next, r)
+		if !isTooLarge(err) {
+			return page, err
+		}
+		events, err := s.pageSizes(ctx, q)
+		if err != nil {
+			return event.Page{}, err
+		}
+		n := fitting(events, q.BytesMax)
+		if n == 0 && len(events) > 0 {
+			return event.Page{}, &event.LargeError{Bytes: events[0].bytes}
+		}
+		r = &room{left: q.BytesMax, newest: true}
+		if n < len(events) {
+			// There is a next page, whose first event must not be read with this one:
+			// it may be the one that does not fit.
+			q.LimitEvents, next = n, 0
+		}
 	}
-	return ids
+	return event.Page{}, &event.LargeError{Bytes: 2 * q.BytesMax} // it grows faster than it can be measured
+}
+
+// page reads a page into the room. next is 1 where one event more is read to
+// tell whether there is a next page, and 0 where there is one.
+func (s *Store) page(ctx context.Context, q event.PageQuery, next int, r *room) (event.Page, error) {
+	from, params := pageFrom(q)
+	columns := newCoreResult()
+	var cores []event.Core
+	err := s.query(ctx, "conversation", s.cfg.QueryTimeout, ch.Query{
+		Body:       "SELECT " + coreColumns + from,
+		Parameters: params.int("limit", int64(q.LimitEvents+next)),
+		Settings:   append(s.readSettings(), r.settings()...),
+		Result:     columns.result(),
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range columns.id {
+				cores = append(cores, columns.core(i))
+				r.takeCore(&cores[len(cores)-1])
+			}
+			return r.check()
+		},
+	})
+	if err != nil {
+		return event.Page{}, err
+	}
+	var page event.Page
+	if len(cores) == q.LimitEvents+next {
+		cores = cores[:q.LimitEvents]
+		next := cores[q.LimitEvents-1].ID
+		page.Next = &next
+	}
+	if page.Events, err = s.assemble(ctx, cores, q.WithEmbeddings, r); err != nil {
+		return event.Page{}, err
+	}
+	page.Bytes = q.BytesMax - r.left
+	return page, nil
+}
+
+// pageSizes is the sizes of the page's events and of the one after them.
+func (s *Store) pageSizes(ctx context.Context, q event.PageQuery) ([]sized, error) {
+	from, params := pageFrom(q)
+	var (
+		id     proto.ColUUID
+		bytes  proto.ColUInt64
+		events []sized
+	)
+	err := s.query(ctx, "sizes", s.cfg.QueryTimeout, ch.Query{
+		Body:       "SELECT id, toUInt64(" + coreBytes + ") AS bytes" + from,
+		Parameters: params.int("limit", int64(q.LimitEvents)+1),
+		Settings:   s.readSettings(),
+		Result:     proto.Results{{Name: "id", Data: &id}, {Name: "bytes", Data: &bytes}},
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range id {
+				events = append(events, sized{event.ID(id[i]), eventBytes + int(bytes[i])})
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return events, s.measure(ctx, events, q.WithEmbeddings)
+}
+
+// pageFrom selects the core rows of a page, at most as many as the parameter
+// "limit", which is not among params yet.
+func pageFrom(q event.PageQuery) (from string, params parameters) {
+	from = " FROM events FINAL PREWHERE visible AND conversation_hash = {hash:UInt32}"
+	params = parameters{}.uint("hash", uint64(event.ConversationHash(q.ConversationID))).
+		text("conversation_id", q.ConversationID)
+	where := " WHERE deleted = 0 AND conversation_id = {conversation_id:String}"
+	if q.After != nil {
+		const after = "fromUnixTimestamp64Micro({after:Int64}, 'UTC')"
+		from += " AND timestamp >= " + after + " AND indexHint(toDate(timestamp) >= toDate(" + after + "))"
+		where += " AND (timestamp, id) > (" + after + ", {after_id:UUID})"
+		params = params.int("after", q.After.Micros()).text("after_id", q.After.String())
+	}
+	return from + where + " ORDER BY timestamp, id LIMIT {limit:UInt64}", params
 }
 
 // fieldOf is one field of one event.
@@ -173,19 +229,22 @@ type fieldOf struct {
 
 // assemble reads what belongs to the cores and puts events together, in their
 // order, without those that turn out to have been deleted since.
-func (s *Store) assemble(ctx context.Context, cores []event.Core, withEmbeddings bool) ([]event.Event, error) {
+func (s *Store) assemble(ctx context.Context, cores []event.Core, withEmbeddings bool, r *room) ([]event.Event, error) {
 	events := make([]event.Event, 0, len(cores))
 	if len(cores) == 0 {
 		return events, nil
 	}
-	ids := coreIDs(cores)
-	contents, err := s.contents(ctx, ids)
+	ids := make([]event.ID, len(cores))
+	for i := range cores {
+		ids[i] = cores[i].ID
+	}
+	contents, err := s.contents(ctx, ids, r)
 	if err != nil {
 		return nil, err
 	}
 	var embeddings map[fieldOf]event.EmbeddingRow
 	if withEmbeddings {
-		if embeddings, err = s.embeddings(ctx, ids); err != nil {
+		if embeddings, err = s.embeddings(ctx, ids, r); err != nil {
 			return nil, err
 		}
 	}
@@ -232,7 +291,7 @@ func assembleOne(core *event.Core, contents map[fieldOf]event.ContentRow, embedd
 }
 
 // contents returns the row with the highest version of each field.
-func (s *Store) contents(ctx context.Context, ids []event.ID) (map[fieldOf]event.ContentRow, error) {
+func (s *Store) contents(ctx context.Context, ids []event.ID, r *room) (map[fieldOf]event.ContentRow, error) {
 	rows := make(map[fieldOf]event.ContentRow, 2*len(ids))
 	err := s.eachKeys(ctx, "contents", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
 		var (
@@ -243,8 +302,8 @@ func (s *Store) contents(ctx context.Context, ids []event.ID) (map[fieldOf]event
 			version       proto.ColUInt64
 		)
 		return ch.Query{
-			Body:     "SELECT id, CAST(field, 'Int8') AS field_number, kind, content, version, deleted FROM event_contents" + byKey,
-			Settings: s.readSettings(),
+			Body:     "SELECT id, CAST(field, 'Int8') AS field_number, kind, content, version, deleted FROM event_contents" + r.final() + byKey,
+			Settings: append(s.readSettings(), r.settings()...),
 			Result: proto.Results{
 				{Name: "id", Data: &id},
 				{Name: "field_number", Data: &field},
@@ -259,12 +318,14 @@ func (s *Store) contents(ctx context.Context, ids []event.ID) (map[fieldOf]event
 					if old, ok := rows[key]; !ok || event.Version(version[i]) > old.Version {
 						row := event.ContentRow{ID: key.id, Version: event.Version(version[i]), Deleted: deleted[i] != 0}
 						if row.Content.Kind = event.Kind(kind[i]); row.Content.Kind != event.KindNull {
-							row.Content.Data = append([]byte{}, content.RowBytes(i)...)
+							row.Content.Data = content.RowBytes(i)
 						}
 						rows[key] = row
 					}
 				}
-				return nil
+				r.take(len(content.Buf))
+				content.Buf = nil // the rows have it; a next block gets its own
+				return r.check()
 			},
 		}
 	})
@@ -272,7 +333,7 @@ func (s *Store) contents(ctx context.Context, ids []event.ID) (map[fieldOf]event
 }
 
 // embeddings returns the row with the highest version of each field.
-func (s *Store) embeddings(ctx context.Context, ids []event.ID) (map[fieldOf]event.EmbeddingRow, error) {
+func (s *Store) embeddings(ctx context.Context, ids []event.ID, r *room) (map[fieldOf]event.EmbeddingRow, error) {
 	rows := make(map[fieldOf]event.EmbeddingRow, 2*len(ids))
 	err := s.eachKeys(ctx, "embeddings", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
 		var (
@@ -284,8 +345,8 @@ func (s *Store) embeddings(ctx context.Context, ids []event.ID) (map[fieldOf]eve
 			deleted proto.ColUInt8
 		)
 		return ch.Query{
-			Body:     "SELECT id, CAST(field, 'Int8') AS field_number, vector, version, deleted FROM event_embeddings" + byKey,
-			Settings: s.readSettings(),
+			Body:     "SELECT id, CAST(field, 'Int8') AS field_number, vector, version, deleted FROM event_embeddings" + r.final() + byKey,
+			Settings: append(s.readSettings(), r.settings()...),
 			Result: proto.Results{
 				{Name: "id", Data: &id},
 				{Name: "field_number", Data: &field},
@@ -307,7 +368,8 @@ func (s *Store) embeddings(ctx context.Context, ids []event.ID) (map[fieldOf]eve
 					}
 					start = end
 				}
-				return nil
+				r.take(4 * len(values))
+				return r.check()
 			},
 		}
 	})

@@ -260,7 +260,7 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 			if n++; n > 100 {
 				break
 			}
-			got, err := store.Event(ctx, w.refs[id])
+			got, err := store.Event(ctx, w.refs[id], 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -279,7 +279,7 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 		}
 		absent = append(absent[:min(len(absent), 30)], w.dead[:20]...)
 		for _, ref := range absent {
-			if got, err := store.Event(ctx, ref); err != nil || got != nil {
+			if got, err := store.Event(ctx, ref, 0); err != nil || got != nil {
 				t.Fatalf("%q: got %v, %v, want nothing", ref, got, err)
 			}
 		}
@@ -524,40 +524,6 @@ func (w *world) checkViews(t *testing.T, query func(sql string) string, database
 		if diff := gocmp.Diff(view.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", view.name, diff)
 		}
-	}
-}
-
-func TestPagesAreBoundedInBytes(t *testing.T) {
-	_, server, database := migrated(t)
-	cfg := config(server, database)
-	cfg.PageBytesMax = 1000
-	store := open(t, cfg)
-	var rows event.Rows
-	for i := range 10 {
-		id := event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), "c")
-		position, version := created(int64(i))
-		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", Created: position, Version: version})
-		size := 400
-		if i == 4 {
-			size = 5000
-		}
-		rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: []byte(strings.Repeat("x", size))}, Version: version})
-	}
-	insert(t, store, rows)
-	var sizes []int
-	var after *event.ID
-	for {
-		page, err := store.Conversation(t.Context(), event.PageQuery{ConversationID: "c", After: after, LimitEvents: 100})
-		if err != nil {
-			t.Fatal(err)
-		}
-		sizes = append(sizes, len(page.Events))
-		if after = page.Next; after == nil {
-			break
-		}
-	}
-	if diff := gocmp.Diff([]int{2, 2, 1, 2, 2, 1}, sizes); diff != "" {
-		t.Error("events per page (-want +got):\n" + diff)
 	}
 }
 

@@ -113,7 +113,7 @@ func (r *retained) requireVisible(days float64, id event.ID, want bool) {
 	r.t.Helper()
 	name := r.conversation(days)
 	found := map[string]bool{}
-	e, err := r.Event(r.t.Context(), event.Ref{ID: id, Alias: name})
+	e, err := r.Event(r.t.Context(), event.Ref{ID: id, Alias: name}, 0)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -428,7 +428,7 @@ func TestVectorsAreBitExact(t *testing.T) {
 			}
 			insert(t, store, rows)
 			for i := range vectors {
-				e, err := store.Event(t.Context(), event.Ref{ID: rows.Cores[i].ID})
+				e, err := store.Event(t.Context(), event.Ref{ID: rows.Cores[i].ID}, 0)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -436,7 +436,7 @@ func compare(t *testing.T, store *clickhouse.Store, want outcome, when string) {
 		}
 	}
 	for _, ref := range sample[max(0, len(sample)-60):] {
-		e, err := store.Event(t.Context(), ref)
+		e, err := store.Event(t.Context(), ref, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

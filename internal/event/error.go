@@ -67,3 +67,13 @@ func (e *Error) Error() string {
 func Errorf(code Code, field, format string, args ...any) *Error {
 	return &Error{Code: code, Field: field, Message: fmt.Sprintf(format, args...)}
 }
+
+// LargeError says that an event takes more memory than its reader has allowed.
+// Nothing of the event is in memory then.
+type LargeError struct {
+	// Bytes is the memory that the event takes. It may be more when the event is
+	// read again, because an update came in between.
+	Bytes int
+}
+
+func (e *LargeError) Error() string { return fmt.Sprintf("the event takes %d bytes", e.Bytes) }

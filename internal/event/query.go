@@ -96,6 +96,10 @@ type PageQuery struct {
 	After          *ID
 	LimitEvents    int
 	WithEmbeddings bool
+	// BytesMax bounds the memory of the page's events. A page ends early, with
+	// Next set, before an event that does not fit; a first event that does not
+	// fit is a [*LargeError]. Default: the storage's own bound.
+	BytesMax int
 }
 
 // Page is a page of a conversation's events.
@@ -103,4 +107,6 @@ type Page struct {
 	Events []Event
 	// Next is the place to go on from; nil on the last page.
 	Next *ID
+	// Bytes is the memory of the events, at most PageQuery.BytesMax.
+	Bytes int
 }
