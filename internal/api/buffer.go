@@ -3,7 +3,6 @@ package api
 import (
 	"math/bits"
 	"sync"
-	"sync/atomic"
 )
 
 const (
@@ -15,33 +14,16 @@ const (
 	classes = 13
 )
 
-// budget bounds the bytes that requests hold at once.
-type budget struct {
-	used atomic.Int64
-	max  int64
-}
-
-// take reserves n bytes, or reports false.
-func (b *budget) take(n int64) bool {
-	if b.used.Add(n) > b.max {
-		b.used.Add(-n)
-		return false
-	}
-	return true
-}
-
-func (b *budget) give(n int64) { b.used.Add(-n) }
-
 // buffer is memory from a [buffers].
 type buffer struct {
 	b     []byte
 	class int // of the pool it goes back to; classes where it goes to none
 }
 
-// buffers hands out memory whose sum the budget bounds.
+// buffers hands out memory whose sum a share of the budget bounds.
 type buffers struct {
-	budget budget
-	pools  [classes]sync.Pool
+	share *share
+	pools [classes]sync.Pool
 }
 
 // get returns an empty buffer of at least n bytes capacity, or nil when the
@@ -57,7 +39,7 @@ func (p *buffers) get(n int) *buffer {
 	} else {
 		class = classes
 	}
-	if !p.budget.take(int64(size)) {
+	if !p.share.take(int64(size)) {
 		return nil
 	}
 	if class < classes {
@@ -73,7 +55,7 @@ func (p *buffers) put(buf *buffer) {
 	if buf == nil {
 		return
 	}
-	p.budget.give(int64(cap(buf.b)))
+	p.share.give(int64(cap(buf.b)))
 	if buf.class < classes {
 		buf.b = buf.b[:0]
 		p.pools[buf.class].Put(buf)

@@ -15,9 +15,11 @@ const (
 	DefaultBatchBytesMax      = 16 << 20
 	DefaultBatchItemsMax      = 50_000
 	DefaultInFlightBytesMax   = 256 << 20
+	DefaultAnswerBytesMax     = 64 << 20
 	DefaultConnectionsMax     = 4096
 	DefaultHeaderBytesMax     = 16 << 10
 	DefaultPageEventsMax      = 1000
+	DefaultPageBytesMax       = 64 << 20
 	DefaultRowsMax            = 10_000
 	DefaultBucketsMax         = 10_000
 	DefaultQuantilesMax       = 16
@@ -27,6 +29,9 @@ const (
 	DefaultAfterWait          = 5 * time.Second
 	DefaultRetryAfter         = time.Second
 	DefaultQueryTimeout       = 30 * time.Second
+	DefaultPageTimeout        = 30 * time.Minute
+	DefaultAnswerWait         = 10 * time.Second
+	DefaultAnswerStallTimeout = 30 * time.Second
 	DefaultReadyTimeout       = 2 * time.Second
 	DefaultHeaderTimeout      = 5 * time.Second
 	DefaultReadTimeout        = 30 * time.Second
@@ -35,6 +40,8 @@ const (
 	DefaultWriteTimeout       = 90 * time.Second
 	DefaultIdleTimeout        = 2 * time.Minute
 	DefaultShutdownTimeout    = 15 * time.Second
+
+	DefaultAnswerBytesPerSecondMin = 8 << 10
 )
 
 // Config says where a [Server] listens and what it accepts. The zero value of
@@ -60,11 +67,16 @@ type Config struct {
 	BatchBytesMax int
 	// BatchItemsMax bounds the items of a batch.
 	BatchItemsMax int
-	// InFlightBytesMax bounds the memory of all bodies being read or waiting
-	// for the log's acknowledgement; a request beyond it is answered 503. It
-	// bounds the server's memory while the log is slow or away. Beside it,
-	// what inflates compressed bodies holds up to 48 MiB, with the defaults.
+	// InFlightBytesMax bounds the memory of all requests: of the bodies being
+	// read or waiting for the log's acknowledgement, and of the answers. A body
+	// beyond it is answered 503 at once, which bounds the server's memory while
+	// the log is slow or away. Beside it, what inflates compressed bodies holds
+	// up to 48 MiB, with the defaults.
 	InFlightBytesMax int64
+	// AnswerBytesMax is how much of InFlightBytesMax is for answers, the rest
+	// being for bodies: one half for events, the other for the rows of analytics.
+	// A read beyond it waits for AnswerWait.
+	AnswerBytesMax int64
 	// ConnectionsMax bounds open connections; further ones wait in the kernel.
 	ConnectionsMax int
 	// HeaderBytesMax bounds the request line and headers.
@@ -72,6 +84,9 @@ type Config struct {
 
 	// PageEventsMax bounds the events of one page of a conversation.
 	PageEventsMax int
+	// PageBytesMax bounds the JSON of one page of a conversation. A page ends
+	// early, with a cursor, after the part that reaches it.
+	PageBytesMax int
 	// RowsMax bounds the rows that an analytics query may ask for.
 	RowsMax int
 	// BucketsMax bounds the buckets that a time series may span.
@@ -89,8 +104,22 @@ type Config struct {
 	AfterWait time.Duration
 	// RetryAfter is the Retry-After of a 503, rounded up to seconds.
 	RetryAfter time.Duration
-	// QueryTimeout bounds one read of the database.
+	// QueryTimeout bounds one read of the database, of which a page can need
+	// several.
 	QueryTimeout time.Duration
+	// PageTimeout is how long a page of a conversation may take. It ends early,
+	// with a cursor, after the part that is being sent then.
+	PageTimeout time.Duration
+	// AnswerWait is how long a read waits for memory; then it is answered 503, or
+	// a page that has begun ends early, with a cursor.
+	AnswerWait time.Duration
+	// AnswerBytesPerSecondMin is the least rate at which a reader must take an
+	// answer that is sent by the piece, on average, with AnswerStallTimeout in
+	// advance. An answer that is taken slower is broken off.
+	AnswerBytesPerSecondMin int
+	// AnswerStallTimeout is how long a reader may take nothing: see
+	// AnswerBytesPerSecondMin.
+	AnswerStallTimeout time.Duration
 	// ReadyTimeout bounds the checks of /readyz.
 	ReadyTimeout time.Duration
 	// HeaderTimeout bounds the reading of a request's headers.
@@ -137,7 +166,9 @@ func (c Config) Validate() error {
 		{"InFlightBytesMax", d.InFlightBytesMax},
 		{"ConnectionsMax", int64(d.ConnectionsMax)},
 		{"HeaderBytesMax", int64(d.HeaderBytesMax)},
+		{"AnswerBytesMax", d.AnswerBytesMax},
 		{"PageEventsMax", int64(d.PageEventsMax)},
+		{"PageBytesMax", int64(d.PageBytesMax)},
 		{"RowsMax", int64(d.RowsMax)},
 		{"BucketsMax", int64(d.BucketsMax)},
 		{"QuantilesMax", int64(d.QuantilesMax)},
@@ -147,6 +178,10 @@ func (c Config) Validate() error {
 		{"AfterWait", int64(d.AfterWait)},
 		{"RetryAfter", int64(d.RetryAfter)},
 		{"QueryTimeout", int64(d.QueryTimeout)},
+		{"PageTimeout", int64(d.PageTimeout)},
+		{"AnswerWait", int64(d.AnswerWait)},
+		{"AnswerBytesPerSecondMin", int64(d.AnswerBytesPerSecondMin)},
+		{"AnswerStallTimeout", int64(d.AnswerStallTimeout)},
 		{"ReadyTimeout", int64(d.ReadyTimeout)},
 		{"HeaderTimeout", int64(d.HeaderTimeout)},
 		{"ReadTimeout", int64(d.ReadTimeout)},
@@ -164,8 +199,11 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("BodyBytesMax: must not be above BatchBytesMax"))
 	}
 	// Below this a single batch could never get the memory that it needs.
-	if least := 4*int64(d.BatchBytesMax) + int64(d.BatchItemsMax)*itemBytes; d.InFlightBytesMax < least {
-		errs = append(errs, fmt.Errorf("InFlightBytesMax: must be at least %d for batches of this size", least))
+	if least := 4*int64(d.BatchBytesMax) + int64(d.BatchItemsMax)*itemBytes + d.AnswerBytesMax; d.InFlightBytesMax < least {
+		errs = append(errs, fmt.Errorf("InFlightBytesMax: must be at least %d for batches of this size and AnswerBytesMax", least))
+	}
+	if d.AnswerBytesMax < answerBytesLeast {
+		errs = append(errs, fmt.Errorf("AnswerBytesMax: must be at least %d", answerBytesLeast))
 	}
 	if d.WriteTimeout < d.ReadTimeout+d.InflateTimeout+d.WaitMax {
 		errs = append(errs, errors.New("WriteTimeout: must be at least ReadTimeout, InflateTimeout and WaitMax together"))
@@ -181,7 +219,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.InFlightBytesMax, DefaultInFlightBytesMax)
 	setDefault(&c.ConnectionsMax, DefaultConnectionsMax)
 	setDefault(&c.HeaderBytesMax, DefaultHeaderBytesMax)
+	setDefault(&c.AnswerBytesMax, min(DefaultAnswerBytesMax, c.InFlightBytesMax/4))
 	setDefault(&c.PageEventsMax, DefaultPageEventsMax)
+	setDefault(&c.PageBytesMax, DefaultPageBytesMax)
 	setDefault(&c.RowsMax, DefaultRowsMax)
 	setDefault(&c.BucketsMax, DefaultBucketsMax)
 	setDefault(&c.QuantilesMax, DefaultQuantilesMax)
@@ -191,6 +231,10 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.AfterWait, DefaultAfterWait)
 	setDefault(&c.RetryAfter, DefaultRetryAfter)
 	setDefault(&c.QueryTimeout, DefaultQueryTimeout)
+	setDefault(&c.PageTimeout, DefaultPageTimeout)
+	setDefault(&c.AnswerWait, DefaultAnswerWait)
+	setDefault(&c.AnswerBytesPerSecondMin, DefaultAnswerBytesPerSecondMin)
+	setDefault(&c.AnswerStallTimeout, DefaultAnswerStallTimeout)
 	setDefault(&c.ReadyTimeout, DefaultReadyTimeout)
 	setDefault(&c.HeaderTimeout, DefaultHeaderTimeout)
 	setDefault(&c.ReadTimeout, DefaultReadTimeout)

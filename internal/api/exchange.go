@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -30,16 +31,21 @@ var (
 // exchange is one request and its answer. It is pooled: nothing of it may be
 // used after the handler returned.
 type exchange struct {
+	s      *Server
 	w      http.ResponseWriter
 	r      *http.Request
 	status int
 	out    []byte
-	// body is the memory of the request's body, reserved what it holds of the
-	// budget beside it.
-	body     *buffer
-	reserved int64
-	write    [1]event.Write
-	receipt  [1]event.Receipt
+	// sent is how many bytes of the answer went out by the piece, and sending how
+	// long that took.
+	sent    int
+	sending time.Duration
+	// body is the memory of the request's body, held what x holds of the budget
+	// beside it.
+	body    *buffer
+	held    [uses]int64
+	write   [1]event.Write
+	receipt [1]event.Receipt
 }
 
 // hold makes x the owner of the body's memory; nil stays nil.
@@ -57,26 +63,38 @@ func (x *exchange) regrow(p *buffers, n int) *buffer {
 	return larger
 }
 
-// reserve takes n bytes of the budget until the end of the request.
-func (x *exchange) reserve(b *budget, n int64) bool {
-	if !b.take(n) {
+// reserve takes n bytes of the use's share until the end of the request.
+func (x *exchange) reserve(u use, n int64) bool {
+	if !x.s.budget[u].take(n) {
 		return false
 	}
-	x.reserved += n
+	x.held[u] += n
 	return true
 }
 
-// reply sends x.out as the body of the answer.
-func (x *exchange) reply(status int, contentType []string) {
+// releaseBody gives the body's memory back, of which nothing may be used any
+// more.
+func (x *exchange) releaseBody() {
+	x.s.buffers.put(x.body)
+	x.body = nil
+}
+
+// head sets the headers that all answers have.
+func (x *exchange) head(status int, contentType []string) {
 	h := x.w.Header()
 	h["Content-Type"] = contentType
 	h["Cache-Control"] = headerNoStore
 	h["X-Content-Type-Options"] = headerNosniff
+	x.status = status
+}
+
+// reply sends x.out as the body of the answer.
+func (x *exchange) reply(status int, contentType []string) {
+	x.head(status, contentType)
 	// net/http sets the length of small answers by itself.
 	if len(x.out) >= 2<<10 {
-		h["Content-Length"] = []string{strconv.Itoa(len(x.out))}
+		x.w.Header()["Content-Length"] = []string{strconv.Itoa(len(x.out))}
 	}
-	x.status = status
 	x.w.WriteHeader(status)
 	_, _ = x.w.Write(x.out) // the client is gone; there is nobody to tell
 }
@@ -92,11 +110,14 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	s := e.s
 	x := s.exchanges.Get().(*exchange)
-	x.w, x.r = w, r
+	x.s, x.w, x.r = s, w, r
 	ctx := r.Context()
 	defer e.finish(ctx, x, start)
 	defer e.recover(ctx, x)
 	if err := e.serve(x); err != nil {
+		if x.status != 0 {
+			e.breakOff(ctx, err)
+		}
 		e.fail(ctx, x, err)
 	}
 }
@@ -136,6 +157,18 @@ func (e *endpoint) fail(ctx context.Context, x *exchange, err error) {
 	}
 }
 
+// breakOff ends the connection of an answer that has begun and cannot be
+// finished. The reader sees that it is broken: what came is no valid JSON, and
+// the last chunk is missing.
+func (e *endpoint) breakOff(ctx context.Context, err error) {
+	if !errors.Is(err, errGone) && ctx.Err() == nil {
+		e.s.metrics.cut.WithLabelValues("failed").Inc()
+		e.s.log.LogAttrs(ctx, slog.LevelError, "answer broken off",
+			slog.String("route", e.route.name()), slog.Any("error", errors.Join(err, errors.Unwrap(err))))
+	}
+	panic(http.ErrAbortHandler)
+}
+
 // recover answers a panic of the handler; it must be deferred. What was
 // panicked with is logged only where it cannot hold a payload.
 func (e *endpoint) recover(ctx context.Context, x *exchange) {
@@ -157,10 +190,11 @@ func (e *endpoint) recover(ctx context.Context, x *exchange) {
 	}
 	e.s.log.LogAttrs(ctx, slog.LevelError, "handler panicked",
 		slog.String("route", e.route.name()), slog.String("reason", reason), slog.String("stack", string(debug.Stack())))
-	if x.status == 0 {
-		x.out = appendProblem(x.out[:0], asProblem(errPanic))
-		x.reply(http.StatusInternalServerError, headerProblem)
+	if x.status != 0 {
+		panic(http.ErrAbortHandler) // or what was sent so far would look like all
 	}
+	x.out = appendProblem(x.out[:0], asProblem(errPanic))
+	x.reply(http.StatusInternalServerError, headerProblem)
 }
 
 // errPanic is what a panic is answered with.
@@ -179,8 +213,10 @@ func (e *endpoint) finish(ctx context.Context, x *exchange, start time.Time) {
 		s.log.LogAttrs(ctx, slog.LevelDebug, "request served",
 			slog.String("route", e.route.name()), slog.Int("status", x.status), slog.Duration("elapsed", elapsed))
 	}
-	s.buffers.put(x.body)
-	s.buffers.budget.give(x.reserved)
+	x.releaseBody()
+	for u := range uses {
+		x.keep(u, 0)
+	}
 	out := x.out[:0]
 	if cap(out) > outBytesKept {
 		out = nil

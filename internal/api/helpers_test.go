@@ -48,7 +48,9 @@ type fakePorts struct {
 	dbReady   func(ctx context.Context) error
 
 	event         *event.Event
-	page          event.Page
+	page          event.Page // and none after it
+	readEvent     func(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error)
+	readPage      func(ctx context.Context, q event.PageQuery) (event.Page, error)
 	count         event.ErrorCount
 	latency       []event.LatencyRow
 	conversations []event.ConversationRow
@@ -146,13 +148,23 @@ func (f *fakePorts) last(tb testing.TB) any {
 	return f.asked[len(f.asked)-1]
 }
 
-func (f *fakePorts) Event(_ context.Context, ref event.Ref, _ int) (*event.Event, error) {
+func (f *fakePorts) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error) {
 	f.ask(ref)
+	if f.readEvent != nil {
+		return f.readEvent(ctx, ref, bytesMax)
+	}
 	return f.event, f.queryErr
 }
 
-func (f *fakePorts) Conversation(_ context.Context, q event.PageQuery) (event.Page, error) {
+func (f *fakePorts) Conversation(ctx context.Context, q event.PageQuery) (event.Page, error) {
+	if f.readPage != nil {
+		return f.readPage(ctx, q)
+	}
+	q.BytesMax = 0 // depends on what others read
 	f.ask(q)
+	if f.page.Next != nil && q.After != nil && *q.After == *f.page.Next {
+		return event.Page{}, f.queryErr
+	}
 	return f.page, f.queryErr
 }
 

@@ -81,6 +81,7 @@ func (s *Server) writeOne(x *exchange) error {
 		mark = s.ports.Applied.Mark()
 	}
 	ack := s.ports.Log.Produce(x.r.Context(), x.write[:])[0]
+	x.releaseBody() // of which the log has a copy
 	if ack.Err != nil {
 		return ack.Err
 	}
@@ -164,6 +165,7 @@ func (s *Server) writeBatch(x *exchange) error {
 		mark = s.ports.Applied.Mark()
 	}
 	acks := s.ports.Log.Produce(x.r.Context(), b.writes)
+	x.releaseBody() // of which the log has a copy
 	return s.answerBatch(x, b, acks, func() bool {
 		if !waits || len(b.receipts) == 0 {
 			return false
@@ -191,7 +193,7 @@ func (s *Server) parseBatch(x *exchange, b *batch, body []byte) error {
 	if len(b.items) == 0 {
 		return event.Errorf(event.CodeRequired, "", "the batch has no items")
 	}
-	if !x.reserve(&s.buffers.budget, int64(len(b.items))*itemBytes) {
+	if !x.reserve(forBodies, int64(len(b.items))*itemBytes) {
 		return overloaded()
 	}
 	for i, item := range b.items {
@@ -267,6 +269,9 @@ func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle fun
 		x.out = appendWritten(x.out, b.writes[place].Ref().String(), acks[place].Receipt)
 	}
 	x.out = append(x.out, "]}\n"...)
+	// While the client takes the answer, nothing but that is held.
+	b.reset()
+	x.keep(forBodies, int64(len(x.out)))
 	x.reply(status, headerJSON)
 	return nil
 }

@@ -18,9 +18,10 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	accepted [event.OpDelete + 1]prometheus.Counter
 	refused  *prometheus.CounterVec
+	cut      *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer, inFlight func() float64) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, held *budget) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_api_requests_total",
@@ -43,11 +44,22 @@ func newMetrics(reg prometheus.Registerer, inFlight func() float64) (*metrics, e
 	for op := event.OpCreate; op <= event.OpDelete; op++ {
 		m.accepted[op] = accepted.WithLabelValues(op.String())
 	}
-	bytes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	m.cut = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sluice_api_answers_cut_total",
+		Help: "Answers that were not sent whole, by reason: the reader was too slow, had gone, or a later part failed; or a page that ended early because it took too long, or for want of memory.",
+	}, []string{"reason"})
+	for _, reason := range []string{"slow", "gone", "failed", "long", "overloaded"} {
+		m.cut.WithLabelValues(reason)
+	}
+	bodies := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sluice_api_in_flight_bytes",
 		Help: "Memory of the bodies being read or waiting for the log.",
-	}, inFlight)
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.refused, accepted, bytes} {
+	}, func() float64 { return float64(held[forBodies].held()) })
+	answers := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sluice_api_answer_bytes",
+		Help: "Memory of the events and rows being read from the database or on their way to a reader.",
+	}, func() float64 { return float64(held[forEvents].held() + held[forRows].held()) })
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.refused, m.cut, accepted, bodies, answers} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -38,7 +38,7 @@ const (
 	CodeUnavailable event.Code = "unavailable"
 	// CodeWritesStopped: this process takes no writes any more; another one may.
 	CodeWritesStopped event.Code = "writes_stopped"
-	// CodeOverloaded: the bodies in flight use all the memory they may.
+	// CodeOverloaded: the bodies in flight, or the answers, use all the memory they may.
 	CodeOverloaded event.Code = "overloaded"
 	// CodeNotYetApplied: the write that a read was to wait for is not applied yet.
 	CodeNotYetApplied event.Code = "not_yet_applied"
@@ -186,6 +186,9 @@ func asProblem(err error) *problem {
 
 // storageProblem says how an error of the database is answered.
 func storageProblem(err error) error {
+	if err == nil {
+		return nil
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return &problem{
 			status: http.StatusServiceUnavailable, code: CodeQueryTimeout,

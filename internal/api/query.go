@@ -44,18 +44,23 @@ func (s *Server) getEvent(x *exchange) error {
 	if err := s.waitForReceipts(x, after); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.QueryTimeout)
-	defer cancel()
-	e, err := s.ports.Events.Event(ctx, ref, 0)
+	var e *event.Event
+	err = x.readEvents(eventBytesFirst, func(ctx context.Context, bytesMax int) (int, error) {
+		var err error
+		e, err = s.ports.Events.Event(ctx, ref, bytesMax)
+		return bytesMax, err
+	})
 	if err != nil {
-		return storageProblem(err)
+		return err
 	}
 	if e == nil {
 		return event.Errorf(event.CodeUnknownEvent, "id", "names no event, or one that was deleted")
 	}
-	x.out = append(e.AppendJSON(x.out, true), '\n')
-	x.reply(http.StatusOK, headerJSON)
-	return nil
+	if x.out, err = e.SpillJSON(x.out, true, x.spill); err != nil {
+		return err
+	}
+	x.out = append(x.out, '\n')
+	return x.end()
 }
 
 func (s *Server) listConversation(x *exchange) error {
@@ -86,29 +91,7 @@ func (s *Server) listConversation(x *exchange) error {
 	if err := s.waitForReceipts(x, after); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.QueryTimeout)
-	defer cancel()
-	page, err := s.ports.Events.Conversation(ctx, q)
-	if err != nil {
-		return storageProblem(err)
-	}
-	x.out = append(x.out, `{"events":[`...)
-	for i := range page.Events {
-		if i > 0 {
-			x.out = append(x.out, ',')
-		}
-		x.out = page.Events[i].AppendJSON(x.out, q.WithEmbeddings)
-	}
-	x.out = append(x.out, `],"next_cursor":`...)
-	if page.Next == nil {
-		x.out = append(x.out, "null}\n"...)
-	} else {
-		x.out = append(x.out, '"')
-		x.out = appendCursor(x.out, *page.Next, q.ConversationID)
-		x.out = append(x.out, "\"}\n"...)
-	}
-	x.reply(http.StatusOK, headerJSON)
-	return nil
+	return s.sendPage(x, q)
 }
 
 // appendCursor appends the text of a place in a conversation: the id of the
@@ -140,21 +123,51 @@ func (s *Server) analysis(x *exchange) (*params, event.Filter, []event.Receipt, 
 	return p, p.filter(s.cfg.Now(), s.cfg.MetadataFiltersMax), s.after(p), nil
 }
 
-// ask runs a query once its parameters are in order and its receipts applied.
-func (s *Server) ask(x *exchange, p *params, after []event.Receipt, query func(context.Context) error) error {
+// question is one of analytics.
+type question struct {
+	// rowsMax and rowBytes bound the rows of the answer, and the memory of each.
+	rowsMax, rowBytes int
+	// ask runs the query and returns the number of rows.
+	ask func(ctx context.Context) (rows int, err error)
+	// begin, row and end append the answer's JSON to x.out. row, for row i, may be nil.
+	begin, end string
+	row        func(i int)
+}
+
+// rowBytesMin is what a row takes beside its texts and quantiles.
+const rowBytesMin = 128
+
+// ask runs a query once its parameters are in order and its receipts applied,
+// and sends its answer.
+func (s *Server) ask(x *exchange, p *params, after []event.Receipt, q question) error {
 	if err := p.finish(); err != nil {
 		return err
 	}
 	if err := s.waitForReceipts(x, after); err != nil {
 		return err
 	}
+	if err := x.waitFor(forRows, readFactor*int64(q.rowsMax)*int64(q.rowBytes)+sendBytes); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.QueryTimeout)
-	defer cancel()
-	if err := query(ctx); err != nil {
+	rows, err := q.ask(ctx)
+	cancel()
+	if err != nil {
 		return storageProblem(err)
 	}
-	x.reply(http.StatusOK, headerJSON)
-	return nil
+	x.keep(forRows, int64(rows)*int64(q.rowBytes)+sendBytes)
+	x.out = append(x.out, q.begin...)
+	for i := range rows {
+		if i > 0 {
+			x.out = append(x.out, ',')
+		}
+		q.row(i)
+		if err := x.full(); err != nil {
+			return err
+		}
+	}
+	x.out = append(x.out, q.end...)
+	return x.end()
 }
 
 func (s *Server) analyseErrors(x *exchange) error {
@@ -162,22 +175,25 @@ func (s *Server) analyseErrors(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	return s.ask(x, p, after, func(ctx context.Context) error {
-		count, err := s.ports.Analytics.Errors(ctx, f)
-		if err != nil {
-			return err
-		}
-		x.out = appendMember(x.out, '{', "event_name")
-		if f.EventName == "" {
-			x.out = append(x.out, "null"...)
-		} else {
-			x.out = appendString(x.out, f.EventName)
-		}
-		x.out = appendCount(append(x.out, ','), count)
-		x.out = appendTime(appendMember(x.out, ',', "since"), f.SinceMicros)
-		x.out = appendTime(appendMember(x.out, ',', "until"), f.UntilMicros)
-		x.out = append(x.out, "}\n"...)
-		return nil
+	var count event.ErrorCount
+	return s.ask(x, p, after, question{
+		rowsMax: 1, rowBytes: rowBytesMin,
+		ask: func(ctx context.Context) (rows int, err error) {
+			count, err = s.ports.Analytics.Errors(ctx, f)
+			return 1, err
+		},
+		row: func(int) {
+			x.out = appendMember(x.out, '{', "event_name")
+			if f.EventName == "" {
+				x.out = append(x.out, "null"...)
+			} else {
+				x.out = appendString(x.out, f.EventName)
+			}
+			x.out = appendCount(append(x.out, ','), count)
+			x.out = appendTime(appendMember(x.out, ',', "since"), f.SinceMicros)
+			x.out = appendTime(appendMember(x.out, ',', "until"), f.UntilMicros)
+		},
+		end: "}\n",
 	})
 }
 
@@ -191,15 +207,19 @@ func (s *Server) analyseLatency(x *exchange) error {
 	q.Quantiles, names = p.quantiles(s.cfg.QuantilesMax)
 	q.LimitRows = p.count("limit", defaultRows, s.cfg.RowsMax)
 	q.ByConversation, q.ByEventName = p.groups()
-	return s.ask(x, p, after, func(ctx context.Context) error {
-		rows, err := s.ports.Analytics.Latency(ctx, q)
-		if err != nil {
-			return err
-		}
-		x.out = append(x.out, `{"rows":[`...)
-		for i := range rows {
+	var rows []event.LatencyRow
+	return s.ask(x, p, after, question{
+		rowsMax:  q.LimitRows,
+		rowBytes: rowBytesMin + event.ConversationIDBytesMax + event.EventNameBytesMax + 8*len(names),
+		ask: func(ctx context.Context) (int, error) {
+			var err error
+			rows, err = s.ports.Analytics.Latency(ctx, q)
+			return len(rows), err
+		},
+		begin: `{"rows":[`, end: "]}\n",
+		row: func(i int) {
 			row := &rows[i]
-			x.out = appendMember(x.comma(i), '{', "conversation_id")
+			x.out = appendMember(x.out, '{', "conversation_id")
 			x.out = appendGroup(x.out, row.ConversationID, q.ByConversation)
 			x.out = appendMember(x.out, ',', "event_name")
 			x.out = appendGroup(x.out, row.EventName, q.ByEventName)
@@ -207,9 +227,7 @@ func (s *Server) analyseLatency(x *exchange) error {
 			x.out = strconv.AppendUint(x.out, row.Events, 10)
 			x.out = appendQuantiles(append(x.out, ','), names, row.Quantiles)
 			x.out = append(x.out, '}')
-		}
-		x.out = append(x.out, "]}\n"...)
-		return nil
+		},
 	})
 }
 
@@ -244,23 +262,24 @@ func (s *Server) analyseConversations(x *exchange) error {
 		EventsMin: uint64(p.count("min_events", 1, math.MaxInt)),
 		LimitRows: p.count("limit", defaultRows, s.cfg.RowsMax),
 	}
-	return s.ask(x, p, after, func(ctx context.Context) error {
-		rows, err := s.ports.Analytics.Conversations(ctx, q)
-		if err != nil {
-			return err
-		}
-		x.out = append(x.out, `{"rows":[`...)
-		for i := range rows {
+	var rows []event.ConversationRow
+	return s.ask(x, p, after, question{
+		rowsMax: q.LimitRows, rowBytes: rowBytesMin + event.ConversationIDBytesMax,
+		ask: func(ctx context.Context) (int, error) {
+			var err error
+			rows, err = s.ports.Analytics.Conversations(ctx, q)
+			return len(rows), err
+		},
+		begin: `{"rows":[`, end: "]}\n",
+		row: func(i int) {
 			row := &rows[i]
-			x.out = appendMember(x.comma(i), '{', "conversation_id")
+			x.out = appendMember(x.out, '{', "conversation_id")
 			x.out = appendString(x.out, row.ConversationID)
 			x.out = appendCount(append(x.out, ','), row.ErrorCount)
 			x.out = appendTime(appendMember(x.out, ',', "first"), row.FirstMicros)
 			x.out = appendTime(appendMember(x.out, ',', "last"), row.LastMicros)
 			x.out = append(x.out, '}')
-		}
-		x.out = append(x.out, "]}\n"...)
-		return nil
+		},
 	})
 }
 
@@ -273,24 +292,26 @@ func (s *Server) analyseTimeSeries(x *exchange) error {
 	var names []string
 	q.Quantiles, names = p.quantiles(s.cfg.QuantilesMax)
 	// The first bucket begins at a multiple of the interval, so before since.
-	if buckets := (f.UntilMicros-1)/q.IntervalMicros - f.SinceMicros/q.IntervalMicros + 1; buckets > int64(s.cfg.BucketsMax) {
+	buckets := (f.UntilMicros-1)/q.IntervalMicros - f.SinceMicros/q.IntervalMicros + 1
+	if buckets > int64(s.cfg.BucketsMax) {
 		p.fail(event.CodeInvalidValue, "interval", "makes more than %d buckets of the time asked for", s.cfg.BucketsMax)
 	}
-	return s.ask(x, p, after, func(ctx context.Context) error {
-		rows, err := s.ports.Analytics.TimeSeries(ctx, q)
-		if err != nil {
-			return err
-		}
-		x.out = append(x.out, `{"rows":[`...)
-		for i := range rows {
+	var rows []event.TimeSeriesRow
+	return s.ask(x, p, after, question{
+		rowsMax: int(buckets), rowBytes: rowBytesMin + 8*len(names),
+		ask: func(ctx context.Context) (int, error) {
+			var err error
+			rows, err = s.ports.Analytics.TimeSeries(ctx, q)
+			return len(rows), err
+		},
+		begin: `{"rows":[`, end: "]}\n",
+		row: func(i int) {
 			row := &rows[i]
-			x.out = appendTime(appendMember(x.comma(i), '{', "time"), row.Micros)
+			x.out = appendTime(appendMember(x.out, '{', "time"), row.Micros)
 			x.out = appendCount(append(x.out, ','), row.ErrorCount)
 			x.out = appendQuantiles(append(x.out, ','), names, row.Quantiles)
 			x.out = append(x.out, '}')
-		}
-		x.out = append(x.out, "]}\n"...)
-		return nil
+		},
 	})
 }
 
@@ -346,14 +367,6 @@ func (s *Server) waitForReceipts(x *exchange, receipts []event.Receipt) error {
 		status: http.StatusServiceUnavailable, code: CodeNotYetApplied, field: "after",
 		detail: "the write is acknowledged but not applied yet; read again later",
 	}
-}
-
-// comma returns x.out, with a comma where row i is not the first.
-func (x *exchange) comma(i int) []byte {
-	if i > 0 {
-		return append(x.out, ',')
-	}
-	return x.out
 }
 
 func appendMember(b []byte, before byte, name string) []byte {

@@ -3,9 +3,11 @@ package api
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sluicehq/sluice/internal/event"
@@ -203,7 +205,8 @@ func (s *Server) serveMetrics(x *exchange) error {
 }
 
 func (s *Server) openAPI(x *exchange) error {
-	x.out = append(x.out, spec.OpenAPI()...)
-	x.reply(http.StatusOK, []string{"application/yaml"})
+	x.head(http.StatusOK, []string{"application/yaml"})
+	x.w.Header()["Content-Length"] = []string{strconv.Itoa(len(spec.OpenAPI()))}
+	_, _ = io.WriteString(x.w, spec.OpenAPI()) // not copied for each reader; one that has gone is nobody to tell
 	return nil
 }

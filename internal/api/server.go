@@ -81,6 +81,9 @@ type Ports struct {
 	Metrics prometheus.Gatherer
 }
 
+// scrapesMax is how many readers of /metrics are served at once; others get 503.
+const scrapesMax = 8
+
 // Server is the HTTP API. Its methods may be called concurrently.
 type Server struct {
 	cfg         Config
@@ -89,6 +92,7 @@ type Server struct {
 	rules       event.Rules
 	clock       event.Clock // of the times at which writes are received
 	metrics     *metrics
+	budget      *budget
 	buffers     buffers
 	exchanges   sync.Pool
 	batches     sync.Pool
@@ -126,16 +130,19 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	}
 	host, _, _ := net.SplitHostPort(cfg.Addr) // checked by Validate
 	s.local = cfg.Keys == nil && isLoopbackHost(host)
-	s.buffers.budget.max = cfg.InFlightBytesMax
+	s.budget = newBudget(cfg.InFlightBytesMax, cfg.AnswerBytesMax)
+	s.buffers.share = &s.budget[forBodies]
 	s.inflateSingle, s.inflateBatch = newInflaters(inflatersSingle), newInflaters(inflatersBatch)
 	s.exchanges.New = func() any { return new(exchange) }
 	s.batches.New = func() any { return new(batch) }
 	var err error
-	if s.metrics, err = newMetrics(reg, func() float64 { return float64(s.buffers.budget.used.Load()) }); err != nil {
+	if s.metrics, err = newMetrics(reg, s.budget); err != nil {
 		return nil, fmt.Errorf("register the API's metrics: %w", err)
 	}
 	s.scrape = promhttp.HandlerFor(ports.Metrics, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
+		// Each holds all metrics until its reader has taken them.
+		MaxRequestsInFlight: scrapesMax,
 	})
 	s.handler = s.routes()
 	return s, nil
@@ -153,7 +160,7 @@ func (s *Server) Listen(ctx context.Context) error {
 	if s.listener != nil {
 		return nil
 	}
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.Addr)
+	ln, err := (&net.ListenConfig{Control: limitUnsent}).Listen(ctx, "tcp", s.cfg.Addr)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", s.cfg.Addr, err)
 	}

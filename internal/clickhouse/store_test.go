@@ -473,7 +473,7 @@ func TestLeastRights(t *testing.T) {
 		t.Errorf("generations %v, error %v", got, err)
 	}
 	id := rows.Cores[0].ID
-	if e, err := store.Event(t.Context(), event.Ref{ID: id}); err != nil || e == nil {
+	if e, err := store.Event(t.Context(), event.Ref{ID: id}, 0); err != nil || e == nil {
 		t.Errorf("event %v, error %v", e, err)
 	}
 	if page, err := store.Conversation(t.Context(), event.PageQuery{ConversationID: "c1", LimitEvents: 10}); err != nil || len(page.Events) != 1 {

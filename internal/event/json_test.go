@@ -3,9 +3,12 @@ package event_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -63,6 +66,67 @@ func TestEventAppendJSON(t *testing.T) {
 				t.Error("is not valid JSON")
 			}
 		})
+	}
+}
+
+// Events that are long in any of their fields come out the same by the piece,
+// and no piece is much longer than it may be.
+func TestEventSpillJSON(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	text := func(alphabet string) string {
+		runes := []rune(alphabet)
+		var b []byte
+		for len(b) < 100_000 {
+			for range r.IntN(3000) {
+				b = utf8.AppendRune(b, runes[r.IntN(len(runes))])
+			}
+			b = append(b, "x"[:r.IntN(2)]...)
+		}
+		return string(b)
+	}
+	invalid := make([]byte, 50_000)
+	for i := range invalid {
+		invalid[i] = byte(r.Uint32())
+	}
+	vector := make([]float32, event.EmbeddingDimensionsMax)
+	for i := range vector {
+		vector[i] = -math.MaxFloat32 / float32(i+1)
+	}
+	long := event.Event{
+		ID: "a", ConversationID: "c", EventName: "e",
+		Metadata: `{"k":"` + strings.Repeat("v", 100_000) + `"}`, Error: text("a\x00\"\\ü漢😀"),
+		Input:           event.Content{Kind: event.KindString, Data: []byte(text("漢字😀"))},
+		Output:          event.Content{Kind: event.KindJSON, Data: []byte(`["` + strings.Repeat("v", 100_000) + `"]`)},
+		InputEmbeddings: event.VectorOf(vector...), OutputEmbeddings: event.VectorOf(vector...),
+	}
+	broken := event.Event{Input: event.Content{Kind: event.KindString, Data: invalid}, Output: event.Content{Kind: event.KindString, Data: bytes.Repeat([]byte{0x80}, 30_000)}}
+	for _, e := range []event.Event{long, broken, {}} {
+		var got []byte
+		rest, err := e.SpillJSON([]byte("x"), true, func(b []byte) ([]byte, error) {
+			if most := event.JSONPieceBytes + 32<<10; len(b) < event.JSONPieceBytes || len(b) > most {
+				t.Errorf("a piece of %d bytes", len(b))
+			}
+			got = append(got, b...)
+			return b[:0], nil
+		})
+		got = append(got, rest...)
+		if want := e.AppendJSON([]byte("x"), true); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes by the piece and %d at once, error %v", len(got), len(want), err)
+		}
+		if e.ID != "" && !jsontext.Value(got[1:]).IsValid() {
+			t.Error("is not valid JSON")
+		}
+		// What quotes the whole text at once is the standard library.
+		if want, _ := jsontext.AppendQuote(nil, e.Error); e.Error != "" && !bytes.Contains(got, want) {
+			t.Error("the error is not the text")
+		}
+		if want, _ := jsontext.AppendQuote(nil, e.Input.Data); len(e.Input.Data) > 0 && !bytes.Contains(got, want) {
+			t.Error("the input is not the text")
+		}
+	}
+	gone, calls := errors.New("gone"), 0
+	if _, err := long.SpillJSON(nil, true, func(b []byte) ([]byte, error) { calls++; return b, gone }); !errors.Is(err, gone) || calls != 1 {
+		t.Errorf("error %v after %d calls", err, calls)
 	}
 }
 

@@ -1,0 +1,121 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// sendPage sends a page of a conversation in parts: each is read from the
+// database, sent, and forgotten before the next one is read, so that a slow
+// reader holds one part. Each part is the truth at its own time, as each page
+// is. A page ends early, with a cursor, where it has taken too long or would
+// take too much, or where there is no memory for its next part.
+func (s *Server) sendPage(x *exchange, q event.PageQuery) error {
+	begun := time.Now()
+	left := q.LimitEvents
+	pace := s.firstPace(left)
+	var next *event.ID
+	x.out = append(x.out, `{"events":[`...)
+	for events := 0; ; {
+		page, err := s.readPart(x, q, pace)
+		switch {
+		case err == nil:
+		case events > 0 && errors.Is(err, errNoRoom):
+			s.metrics.cut.WithLabelValues("overloaded").Inc()
+			return x.endPage(q.After, q.ConversationID)
+		default:
+			return err
+		}
+		sending := x.sending
+		for i := range page.Events {
+			if events++; events > 1 {
+				x.out = append(x.out, ',')
+			}
+			if x.out, err = page.Events[i].SpillJSON(x.out, q.WithEmbeddings, x.spill); err != nil {
+				return err
+			}
+		}
+		x.keep(forEvents, 0)
+		left -= len(page.Events)
+		next = page.Next
+		if next == nil || left == 0 || x.sent+len(x.out) >= s.cfg.PageBytesMax {
+			return x.endPage(next, q.ConversationID)
+		}
+		if time.Since(begun) >= s.cfg.PageTimeout || s.stopping() {
+			s.metrics.cut.WithLabelValues("long").Inc()
+			return x.endPage(next, q.ConversationID)
+		}
+		q.After = next
+		pace = s.nextPace(pace, x.sending-sending, page, left)
+	}
+}
+
+// readPart reads the next part of a page.
+func (s *Server) readPart(x *exchange, q event.PageQuery, p pace) (page event.Page, err error) {
+	q.LimitEvents = p.events
+	err = x.readEvents(p.bytes, func(ctx context.Context, bytesMax int) (int, error) {
+		q.BytesMax = bytesMax
+		page, err = s.ports.Events.Conversation(ctx, q)
+		return page.Bytes, err
+	})
+	return page, err
+}
+
+// endPage ends the JSON of a page, whose next one begins after the event, if
+// there is a next one.
+func (x *exchange) endPage(after *event.ID, conversationID string) error {
+	x.out = append(x.out, `],"next_cursor":`...)
+	if after == nil {
+		x.out = append(x.out, "null}\n"...)
+	} else {
+		x.out = append(x.out, '"')
+		x.out = appendCursor(x.out, *after, conversationID)
+		x.out = append(x.out, "\"}\n"...)
+	}
+	return x.end()
+}
+
+// pace is how much of a page is read at once.
+type pace struct{ bytes, events int }
+
+func (s *Server) firstPace(events int) pace {
+	if s.budget[forEvents].plenty() {
+		return pace{pageBytesFirst, events}
+	}
+	return pace{eventBytesFirst, events}
+}
+
+// nextPace follows the reader: a part should take it partTime. took is how long
+// the part before took, and left how many events are left.
+func (s *Server) nextPace(p pace, took time.Duration, page event.Page, left int) pace {
+	switch {
+	case took < partTime/2 && s.budget[forEvents].plenty():
+		p.bytes = min(2*p.bytes, pageBytesMost)
+	case took > partTime:
+		p.bytes = max(int(float64(p.bytes)*partTime.Seconds()/took.Seconds()), eventBytesFirst)
+	}
+	n := len(page.Events)
+	if n == 0 || n == p.events {
+		p.events = left
+		return p
+	}
+	// The part ended at its bytes. What does not fit is read in vain, so ask for a
+	// little less than what may fit, and for one event at least.
+	each := page.Bytes / n
+	p.bytes = max(p.bytes, each+each/4)
+	p.events = min(left, max(1, p.bytes/10*9/max(1, each)))
+	return p
+}
+
+// stopping reports whether the server is being stopped.
+func (s *Server) stopping() bool {
+	select {
+	case <-s.draining:
+		return true
+	default:
+		return false
+	}
+}
