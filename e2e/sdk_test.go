@@ -123,6 +123,7 @@ type object = map[string]any
 // reply is what a command was answered.
 type reply struct {
 	ID     string          `json:"id"`
+	IDs    []string        `json:"ids"`
 	Raised string          `json:"raised"`
 	Event  object          `json:"event"`
 	Events []object        `json:"events"`
@@ -269,6 +270,7 @@ func TestSDK(t *testing.T) {
 				"refused calls":  testSDKInvalid,
 				"refused writes": testSDKRefused,
 				"order":          testSDKOrder,
+				"conversation":   testSDKConversation,
 				"queries":        testSDKQueries,
 				"trace":          testSDKTrace,
 				"closed":         testSDKClosed,
@@ -319,6 +321,11 @@ func testSDKIDs(t *testing.T, s *sdkTest) {
 			Random         string `json:"random"`
 			ID             string `json:"id"`
 		} `json:"mint"`
+		Sequences []struct {
+			Name  string   `json:"name"`
+			First string   `json:"first"`
+			Steps []object `json:"steps"`
+		} `json:"sequences"`
 	}
 	readVectors(t, "ids.json", &vectors)
 	d := startDriver(t, s.command)
@@ -327,6 +334,57 @@ func testSDKIDs(t *testing.T, s *sdkTest) {
 		if r.ID != v.ID {
 			t.Errorf("%s: id %s, want %s", v.Name, r.ID, v.ID)
 		}
+	}
+	for _, v := range vectors.Sequences {
+		var want []string
+		for _, step := range v.Steps {
+			want = append(want, step["id"].(string))
+		}
+		got := d.must(t, "sequence", object{"first": v.First, "steps": v.Steps}).IDs
+		if diff := gocmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: ids (-want +got):\n%s", v.Name, diff)
+		}
+	}
+}
+
+// testSDKConversation tracks many events of one conversation, which are read in
+// the order of the calls.
+func testSDKConversation(t *testing.T, s *sdkTest) {
+	const events = 700 // more than a batch
+	d := s.open(t, nil)
+	for kind, members := range map[string]object{
+		"untimed":        {},
+		"equal":          {"timestamp": "2026-01-02T03:04:05.678Z"},
+		"repeated hours": {},
+		"own ids":        {},
+	} {
+		conversation := s.name + " " + kind
+		for i := range events {
+			event := with(members, object{"conversation_id": conversation, "event_name": "event_a", "latency": i})
+			switch kind {
+			case "repeated hours": // of the end of summer time
+				event["timestamp"] = "2025-10-26T02:30:00.000001+02:00"
+				if i >= events/2 {
+					event["timestamp"] = "2025-10-26T02:30:00.000001+01:00"
+				}
+			case "own ids":
+				event["id"] = fmt.Sprint(conversation, " ", i)
+			}
+			d.must(t, "track", object{"event": event})
+		}
+		got := d.must(t, "conversation", object{"id": conversation, "limit": 300, "wait": flushTime}).Events
+		if len(got) != events {
+			t.Errorf("%s: %d events, want %d", kind, len(got), events)
+		}
+		for i, e := range got {
+			if e["latency"] != float64(i) {
+				t.Errorf("%s: event %d is %v", kind, i, e["latency"])
+				break
+			}
+		}
+	}
+	if errs := d.must(t, "reported", nil).Errors; len(errs) > 0 {
+		t.Errorf("reported: %v", errs)
 	}
 }
 
