@@ -127,9 +127,27 @@ func newEncoder() *encoder {
 		newColumn("alias", "String", func(b *proto.Buffer, r *event.AliasRow, _ *uint64) { b.PutString(r.Alias) }),
 		newColumn("id", "UUID", func(b *proto.Buffer, r *event.AliasRow, _ *uint64) { putID(b, &r.ID) }),
 		newColumn("version", "UInt64", func(b *proto.Buffer, r *event.AliasRow, _ *uint64) { b.PutUInt64(uint64(r.Version)) }),
-		newColumn("deleted", "UInt8", func(b *proto.Buffer, r *event.AliasRow, _ *uint64) { b.PutBool(r.Deleted) }),
+		newColumn("deleted", "UInt8", func(b *proto.Buffer, r *event.AliasRow, _ *uint64) { b.PutUInt8(aliasState(r)) }),
 	}
 	return e
+}
+
+// The states of an alias, as its table's column "deleted" has them. A build that
+// does not know the last one takes it for the second: the alias is then not free.
+const (
+	aliasTaken uint8 = iota
+	aliasDeleted
+	aliasRefused
+)
+
+func aliasState(r *event.AliasRow) uint8 {
+	switch {
+	case r.Deleted:
+		return aliasDeleted
+	case r.Refused:
+		return aliasRefused
+	}
+	return aliasTaken
 }
 
 func newColumn[R any](name string, typ proto.ColumnType, passes ...put[R]) namedColumn[R] {

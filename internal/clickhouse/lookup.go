@@ -121,9 +121,10 @@ func (s *Store) Aliases(ctx context.Context, aliases []string) (map[string]event
 				for i := range id {
 					row := event.AliasRow{
 						Alias: alias.Row(i), ID: event.ID(id[i]),
-						Version: event.Version(version[i]), Deleted: deleted[i] != 0,
+						Version: event.Version(version[i]), Deleted: deleted[i] == aliasDeleted, Refused: deleted[i] == aliasRefused,
 					}
-					if old, ok := found[row.Alias]; !ok || row.Version > old.Version {
+					// The mark of a create that was refused outranks that create's own row.
+					if old, ok := found[row.Alias]; !ok || row.Version > old.Version || row.Version == old.Version && row.Refused {
 						found[row.Alias] = row
 					}
 				}
@@ -163,6 +164,9 @@ func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]
 			return nil, err
 		}
 		for alias, row := range rows {
+			if row.Refused {
+				continue
+			}
 			h := event.History{}
 			if row.Deleted {
 				h.Deleted = row.Version.Position()
@@ -216,6 +220,40 @@ func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]
 		return nil, err
 	}
 	return histories, nil
+}
+
+// Refused returns the refused creates of ids that are not behind an alias, one
+// row for each id, as [event.AliasRow] says. It stops after rowsMax of them, and
+// more says that there are others.
+func (s *Store) Refused(ctx context.Context, rowsMax int) (refused []event.AliasRow, more bool, err error) {
+	var (
+		alias   proto.ColStr
+		id      proto.ColUUID
+		version proto.ColUInt64
+	)
+	err = s.query(ctx, "refused", s.cfg.LookupTimeout, ch.Query{
+		// The marks come first in the order of the table.
+		Body: "SELECT alias, any(id) AS id, max(version) AS version FROM event_aliases " +
+			"WHERE alias < char(1) AND deleted = " + strconv.Itoa(int(aliasRefused)) + " GROUP BY alias LIMIT {limit:UInt64}",
+		Parameters: parameters{}.int("limit", int64(rowsMax)+1),
+		Settings:   lookupSettings,
+		Result:     proto.Results{{Name: "alias", Data: &alias}, {Name: "id", Data: &id}, {Name: "version", Data: &version}},
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range id {
+				refused = append(refused, event.AliasRow{
+					Alias: alias.Row(i), ID: event.ID(id[i]), Version: event.Version(version[i]), Refused: true,
+				})
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	if len(refused) > rowsMax {
+		return refused[:rowsMax], true, nil
+	}
+	return refused, false, nil
 }
 
 var lookupSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list

@@ -46,7 +46,7 @@ func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.
 			return nil, err
 		}
 		row, ok := rows[ref.Alias]
-		if !ok || row.Deleted {
+		if !ok || row.Deleted || row.Refused {
 			return nil, nil
 		}
 		id = row.ID

@@ -21,6 +21,10 @@ const (
 // benchStore is an empty table that takes anything.
 type benchStore struct{ Store }
 
+func (benchStore) Refused(context.Context, int) ([]event.AliasRow, bool, error) {
+	return nil, false, nil
+}
+
 func (benchStore) Occupancy(context.Context, int64, int64) (event.Occupancy, error) {
 	return event.Occupancy{Empty: true}, nil
 }

@@ -29,6 +29,7 @@ const (
 	flagDeleted
 	// flagAlias marks an alias row.
 	flagAlias
+	flagRefused
 )
 
 // chunk is a piece of memory that entries fill from the front and texts from

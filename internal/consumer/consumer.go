@@ -46,6 +46,9 @@ type Store interface {
 	CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error)
 	// Aliases returns the newest row of each of the aliases that has one.
 	Aliases(ctx context.Context, aliases []string) (map[string]event.AliasRow, error)
+	// Refused returns the refused creates of ids that are not behind an alias, up
+	// to rowsMax; more says that there are others.
+	Refused(ctx context.Context, rowsMax int) (refused []event.AliasRow, more bool, err error)
 	// Occupancy tells which minutes of the window have events, tombstones too. A
 	// window without an end has an untilMicros of 0. The error wraps
 	// [event.ErrTooExpensive] where the answer would take too much.
@@ -165,6 +168,7 @@ type Consumer struct {
 	recent  *recent
 	aliases map[string]batchAlias
 	needs   map[event.ID]bool
+	refused refusals
 	// occupancyAfter is when the store is asked for its occupied minutes again,
 	// after it found that too much.
 	occupancyAfter time.Time
@@ -200,7 +204,8 @@ func New(cfg Config, source Source, store Store, letters DeadLetters, log *slog.
 		epochs: make(map[int32]int64), ended: make(map[int32]int64), stale: make(map[int32]struct{}),
 		fold: newFold(), recent: newRecent(cfg.RecentBytesMax),
 		aliases: make(map[string]batchAlias), needs: make(map[event.ID]bool),
-		sent: make(map[event.Receipt]struct{}),
+		refused: newRefusals(),
+		sent:    make(map[event.Receipt]struct{}),
 	}, nil
 }
 

@@ -47,6 +47,8 @@ type world struct {
 	// refuse says that the database refuses the row.
 	refuse func(core event.Core) bool
 	tries  map[string]int
+	// refusedMax bounds what the store says of refused creates.
+	refusedMax int
 	// occupancy is of a table whose every minute has rows, where it is nil.
 	occupancy *event.Occupancy
 	// occupancyErr is what the question for it ends with; windows are what was
@@ -67,7 +69,7 @@ func runWith(t *testing.T, prepare func(w *world, cfg *Config), test func(w *wor
 			t: t, result: make(chan error, 1), start: time.Now(),
 			polls: make(chan []event.Chunk, 1000), fatal: make(chan error, 1), next: make(map[int32]int64),
 			committed: make(map[int32]int64), cores: make(map[event.ID]event.Core), aliases: make(map[string]event.AliasRow),
-			tries: make(map[string]int),
+			tries: make(map[string]int), refusedMax: 1 << 30,
 		}
 		cfg := DefaultConfig()
 		prepare(w, &cfg)
@@ -342,6 +344,7 @@ func (s *fakeStore) Insert(ctx context.Context, rows *event.Rows) error {
 	for _, core := range rows.Cores {
 		if w.refuse != nil && w.refuse(core) {
 			w.note("insert refused")
+			w.putAliases(rows.Aliases) // which were inserted before
 			return fmt.Errorf("insert %d rows: %w", rows.Len(), event.ErrRejected)
 		}
 	}
@@ -359,12 +362,34 @@ func (s *fakeStore) Insert(ctx context.Context, rows *event.Rows) error {
 			w.cores[core.ID] = core
 		}
 	}
-	for _, row := range rows.Aliases {
+	w.putAliases(rows.Aliases)
+	return nil
+}
+
+func (w *world) putAliases(rows []event.AliasRow) {
+	for _, row := range rows {
 		if row.Version >= w.aliases[row.Alias].Version {
 			w.aliases[row.Alias] = row
 		}
 	}
-	return nil
+}
+
+func (s *fakeStore) Refused(ctx context.Context, rowsMax int) (refused []event.AliasRow, more bool, err error) {
+	w := (*world)(s)
+	if err := w.hook(ctx, "refused", nil); err != nil {
+		return nil, false, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, row := range w.aliases {
+		if row.Refused && row.Alias == event.RefusalAlias(row.ID) {
+			refused = append(refused, row)
+		}
+	}
+	if rowsMax = min(rowsMax, w.refusedMax); len(refused) > rowsMax {
+		return refused[:rowsMax], true, nil
+	}
+	return refused, false, nil
 }
 
 type fakeLetters world

@@ -137,10 +137,13 @@ func (c *Consumer) windows(items []item, now time.Time) []window {
 	var (
 		windows []window
 		asked   []*recentPartition
+		p       *recentPartition
 	)
 	for i := range items {
 		at := items[i].record.AppendTime
-		p := c.recent.partition(items[i].record.Partition)
+		if i == 0 || items[i].record.Partition != items[i-1].record.Partition {
+			p = c.recent.partition(items[i].record.Partition)
+		}
 		if f := p.firsts; f != nil && at.UnixMicro() < f.renewMicros || slices.Contains(asked, p) {
 			continue
 		}

@@ -24,6 +24,7 @@ const (
 func (c *Consumer) flush(ctx context.Context, b *batch) error {
 	start := time.Now()
 	clear(c.sent)
+	c.refused.begin()
 	if err := c.refuse(ctx, b.poison); err != nil {
 		return err
 	}
@@ -31,6 +32,9 @@ func (c *Consumer) flush(ctx context.Context, b *batch) error {
 		_ = c.source.Commit(ctx, b.next)
 	}
 	if err := c.apply(ctx, b.items); err != nil {
+		return err
+	}
+	if err := c.saveRefusals(ctx); err != nil {
 		return err
 	}
 	fault.Point(fault.Inserted)
@@ -59,6 +63,11 @@ func (c *Consumer) apply(ctx context.Context, items []item) error {
 	}
 	fault.Point(fault.Refused)
 	rows := &c.fold.rows
+	if c.fold.afterRefusal {
+		if err := c.saveRefusals(ctx); err != nil {
+			return err
+		}
+	}
 	if rows.Len() > 0 {
 		insertStart := time.Now()
 		var rejected error
@@ -90,6 +99,9 @@ func (c *Consumer) bisect(ctx context.Context, items []item, cause error) error 
 	if len(items) == 1 {
 		c.log.Error("record rejected by the database", "partition", items[0].record.Partition,
 			"offset", items[0].record.Offset, "error", cause)
+		if err := c.markRefused(ctx, &items[0]); err != nil {
+			return err
+		}
 		return c.refuse(ctx, []event.DeadLetter{{
 			Record: *items[0].record, Reason: event.CodeRejectedByStore,
 			Detail: "the database refused the row of this record",

@@ -41,6 +41,8 @@ type fold struct {
 
 	// noEffect counts writes that met a tombstone, and creates that lost.
 	noEffect int
+	// afterRefusal: there is a create that comes after a refused one.
+	afterRefusal bool
 }
 
 func newFold() *fold {
@@ -60,7 +62,7 @@ func (f *fold) reset() {
 	clear(f.bases)
 	f.states, f.bases = f.states[:0], f.bases[:0]
 	clear(f.index)
-	f.noEffect = 0
+	f.noEffect, f.afterRefusal = 0, false
 }
 
 // at returns the state of the event, a new one where the batch has none.
@@ -104,11 +106,12 @@ func (f *fold) current(s *state) *event.Core {
 	return nil
 }
 
-// apply folds one write of the event into its state.
-func (f *fold) apply(s *state, w *event.Write, rec *event.Record) {
+// apply folds one write of the event into its state. A create may come after one
+// that was refused.
+func (f *fold) apply(s *state, w *event.Write, rec *event.Record, afterRefusal bool) {
 	switch w.Op {
 	case event.OpCreate:
-		f.create(s, w, rec.Position())
+		f.create(s, w, rec.Position(), afterRefusal)
 	case event.OpUpdate:
 		f.update(s, w, rec)
 	case event.OpDelete:
@@ -128,7 +131,10 @@ func makeVersion(class event.Class, at event.Position) event.Version {
 // create makes the event, unless something of it came before: a tombstone kills
 // it, an earlier create makes it lose whole, and a row with its own position
 // says that this is a replay of what the table already has.
-func (f *fold) create(s *state, w *event.Write, at event.Position) {
+//
+// After a create of the event that was refused, the contents and embeddings that
+// it does not bring are cleared, and outrank what the refused one may have left.
+func (f *fold) create(s *state, w *event.Write, at event.Position, afterRefusal bool) {
 	if s.dead || f.current(s) != nil {
 		f.noEffect++
 		return
@@ -145,6 +151,11 @@ func (f *fold) create(s *state, w *event.Write, at event.Position) {
 	core.Version = version
 	s.core = int32(len(f.rows.Cores))
 	f.rows.Cores = append(f.rows.Cores, core)
+	if afterRefusal {
+		f.afterRefusal = true
+		version = makeVersion(event.ClassUpdate, at)
+		f.clearWide(s, version)
+	}
 	f.setWide(s, w, version)
 }
 
@@ -203,6 +214,11 @@ func (f *fold) delete(s *state, at event.Position) {
 	s.dead = true
 }
 
+// refuseAgain refuses a create that the database refused before.
+func (f *fold) refuseAgain(rec *event.Record) {
+	f.refuse(rec, event.CodeRejectedByStore, "the database refused the row of this record before")
+}
+
 func (f *fold) refuse(rec *event.Record, code event.Code, detail string) {
 	f.refused = append(f.refused, event.DeadLetter{Record: *rec, Reason: code, Detail: detail})
 }
@@ -234,6 +250,14 @@ func (f *fold) setWide(s *state, w *event.Write, version event.Version) {
 		if field := event.FieldInputEmbeddings + event.Field(i); w.Set.Has(field) {
 			f.putEmbedding(s, i, event.EmbeddingRow{ID: s.id, Field: field, Vector: vector, Version: version})
 		}
+	}
+}
+
+// clearWide leaves an empty row for each content and embedding.
+func (f *fold) clearWide(s *state, version event.Version) {
+	for i := range s.contents {
+		f.putContent(s, i, event.ContentRow{ID: s.id, Field: event.FieldInput + event.Field(i), Version: version})
+		f.putEmbedding(s, i, event.EmbeddingRow{ID: s.id, Field: event.FieldInputEmbeddings + event.Field(i), Version: version})
 	}
 }
 

@@ -36,8 +36,21 @@ func TestMain(m *testing.M) { os.Exit(enginetest.Main(m)) }
 // again. SLUICE_SEED repeats one run, SLUICE_HISTORIES is how many there are in
 // each.
 func TestHistories(t *testing.T) {
-	const runs = 10
-	histories := 500 // 5,000 in all
+	eachSeed(t, 10, 500, func(t *testing.T, seed uint64, histories int) { // 5,000 in all
+		testHistories(t, seed, histories, false)
+	})
+}
+
+// TestHistoriesWithRefusals is TestHistories on tables that refuse some creates
+// for their data, and take them when the log is replayed at last. What was
+// refused stays refused, and leaves nothing that a reader or a later write sees.
+func TestHistoriesWithRefusals(t *testing.T) {
+	eachSeed(t, 4, 120, func(t *testing.T, seed uint64, histories int) {
+		testHistories(t, seed, histories, true)
+	})
+}
+
+func eachSeed(t *testing.T, runs, histories int, test func(t *testing.T, seed uint64, histories int)) {
 	if s := os.Getenv("SLUICE_HISTORIES"); s != "" {
 		var err error
 		if histories, err = strconv.Atoi(s); err != nil || histories < 1 {
@@ -58,18 +71,27 @@ func TestHistories(t *testing.T) {
 	for _, seed := range seeds {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel() // they mostly wait for the database's fsyncs
-			testHistories(t, seed, histories)
+			test(t, seed, histories)
 		})
 	}
 }
 
-func testHistories(t *testing.T, seed uint64, histories int) {
+// refusedEvery: the table of core rows refuses the create at one of so many
+// offsets, and what later writes make of it. It must be a power of two.
+const refusedEvery = 4
+
+func isRefused(offset int64) bool { return offset%refusedEvery == 1 }
+
+func testHistories(t *testing.T, seed uint64, histories int, refusals bool) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	server := enginetest.Server(t)
 	database := server.Database(t)
 	store := openStore(t, server.Addr, server.User, server.Password, database)
 	log := generate(rng, histories)
-	want := log.model()
+	want := log.model(refusals)
+	if refusals {
+		server.Query(t, fmt.Sprintf("ALTER TABLE %s.events ADD CONSTRAINT refuses CHECK deleted OR bitAnd(created, %d) != 1", database, refusedEvery-1))
+	}
 
 	group := newGroup(log)
 	// Some runs are of many small batches, some of few large ones.
@@ -105,9 +127,16 @@ func testHistories(t *testing.T, seed uint64, histories int) {
 	}
 	group.waitApplied(t)
 	compare(t, store, want, "after the hand-overs")
-	checkEffects(t, store, log, want, "after the hand-overs")
-	if diff := cmp.Diff(want.refused, group.reasons()); diff != "" {
+	if !refusals {
+		checkEffects(t, store, log, want, "after the hand-overs")
+	}
+	got := want.without(group.reasons())
+	if diff := cmp.Diff(want.refused, got); diff != "" {
 		t.Errorf("refused records (-want +got):\n%s", diff)
+		log.dump(t, want.refused, got)
+	}
+	if refusals {
+		server.Query(t, "ALTER TABLE "+database+".events DROP CONSTRAINT refuses")
 	}
 
 	for p := range log.partitions {
@@ -115,8 +144,10 @@ func testHistories(t *testing.T, seed uint64, histories int) {
 	}
 	group.waitApplied(t)
 	compare(t, store, want, "after a full replay")
-	checkEffects(t, store, log, want, "after a full replay")
-	if diff := cmp.Diff(want.refused, group.reasons()); diff != "" {
+	if !refusals {
+		checkEffects(t, store, log, want, "after a full replay")
+	}
+	if diff := cmp.Diff(want.refused, want.without(group.reasons())); diff != "" {
 		t.Errorf("refused records after a full replay (-want +got):\n%s", diff)
 	}
 	for _, table := range []string{"event_contents", "event_embeddings"} {
@@ -312,6 +343,23 @@ func setFields(rng *rand.Rand, w *event.Write, nulls bool) {
 	w.InputEmbeddings, w.OutputEmbeddings = vector(event.FieldInputEmbeddings), vector(event.FieldOutputEmbeddings)
 }
 
+// dump logs the writes of every event of which the refusals differ.
+func (h *history) dump(t *testing.T, want, got map[place]event.Code) {
+	t.Helper()
+	for p := range h.writes {
+		differ := make(map[string]bool)
+		for offset, w := range h.writes[p] {
+			at := place{int32(p), int64(offset)}
+			differ[w.Ref().String()] = differ[w.Ref().String()] || want[at] != got[at]
+		}
+		for offset, w := range h.writes[p] {
+			if at := (place{int32(p), int64(offset)}); differ[w.Ref().String()] {
+				t.Logf("%s: partition %d offset %d: %s, fields %b, want %q, got %q", w.Ref(), p, offset, w.Op, w.Set, want[at], got[at])
+			}
+		}
+	}
+}
+
 // place is where a record is.
 type place struct {
 	Partition int32
@@ -323,16 +371,29 @@ type outcome struct {
 	live    map[string]event.Event
 	dead    []event.Ref
 	refused map[place]event.Code
+	// either may be refused or not, by what the consumer holds and how the log is
+	// cut into batches: creates without effect, and writes that a later delete of
+	// the same batch makes irrelevant.
+	either map[place]bool
+}
+
+// without returns the reasons of the records that must be refused or not.
+func (o *outcome) without(reasons map[place]event.Code) map[place]event.Code {
+	maps.DeleteFunc(reasons, func(at place, _ event.Code) bool { return o.either[at] })
+	return reasons
 }
 
 // model folds the log by the words of the design, one write after the other.
-func (h *history) model() outcome {
+func (h *history) model(refusals bool) outcome {
 	type entry struct {
 		event   *event.Event
 		deleted bool
+		// refused are the first create that the tables refuse and what is refused
+		// after it: none of that where the batch has the event deleted.
+		refused []place
 	}
 	entries := make(map[string]*entry)
-	out := outcome{live: make(map[string]event.Event), refused: make(map[place]event.Code)}
+	out := outcome{live: make(map[string]event.Event), refused: make(map[place]event.Code), either: make(map[place]bool)}
 	for p, writes := range h.writes {
 		for offset, w := range writes {
 			key := w.Ref().String()
@@ -341,15 +402,33 @@ func (h *history) model() outcome {
 				e = &entry{}
 				entries[key] = e
 			}
+			at := place{int32(p), int64(offset)}
+			refuse := func(code event.Code) {
+				out.refused[at] = code
+				if code == event.CodeRejectedByStore || len(e.refused) > 0 {
+					e.refused = append(e.refused, at)
+				}
+			}
 			switch {
+			case w.Op == event.OpCreate && refusals && isRefused(int64(offset)):
+				if e.deleted || e.event != nil {
+					out.either[at] = true
+				} else {
+					refuse(event.CodeRejectedByStore)
+				}
 			case w.Op == event.OpDelete:
+				for _, at := range e.refused {
+					delete(out.refused, at)
+					out.either[at] = true
+				}
+				e.refused = nil
 				e.deleted, e.event = true, nil
 			case e.deleted:
 			case w.Op == event.OpCreate && e.event == nil:
 				e.event = &event.Event{ID: key, ConversationID: w.ConversationID, Micros: w.ID.Micros()}
 				merge(e.event, &w)
 			case w.Op == event.OpUpdate && e.event == nil:
-				out.refused[place{int32(p), int64(offset)}] = event.CodeUnknownEvent
+				refuse(event.CodeUnknownEvent)
 			case w.Op == event.OpUpdate:
 				merge(e.event, &w)
 			}

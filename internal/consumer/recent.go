@@ -51,6 +51,8 @@ type recentPartition struct {
 	aliases map[uint64]place
 	// keysMax is the most keys that the maps had since they were made.
 	keysMax int
+	// refusalsRead: the refused creates of the partition are in Consumer.refused.
+	refusalsRead bool
 	// firsts is nil until the database has said which minutes have rows.
 	firsts *firsts
 }
@@ -220,7 +222,7 @@ func (r *recent) alias(partition int32, alias string) (event.AliasRow, bool) {
 	if text, _ := c.text(e.alias); string(text) != alias {
 		return event.AliasRow{}, false
 	}
-	row := event.AliasRow{Alias: alias, ID: e.id, Version: e.version, Deleted: e.flags&flagDeleted != 0}
+	row := event.AliasRow{Alias: alias, ID: e.id, Version: e.version, Deleted: e.flags&flagDeleted != 0, Refused: e.flags&flagRefused != 0}
 	if r.old(at) {
 		r.putAlias(partition, row)
 	}
@@ -238,6 +240,9 @@ func (r *recent) putAlias(partition int32, row event.AliasRow) {
 	e := entry{id: row.ID, version: row.Version, partition: partition, flags: flagAlias}
 	if row.Deleted {
 		e.flags |= flagDeleted
+	}
+	if row.Refused {
+		e.flags |= flagRefused
 	}
 	e.alias = r.texts.text(c, row.Alias)
 	p.aliases[hash] = r.append(c, &e)

@@ -15,6 +15,9 @@ type item struct {
 	id event.ID
 	// state indexes fold.states, where there is an id.
 	state int32
+	// refusedAt is the position of a refused create of the same event, where this
+	// is a create and there was one; see refusals.
+	refusedAt event.Position
 }
 
 // resolve folds the items, in log order, into c.fold. It looks up what the
@@ -26,16 +29,29 @@ func (c *Consumer) resolve(ctx context.Context, items []item) error {
 	if err := c.takeOver(ctx, items); err != nil {
 		return err
 	}
+	if err := c.readRefusals(ctx, items); err != nil {
+		return err
+	}
 	if err := c.resolveAliases(ctx, items); err != nil {
+		return err
+	}
+	if err := c.findRefusals(ctx, items); err != nil {
 		return err
 	}
 	if err := c.resolveBases(ctx, items); err != nil {
 		return err
 	}
 	for i := range items {
-		if it := &items[i]; !it.id.IsZero() {
-			f.apply(&f.states[it.state], &it.write, it.record)
+		it := &items[i]
+		if it.id.IsZero() {
+			continue
 		}
+		s := &f.states[it.state]
+		if it.write.Alias == "" && it.refusedAt >= it.record.Position() && f.current(s) == nil && !s.dead {
+			f.refuseAgain(it.record)
+			continue
+		}
+		f.apply(s, &it.write, it.record, it.refusedAt != 0)
 	}
 	return nil
 }
@@ -48,10 +64,14 @@ func (c *Consumer) resolveAliases(ctx context.Context, items []item) error {
 		it := &items[i]
 		alias := it.write.Alias
 		if alias == "" {
-			it.id = it.write.ID
+			it.id, it.refusedAt = it.write.ID, 0
 			continue
 		}
 		if _, ok := c.aliases[alias]; ok {
+			continue
+		}
+		if a, ok := c.refused.aliases[alias]; ok {
+			c.aliases[alias] = a
 			continue
 		}
 		row, ok := c.recent.alias(it.record.Partition, alias)
@@ -89,11 +109,20 @@ type batchAlias struct {
 func (c *Consumer) resolveAlias(it *item) {
 	w, f, at := &it.write, c.fold, it.record.Position()
 	a := c.aliases[w.Alias]
-	exists := a.row.Version != 0
-	it.id = event.ID{}
+	exists := a.row.Version != 0 && !a.row.Refused
+	it.id, it.refusedAt = event.ID{}, 0
+	if w.Op == event.OpCreate && a.row.Version.Class() == event.ClassUpdate {
+		// Creates up to the mark, or before the create that came after it, were refused.
+		it.refusedAt = a.row.Version.Position()
+		if at < it.refusedAt || at == it.refusedAt && a.row.Refused {
+			f.refuseAgain(it.record)
+			return
+		}
+	}
 	switch {
 	case exists && a.row.Deleted, !exists && w.Op == event.OpDelete:
 		if w.Op == event.OpDelete {
+			it.id = a.row.ID // of a refused create, which may have left contents
 			c.putAlias(a, event.AliasRow{
 				Alias: w.Alias, Version: event.MakeVersion(event.ClassDelete, at), Deleted: true,
 			})
@@ -102,9 +131,11 @@ func (c *Consumer) resolveAlias(it *item) {
 		f.noEffect++
 	case !exists && w.Op == event.OpCreate:
 		it.id = w.ID
-		c.putAlias(a, event.AliasRow{
-			Alias: w.Alias, ID: w.ID, Version: event.MakeVersion(event.ClassCreate, at),
-		})
+		row := event.AliasRow{Alias: w.Alias, ID: w.ID, Version: event.MakeVersion(event.ClassCreate, at)}
+		if a.row.Refused {
+			row.Version = event.MakeVersion(event.ClassUpdate, at)
+		}
+		c.putAlias(a, row)
 		// The alias row is written before the core row, so there is none of the id.
 		f.learn(f.at(w.ID, it.record.Partition), nil)
 	case !exists:
@@ -138,7 +169,7 @@ func (c *Consumer) resolveBases(ctx context.Context, items []item) error {
 		it.state, isNew = f.find(id, it.record.Partition)
 		s := &f.states[it.state]
 		// What was before matters neither to a delete nor to what follows it.
-		if isNew && !w.Fresh && w.Op != event.OpDelete {
+		if isNew && (!w.Fresh || it.refusedAt != 0) && w.Op != event.OpDelete {
 			if core, ok := c.recent.core(s.partition, id); ok {
 				f.learn(s, &core)
 			} else if c.recent.partition(s.partition).firsts.free(id) {
@@ -149,6 +180,10 @@ func (c *Consumer) resolveBases(ctx context.Context, items []item) error {
 		case s.known || s.settled:
 		case w.Op == event.OpUpdate:
 			c.needs[id] = c.needs[id] || w.Set&event.CoreFields != 0
+		case it.refusedAt != 0 && w.Op == event.OpCreate:
+			if _, ok := c.needs[id]; !ok {
+				c.needs[id] = false // whether there is a row
+			}
 		default:
 			// A delete is final whatever was before it, and nothing comes
 			// before a fresh create.
@@ -209,7 +244,8 @@ func (c *Consumer) remember() {
 		}
 	}
 	for alias, a := range c.aliases {
-		if a.row.Version != 0 {
+		// A mark of this flush is held once it is saved.
+		if a.row.Version != 0 && !a.row.Refused {
 			a.row.Alias = alias
 			c.recent.putAlias(a.partition, a.row)
 		}

@@ -93,12 +93,22 @@ type EmbeddingRow struct {
 
 // AliasRow maps an alias to its event's id. A deleted one, with a zero ID, is
 // left by a delete of an alias that did not exist: a later create of it is dead.
+//
+// A refused one says that the storage refused the create of the ID at the
+// version's position for its data, and so every create before it: the alias is
+// free, and some rows of that create may be in the tables. For an id that is not
+// behind an alias, the row has [RefusalAlias] for its alias.
 type AliasRow struct {
 	Alias   string
 	ID      ID
 	Version Version
 	Deleted bool
+	Refused bool
 }
+
+// RefusalAlias is the alias of the row that says that creates of the id were
+// refused. No caller's alias is like it.
+func RefusalAlias(id ID) string { return "\x00" + id.String() }
 
 // Rows is what one flush writes.
 type Rows struct {
