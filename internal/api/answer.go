@@ -17,13 +17,16 @@ const (
 	readFactor = 2
 	// sendBytes is what a piece of an answer takes on its way.
 	sendBytes = 2 * event.JSONPieceBytes
-	// eventBytesFirst is what a read of one event, or of a page while the memory
-	// for events is short, may take at first.
+	// eventBytesFirst is what a read of one event may take at first.
 	eventBytesFirst = 64 << 10
-	// pageBytesFirst is the same for a page where there is memory enough, and
-	// pageBytesMost what a page's part grows to for a reader that takes it fast.
+	// pageBytesFirst is the same for the first part of a page. pageBytesMost is
+	// what a part grows to for a reader that takes it fast, and pageBytesLeast what
+	// it shrinks to for one that is slow, and is at first where memory is short.
 	pageBytesFirst = 1 << 20
 	pageBytesMost  = 2 << 20
+	pageBytesLeast = 128 << 10
+	// eventBytesGuess is what an event is taken for before any was read.
+	eventBytesGuess = 4 << 10
 	// partTime is how long a reader should be busy with a part of a page. The
 	// part is in memory for as long.
 	partTime = 2 * time.Second

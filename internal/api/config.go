@@ -20,6 +20,7 @@ const (
 	DefaultHeaderBytesMax     = 16 << 10
 	DefaultPageEventsMax      = 1000
 	DefaultPageBytesMax       = 64 << 20
+	DefaultPageReadsMax       = 4
 	DefaultRowsMax            = 10_000
 	DefaultBucketsMax         = 10_000
 	DefaultQuantilesMax       = 16
@@ -87,6 +88,9 @@ type Config struct {
 	// PageBytesMax bounds the JSON of one page of a conversation. A page ends
 	// early, with a cursor, after the part that reaches it.
 	PageBytesMax int
+	// PageReadsMax bounds the parts of pages that are read from the database at
+	// once. Others wait for AnswerWait.
+	PageReadsMax int
 	// RowsMax bounds the rows that an analytics query may ask for.
 	RowsMax int
 	// BucketsMax bounds the buckets that a time series may span.
@@ -110,7 +114,7 @@ type Config struct {
 	// PageTimeout is how long a page of a conversation may take. It ends early,
 	// with a cursor, after the part that is being sent then.
 	PageTimeout time.Duration
-	// AnswerWait is how long a read waits for memory; then it is answered 503, or
+	// AnswerWait is how long a read waits for memory, or for PageReadsMax; then it is answered 503, or
 	// a page that has begun ends early, with a cursor.
 	AnswerWait time.Duration
 	// AnswerBytesPerSecondMin is the least rate at which a reader must take an
@@ -169,6 +173,7 @@ func (c Config) Validate() error {
 		{"AnswerBytesMax", d.AnswerBytesMax},
 		{"PageEventsMax", int64(d.PageEventsMax)},
 		{"PageBytesMax", int64(d.PageBytesMax)},
+		{"PageReadsMax", int64(d.PageReadsMax)},
 		{"RowsMax", int64(d.RowsMax)},
 		{"BucketsMax", int64(d.BucketsMax)},
 		{"QuantilesMax", int64(d.QuantilesMax)},
@@ -222,6 +227,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.AnswerBytesMax, min(DefaultAnswerBytesMax, c.InFlightBytesMax/4))
 	setDefault(&c.PageEventsMax, DefaultPageEventsMax)
 	setDefault(&c.PageBytesMax, DefaultPageBytesMax)
+	setDefault(&c.PageReadsMax, DefaultPageReadsMax)
 	setDefault(&c.RowsMax, DefaultRowsMax)
 	setDefault(&c.BucketsMax, DefaultBucketsMax)
 	setDefault(&c.QuantilesMax, DefaultQuantilesMax)

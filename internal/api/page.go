@@ -53,8 +53,19 @@ func (s *Server) sendPage(x *exchange, q event.PageQuery) error {
 	}
 }
 
-// readPart reads the next part of a page.
+// readPart reads the next part of a page. A few parts are read at once, so that
+// those that wait for the database hold nothing, and leave it time for others.
 func (s *Server) readPart(x *exchange, q event.PageQuery, p pace) (page event.Page, err error) {
+	timer := time.NewTimer(s.cfg.AnswerWait)
+	defer timer.Stop()
+	select {
+	case s.pageReads <- struct{}{}:
+		defer func() { <-s.pageReads }()
+	case <-timer.C:
+		return page, errNoRoom
+	case <-x.r.Context().Done():
+		return page, errNoRoom
+	}
 	q.LimitEvents = p.events
 	err = x.readEvents(p.bytes, func(ctx context.Context, bytesMax int) (int, error) {
 		q.BytesMax = bytesMax
@@ -85,7 +96,7 @@ func (s *Server) firstPace(events int) pace {
 	if s.budget[forEvents].plenty() {
 		return pace{pageBytesFirst, events}
 	}
-	return pace{eventBytesFirst, events}
+	return pace{pageBytesLeast, min(events, pageBytesLeast/eventBytesGuess)}
 }
 
 // nextPace follows the reader: a part should take it partTime. took is how long
@@ -95,7 +106,7 @@ func (s *Server) nextPace(p pace, took time.Duration, page event.Page, left int)
 	case took < partTime/2 && s.budget[forEvents].plenty():
 		p.bytes = min(2*p.bytes, pageBytesMost)
 	case took > partTime:
-		p.bytes = max(int(float64(p.bytes)*partTime.Seconds()/took.Seconds()), eventBytesFirst)
+		p.bytes = max(int(float64(p.bytes)*partTime.Seconds()/took.Seconds()), pageBytesLeast)
 	}
 	n := len(page.Events)
 	if n == 0 || n == p.events {

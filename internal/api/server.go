@@ -106,6 +106,8 @@ type Server struct {
 	// inflateSingle and inflateBatch inflate the bodies of single writes and of
 	// batches.
 	inflateSingle, inflateBatch inflaters
+	// pageReads has an element for each part of a page that is being read.
+	pageReads chan struct{}
 	// draining is closed when a stop begins.
 	draining chan struct{}
 
@@ -132,6 +134,7 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	s.local = cfg.Keys == nil && isLoopbackHost(host)
 	s.budget = newBudget(cfg.InFlightBytesMax, cfg.AnswerBytesMax)
 	s.buffers.share = &s.budget[forBodies]
+	s.pageReads = make(chan struct{}, cfg.PageReadsMax)
 	s.inflateSingle, s.inflateBatch = newInflaters(inflatersSingle), newInflaters(inflatersBatch)
 	s.exchanges.New = func() any { return new(exchange) }
 	s.batches.New = func() any { return new(batch) }
