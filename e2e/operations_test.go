@@ -390,8 +390,11 @@ func TestRetention(t *testing.T) {
 		event.NewID(recent.UnixMicro(), "c").String(): true, "recent": true,
 	}
 	for id, kept := range ids {
-		at := map[bool]time.Time{false: old, true: recent}[kept]
-		send(http.MethodPost, "/event", fmt.Sprintf(`{"id":%q,"conversation_id":"c","event_name":"event_a","timestamp":%d}`, id, at.UnixMilli()), http.StatusCreated)
+		at, status := recent, http.StatusCreated
+		if !kept {
+			at, status = old, http.StatusUnprocessableEntity // event_expired
+		}
+		send(http.MethodPost, "/event", fmt.Sprintf(`{"id":%q,"conversation_id":"c","event_name":"event_a","timestamp":%d}`, id, at.UnixMilli()), status)
 		visible(id, kept)
 	}
 	// The consumer that made the events holds them; another one knows of none
