@@ -33,6 +33,22 @@ func (f *httpFlags) config() (api.Config, error) {
 	return cfg, api.CheckBind(f.Listen, f.APIKeys != "", f.Insecure)
 }
 
+// readerFlags are those of a process that reads the database for others.
+type readerFlags struct {
+	ReadConnections int `help:"Most connections to ClickHouse for reads of single events and pages. 0: pool_size of the URL, or 8." default:"0" group:"clickhouse"`
+}
+
+// apply puts the flags into cfg.
+func (f *readerFlags) apply(cfg *clickhouse.Config) error {
+	if f.ReadConnections < 0 {
+		return errors.New("--read-connections: must not be negative")
+	}
+	if f.ReadConnections > 0 {
+		cfg.ReadConnectionsMax = f.ReadConnections
+	}
+	return nil
+}
+
 // kafkaFlags say where Kafka is and what Sluice keeps there.
 type kafkaFlags struct {
 	KafkaBrokers      []string      `help:"Seed brokers, host:port each." placeholder:"HOST:PORT,..." group:"kafka"`
@@ -130,20 +146,31 @@ func (f *retentionFlags) config() (*time.Duration, error) {
 
 // consumerFlags are those of a process that consumes.
 type consumerFlags struct {
-	FlushRecords int           `help:"Most records of one flush." default:"50000" group:"consumer"`
-	FlushBytes   int           `help:"Most bytes of one flush." default:"67108864" group:"consumer"`
-	FlushQuiet   time.Duration `help:"How long the first record of a small flush waits for others; longer where flushes are slow, so that they take a quarter of the time." default:"60ms" group:"consumer"`
-	FlushBusy    time.Duration `help:"The same for a flush of 200 records or more." default:"400ms" group:"consumer"`
-	RecentBytes  int           `help:"Memory for recent rows, which updates then need not read." default:"100663296" group:"consumer"`
-	EraseAfter   time.Duration `help:"How long the content of a deleted event may be on ClickHouse's disk, before its month is merged whole for it: each month at most once in that time. 0: leave it to ClickHouse's own merges." default:"168h" group:"consumer"`
+	FlushRecords     int           `help:"Most records of one flush." default:"50000" group:"consumer"`
+	FlushBytes       int           `help:"Most bytes of one flush." default:"67108864" group:"consumer"`
+	FlushQuiet       time.Duration `help:"How long the first record of a small flush waits for others; longer where flushes are slow, so that they take a quarter of the time." default:"60ms" group:"consumer"`
+	FlushBusy        time.Duration `help:"The same for a flush of 200 records or more." default:"400ms" group:"consumer"`
+	RecentBytes      int           `help:"Memory for recent rows, which updates then need not read." default:"100663296" group:"consumer"`
+	WriteConnections int           `help:"Most connections to ClickHouse for inserts and look-ups. 0: pool_size of the URL, or 8." default:"0" group:"clickhouse"`
+	EraseAfter       time.Duration `help:"How long the content of a deleted event may be on ClickHouse's disk, before its month is merged whole for it: each month at most once in that time. 0: leave it to ClickHouse's own merges." default:"168h" group:"consumer"`
 }
 
 // checkConsumer checks what [consumer.Config] does not have.
 func (f *consumerFlags) checkConsumer() error {
+	if f.WriteConnections < 0 {
+		return errors.New("--write-connections: must not be negative")
+	}
 	if f.EraseAfter != 0 && f.EraseAfter < time.Second {
 		return errors.New("--erase-after: must be 0, or at least 1s")
 	}
 	return nil
+}
+
+// apply puts the flags into cfg.
+func (f *consumerFlags) apply(cfg *clickhouse.Config) {
+	if f.WriteConnections > 0 {
+		cfg.WriteConnectionsMax = f.WriteConnections
+	}
 }
 
 func (f *consumerFlags) config() consumer.Config {

@@ -44,6 +44,7 @@ const (
 
 type serveCmd struct {
 	httpFlags
+	readerFlags
 	kafkaFlags
 	clickhouseFlags
 	retentionFlags
@@ -67,6 +68,10 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 	return p.run(ctx, func(ctx context.Context) error {
 		clickhouseCfg, err := c.database(ctx, p, &c.clickhouseFlags)
 		if err != nil {
+			return err
+		}
+		c.consumerFlags.apply(&clickhouseCfg)
+		if err := c.readerFlags.apply(&clickhouseCfg); err != nil {
 			return err
 		}
 		if err := c.broker(ctx, p, &kafkaCfg); err != nil {
@@ -112,6 +117,7 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 
 type apiCmd struct {
 	httpFlags
+	readerFlags
 	kafkaFlags
 	clickhouseFlags
 }
@@ -121,7 +127,7 @@ type apiCmd struct {
 func (c *apiCmd) Run(ctx context.Context, e *env) error {
 	cfg, err := c.httpFlags.config()
 	kafkaCfg, clickhouseCfg, moreErr := remote(&c.kafkaFlags, &c.clickhouseFlags)
-	if err := errors.Join(err, moreErr); err != nil {
+	if err := errors.Join(err, moreErr, c.apply(&clickhouseCfg)); err != nil {
 		return err
 	}
 	p := newProcess(e)
@@ -147,6 +153,7 @@ func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 	if err := errors.Join(err, c.checkConsumer()); err != nil {
 		return err
 	}
+	c.apply(&clickhouseCfg)
 	p := newProcess(e)
 	return p.run(ctx, func(ctx context.Context) error {
 		store, err := p.openStore(clickhouseCfg)

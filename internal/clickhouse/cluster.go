@@ -690,7 +690,7 @@ func (s *Store) creates(ctx context.Context) ([]string, error) {
 		text       proto.ColStr
 		statements []string
 	)
-	err := s.query(ctx, "creates", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAdmin, "creates", s.cfg.QueryTimeout, ch.Query{
 		Body: `SELECT create_table_query AS text FROM system.tables
 			WHERE database = {database:String} AND name != 'schema_migrations' ORDER BY engine = 'View', name`,
 		Parameters: parameters{}.text("database", s.cfg.Database),
@@ -819,7 +819,7 @@ func (s *Store) definitions(ctx context.Context) (map[string]definition, error) 
 		name, engine, remark, columns proto.ColStr
 		all                           = make(map[string]definition)
 	)
-	err := s.query(ctx, "definitions", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAdmin, "definitions", s.cfg.QueryTimeout, ch.Query{
 		Body: `SELECT t.name AS name, t.engine_full AS engine, t.comment AS remark, c.columns AS columns
 			FROM system.tables AS t
 			LEFT JOIN

@@ -32,21 +32,23 @@ const (
 
 // Defaults of [Config].
 const (
-	DefaultDatabase            = "sluice"
-	DefaultUser                = "default"
-	DefaultDialTimeout         = 5 * time.Second
-	DefaultPoolSize            = 8
-	DefaultCompression         = CompressionNone
-	DefaultInsertTimeout       = time.Minute
-	DefaultLookupTimeout       = time.Minute
-	DefaultOccupancyTimeout    = 10 * time.Second
-	DefaultQueryTimeout        = 30 * time.Second
-	DefaultQueryMemoryBytesMax = 4 << 30
-	DefaultInsertConcurrency   = 2
-	DefaultBlockRowsMax        = 256 << 10
-	DefaultBlockBytesMax       = 64 << 20
-	DefaultLookupKeysMax       = 64 << 10
-	DefaultPageBytesMax        = 64 << 20
+	DefaultDatabase             = "sluice"
+	DefaultUser                 = "default"
+	DefaultDialTimeout          = 5 * time.Second
+	DefaultWriteConnections     = 8
+	DefaultReadConnections      = 8
+	DefaultAnalyticsConnections = 4
+	DefaultCompression          = CompressionNone
+	DefaultInsertTimeout        = time.Minute
+	DefaultLookupTimeout        = time.Minute
+	DefaultOccupancyTimeout     = 10 * time.Second
+	DefaultQueryTimeout         = 30 * time.Second
+	DefaultQueryMemoryBytesMax  = 4 << 30
+	DefaultInsertConcurrency    = 2
+	DefaultBlockRowsMax         = 256 << 10
+	DefaultBlockBytesMax        = 64 << 20
+	DefaultLookupKeysMax        = 64 << 10
+	DefaultPageBytesMax         = 64 << 20
 
 	// TimeSeriesRowsMax is the most buckets that one time series can span.
 	TimeSeriesRowsMax = 10_000
@@ -80,9 +82,22 @@ type Config struct {
 	// DialTimeout bounds connecting, TLS and the handshake together. Default:
 	// [DefaultDialTimeout].
 	DialTimeout time.Duration
-	// PoolSize is the most connections; operations beyond it wait. Default:
-	// [DefaultPoolSize].
-	PoolSize int
+
+	// Each kind of work has a pool of its own, so that none waits for another. The
+	// next three settings bound the connections of a pool; operations beyond it
+	// wait. Beside them a [Store] has at most five connections: one for
+	// [Store.Ready], four for its schema and for maintenance.
+
+	// WriteConnectionsMax is for the inserts and look-ups of the consumer. Default:
+	// [DefaultWriteConnections].
+	WriteConnectionsMax int
+	// ReadConnectionsMax is for reads of single events and of pages, and for what
+	// became of writes that were waited for. Default:
+	// [DefaultReadConnections].
+	ReadConnectionsMax int
+	// AnalyticsConnectionsMax is for questions about many events, each of which
+	// takes one. Default: [DefaultAnalyticsConnections].
+	AnalyticsConnectionsMax int
 	// Compression of blocks on the wire. Default: [DefaultCompression].
 	Compression Compression
 
@@ -164,7 +179,9 @@ func (c Config) Validate() error {
 		field string
 		value int64
 	}{
-		{"PoolSize", int64(c.PoolSize)},
+		{"WriteConnectionsMax", int64(c.WriteConnectionsMax)},
+		{"ReadConnectionsMax", int64(c.ReadConnectionsMax)},
+		{"AnalyticsConnectionsMax", int64(c.AnalyticsConnectionsMax)},
 		{"QueryMemoryBytesMax", c.QueryMemoryBytesMax},
 		{"InsertConcurrency", int64(c.InsertConcurrency)},
 		{"BlockRowsMax", int64(c.BlockRowsMax)},
@@ -190,7 +207,9 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Database, DefaultDatabase)
 	orDefault(&c.User, DefaultUser)
 	orDefault(&c.DialTimeout, DefaultDialTimeout)
-	orDefault(&c.PoolSize, DefaultPoolSize)
+	orDefault(&c.WriteConnectionsMax, DefaultWriteConnections)
+	orDefault(&c.ReadConnectionsMax, DefaultReadConnections)
+	orDefault(&c.AnalyticsConnectionsMax, DefaultAnalyticsConnections)
 	orDefault(&c.Compression, DefaultCompression)
 	orDefault(&c.InsertTimeout, DefaultInsertTimeout)
 	orDefault(&c.LookupTimeout, DefaultLookupTimeout)
@@ -208,7 +227,8 @@ func (c Config) withDefaults() Config {
 // ParseURL reads clickhouse://user:password@host:port/database. The port
 // defaults to 9000, or to 9440 with TLS. The query may have secure=true, and
 // with it ca_file and server_name; compression=none or lz4;
-// dial_timeout, such as 5s; and pool_size. Errors carry nothing of the URL that could be secret.
+// dial_timeout, such as 5s; and pool_size, which sets WriteConnectionsMax and
+// ReadConnectionsMax. Errors carry nothing of the URL that could be secret.
 func ParseURL(text string) (Config, error) {
 	const form = "clickhouse://user:password@host:port/database"
 	u, err := url.Parse(text)
@@ -249,7 +269,8 @@ func ParseURL(text string) (Config, error) {
 		case "dial_timeout":
 			c.DialTimeout, err = time.ParseDuration(value)
 		case "pool_size":
-			c.PoolSize, err = strconv.Atoi(value)
+			c.WriteConnectionsMax, err = strconv.Atoi(value)
+			c.ReadConnectionsMax = c.WriteConnectionsMax
 		default:
 			err = errors.New("is not known")
 		}

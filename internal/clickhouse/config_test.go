@@ -17,7 +17,7 @@ func TestParseURL(t *testing.T) {
 	}{
 		{"all", "clickhouse://user:p%40ss@host:9001/db?secure=true&ca_file=/ca.pem&server_name=ch&compression=lz4&dial_timeout=2s&pool_size=3", clickhouse.Config{
 			Addr: "host:9001", User: "user", Password: "p@ss", Database: "db", TLS: clickhouse.TLS{Enabled: true, CAFile: "/ca.pem", ServerName: "ch"},
-			Compression: clickhouse.CompressionLZ4, DialTimeout: 2 * time.Second, PoolSize: 3,
+			Compression: clickhouse.CompressionLZ4, DialTimeout: 2 * time.Second, WriteConnectionsMax: 3, ReadConnectionsMax: 3,
 		}},
 		{"host only", "clickhouse://host", clickhouse.Config{Addr: "host:9000"}},
 		{"the port of TLS", "clickhouse://host?secure=1", clickhouse.Config{Addr: "host:9440", TLS: clickhouse.TLS{Enabled: true}}},
@@ -66,7 +66,7 @@ func TestParseURLRefuses(t *testing.T) {
 
 func TestValidateNamesEveryField(t *testing.T) {
 	err := clickhouse.Config{
-		Addr: "nonsense", Database: "a;b", Cluster: "a'b", DialTimeout: -1, PoolSize: -1, Compression: "gzip", InsertTimeout: -1, LookupTimeout: -1,
+		Addr: "nonsense", Database: "a;b", Cluster: "a'b", DialTimeout: -1, WriteConnectionsMax: -1, ReadConnectionsMax: -1, AnalyticsConnectionsMax: -1, Compression: "gzip", InsertTimeout: -1, LookupTimeout: -1,
 		QueryTimeout: -1, QueryMemoryBytesMax: -1, InsertConcurrency: -1, BlockRowsMax: -1, BlockBytesMax: -1, LookupKeysMax: -1, PageBytesMax: -1,
 		TLS: clickhouse.TLS{CAFile: "x"},
 	}.Validate()
@@ -74,7 +74,7 @@ func TestValidateNamesEveryField(t *testing.T) {
 		t.Fatal("no error")
 	}
 	for _, field := range []string{
-		"Addr", "Database", "Cluster", "DialTimeout", "PoolSize", "Compression", "InsertTimeout", "LookupTimeout", "QueryTimeout",
+		"Addr", "Database", "Cluster", "DialTimeout", "WriteConnectionsMax", "ReadConnectionsMax", "AnalyticsConnectionsMax", "Compression", "InsertTimeout", "LookupTimeout", "QueryTimeout",
 		"QueryMemoryBytesMax", "InsertConcurrency", "BlockRowsMax", "BlockBytesMax", "LookupKeysMax", "PageBytesMax", "TLS",
 	} {
 		if !strings.Contains(err.Error(), " "+field+": ") {

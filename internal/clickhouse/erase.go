@@ -255,7 +255,7 @@ func (s *Store) listMonths(ctx context.Context) (all []tableMonth, now int64, er
 		level                        proto.ColUInt32
 		since, clean, clock          proto.ColInt64
 	)
-	err = s.query(ctx, "unerased", s.cfg.QueryTimeout, ch.Query{
+	err = s.query(ctx, roleAdmin, "unerased", s.cfg.QueryTimeout, ch.Query{
 		Body: `SELECT *, toUnixTimestamp64Micro(now64(6)) AS clock FROM
 			(
 				SELECT table, partition_id, name, hash_of_all_files AS hash, level, toInt64(0) AS since, toInt64(0) AS clean FROM system.parts
@@ -311,7 +311,7 @@ func (s *Store) recordWaiting(ctx context.Context, months ...waiting) error {
 	for i, m := range months {
 		lines[i] = fmt.Sprint(m.table, " ", m.partition, " ", m.since)
 	}
-	err := s.pool.do(ctx, s.cfg.InsertTimeout, ch.Query{
+	err := s.pools[roleAdmin].do(ctx, s.cfg.InsertTimeout, ch.Query{
 		Body: `INSERT INTO erasures SELECT m[1], m[2], fromUnixTimestamp64Micro(toInt64(m[3]), 'UTC'), now64(6)
 			FROM (SELECT splitByChar(' ', arrayJoin(splitByChar(',', {months:String}))) AS m)`,
 		Parameters: parameters{}.text("months", strings.Join(lines, ",")),

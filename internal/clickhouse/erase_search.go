@@ -227,7 +227,7 @@ func (s *Store) countTombstones(ctx context.Context, months []*search) (map[stri
 			parts = append(parts, p.name)
 		}
 	}
-	err := s.query(ctx, "tombstones", searchTimeout, ch.Query{
+	err := s.query(ctx, roleAdmin, "tombstones", searchTimeout, ch.Query{
 		Body: "SELECT CAST(_part AS String) AS part, count() AS n FROM " + months[0].table + `
 			PREWHERE deleted = 1 WHERE ` + inParts + ` GROUP BY part`,
 		Parameters: parameters{}.text("parts", strings.Join(parts, ",")),
@@ -292,7 +292,7 @@ func (s *Store) tombstones(ctx context.Context, m tableMonth, parts []string, la
 		f    proto.ColInt8
 		keys []tombstoneKey
 	)
-	err := s.query(ctx, "tombstones", searchTimeout, ch.Query{
+	err := s.query(ctx, roleAdmin, "tombstones", searchTimeout, ch.Query{
 		Body: "SELECT id, " + m.field() + " AS f FROM " + m.table + " PREWHERE deleted = 1 WHERE " + inParts + after + `
 			ORDER BY toDate(timestamp), conversation_hash, timestamp, id` + m.orderByField() + ` LIMIT {limit:UInt64}`,
 		Parameters: params,
@@ -350,7 +350,7 @@ func (s *Store) lookUnder(ctx context.Context, months []*search, keys []tombston
 		f         proto.ColInt8
 		found     = make(map[string]tombstoneKey)
 	)
-	err := s.query(ctx, "under_tombstones", searchTimeout, ch.Query{
+	err := s.query(ctx, roleAdmin, "under_tombstones", searchTimeout, ch.Query{
 		Body: "SELECT CAST(_partition_id AS String) AS p, id, " + months[0].field() + " AS f FROM " + months[0].table + `
 			PREWHERE deleted = 0 AND (id, f) IN (SELECT id, f FROM keys)
 			WHERE indexHint((toDate(timestamp), conversation_hash, timestamp, id) IN (SELECT toDate(timestamp), conversation_hash, timestamp, id FROM keys))

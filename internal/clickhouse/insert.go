@@ -113,7 +113,7 @@ func (s *Store) insertCores(ctx context.Context, rows []event.Core, others int, 
 		})
 	// An insert that waits has a connection and the server's memory, so there
 	// is one at most, and none that waits long.
-	if len(blocks) == 1 && others <= s.cfg.InsertConcurrency && s.cfg.PoolSize > 1 && s.mayWait() {
+	if len(blocks) == 1 && others <= s.cfg.InsertConcurrency && s.cfg.WriteConnectionsMax > 1 && s.mayWait() {
 		select {
 		case e := <-s.ahead:
 			defer func() { s.ahead <- e }()
@@ -232,7 +232,7 @@ func (s *Store) insert(ctx context.Context, e *encoder, timeout time.Duration, b
 			}
 		}
 	}
-	if err := s.pool.do(ctx, timeout, q); err != nil {
+	if err := s.pools[roleWrite].do(ctx, timeout, q); err != nil {
 		return fmt.Errorf("insert %d rows into %s: %w", b.rows, b.table, insertError(err))
 	}
 	s.insertSeconds.WithLabelValues(b.table).Observe(time.Since(start).Seconds())

@@ -23,21 +23,21 @@ WHERE indexHint((toDate(timestamp), conversation_hash, timestamp, id) IN (SELECT
 // Cores returns the core row with the highest version of each of the events
 // that has one within the retention, tombstones too. Duplicate ids are allowed.
 func (s *Store) Cores(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error) {
-	return s.coresInto(ctx, ids, nil)
+	return s.cores(ctx, roleWrite, ids, nil)
 }
 
-func (s *Store) coresInto(ctx context.Context, ids []event.ID, into *room) (map[event.ID]event.Core, error) {
+func (s *Store) cores(ctx context.Context, r role, ids []event.ID, into *room) (map[event.ID]event.Core, error) {
 	cores := make(map[event.ID]event.Core, len(ids))
-	err := s.eachKeys(ctx, "cores", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
-		r := newCoreResult()
+	err := s.eachKeys(ctx, r, "cores", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
+		columns := newCoreResult()
 		return ch.Query{
 			Body:     "SELECT " + coreColumns + " FROM events" + into.final() + byKey + " AND visible",
 			Settings: into.settings(),
-			Result:   r.result(),
+			Result:   columns.result(),
 			OnResult: func(context.Context, proto.Block) error {
-				for i := range r.id {
-					if old, ok := cores[event.ID(r.id[i])]; !ok || event.Version(r.version[i]) > old.Version {
-						core := r.core(i)
+				for i := range columns.id {
+					if old, ok := cores[event.ID(columns.id[i])]; !ok || event.Version(columns.version[i]) > old.Version {
+						core := columns.core(i)
 						cores[core.ID] = core
 						into.takeCore(&core)
 					}
@@ -57,7 +57,7 @@ func (s *Store) coresInto(ctx context.Context, ids []event.ID, into *room) (map[
 // lookup costs.
 func (s *Store) CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error) {
 	cores := make(map[event.ID]event.Core, len(ids))
-	err := s.eachKeys(ctx, "core_states", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, roleWrite, "core_states", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
 		var (
 			id               proto.ColUUID
 			created, version proto.ColUInt64
@@ -94,6 +94,10 @@ func (s *Store) CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]ev
 // Aliases returns the row with the highest version of each of the aliases that
 // has one, tombstones too.
 func (s *Store) Aliases(ctx context.Context, aliases []string) (map[string]event.AliasRow, error) {
+	return s.aliases(ctx, roleWrite, aliases)
+}
+
+func (s *Store) aliases(ctx context.Context, r role, aliases []string) (map[string]event.AliasRow, error) {
 	found := make(map[string]event.AliasRow, len(aliases))
 	// In order, so that each chunk reads its own part of the table.
 	aliases = slices.Clone(aliases)
@@ -106,7 +110,7 @@ func (s *Store) Aliases(ctx context.Context, aliases []string) (map[string]event
 			version proto.ColUInt64
 			deleted proto.ColUInt8
 		)
-		err := s.query(ctx, "aliases", s.cfg.LookupTimeout, ch.Query{
+		err := s.query(ctx, r, "aliases", s.cfg.LookupTimeout, ch.Query{
 			Body:          "SELECT alias, id, version, deleted FROM event_aliases WHERE alias IN (SELECT alias FROM keys)",
 			ExternalTable: "keys",
 			ExternalData:  proto.Input{{Name: "alias", Data: &keys}},
@@ -159,7 +163,7 @@ func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]
 	// Of each internal id, the alias.
 	internal := make(map[event.ID]string)
 	if len(aliases) > 0 {
-		rows, err := s.Aliases(ctx, aliases)
+		rows, err := s.aliases(ctx, roleRead, aliases)
 		if err != nil {
 			return nil, err
 		}
@@ -178,7 +182,7 @@ func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]
 			histories[event.Ref{Alias: alias}] = h
 		}
 	}
-	err := s.eachKeys(ctx, "histories", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, roleRead, "histories", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
 		var (
 			id               proto.ColUUID
 			created, deleted proto.ColUInt64
@@ -231,7 +235,7 @@ func (s *Store) Refused(ctx context.Context, rowsMax int) (refused []event.Alias
 		id      proto.ColUUID
 		version proto.ColUInt64
 	)
-	err = s.query(ctx, "refused", s.cfg.LookupTimeout, ch.Query{
+	err = s.query(ctx, roleWrite, "refused", s.cfg.LookupTimeout, ch.Query{
 		// The marks come first in the order of the table.
 		Body: "SELECT alias, any(id) AS id, max(version) AS version FROM event_aliases " +
 			"WHERE alias < char(1) AND deleted = " + strconv.Itoa(int(aliasRefused)) + " GROUP BY alias LIMIT {limit:UInt64}",
@@ -269,7 +273,7 @@ var lookupSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 // eachKeys runs the query for chunks of the ids, in the order of the sort key,
 // so that each chunk reads its own part of the table. The query gets the clauses
 // that select the rows of a chunk.
-func (s *Store) eachKeys(ctx context.Context, name string, timeout time.Duration, ids []event.ID, query func(byKey string) ch.Query) error {
+func (s *Store) eachKeys(ctx context.Context, r role, name string, timeout time.Duration, ids []event.ID, query func(byKey string) ch.Query) error {
 	sorted := slices.Clone(ids)
 	slices.SortFunc(sorted, compareKeys)
 	sorted = slices.Compact(sorted)
@@ -298,7 +302,7 @@ func (s *Store) eachKeys(ctx context.Context, name string, timeout time.Duration
 			{Name: "id", Data: key},
 		}
 		q.Settings = append(q.Settings, lookupSettings...)
-		if err := s.query(ctx, name, timeout, q); err != nil {
+		if err := s.query(ctx, r, name, timeout, q); err != nil {
 			return err
 		}
 	}

@@ -166,7 +166,8 @@ func (s *Store) checkMigrations(ctx context.Context, l layout) (unknown []Migrat
 	if l.cluster != "" {
 		database += shardSuffix
 	}
-	applied, err := s.appliedMigrationsOf(ctx, database)
+	// The connection of /readyz, which must not wait for maintenance.
+	applied, err := s.appliedMigrationsOf(ctx, roleHealth, database)
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +287,7 @@ func (s *Store) outdatedViews(ctx context.Context) (map[string]string, error) {
 		}
 	}
 	var name, comment proto.ColStr
-	err = s.query(ctx, "views", s.cfg.QueryTimeout, ch.Query{
+	err = s.query(ctx, roleAdmin, "views", s.cfg.QueryTimeout, ch.Query{
 		Body:       "SELECT name, comment FROM system.tables WHERE database = {database:String} AND engine = 'View'",
 		Parameters: parameters{}.text("database", s.cfg.Database),
 		Result:     proto.Results{{Name: "name", Data: &name}, {Name: "comment", Data: &comment}},
@@ -342,8 +343,8 @@ const (
 )
 
 func (s *Store) tryMigrationLock(ctx context.Context, name string, do func(context.Context) error) error {
-	// The lock has a connection of its own: those of the pool may be few.
-	connection := newPool(s.cfg, s.cfg.Database, s.pool.tls, s.dials.Inc)
+	// The lock has a connection of its own: those of the pool are few.
+	connection := newPool(s.cfg, 1, s.cfg.Database, s.admin.tls, s.dials.Inc)
 	defer connection.close()
 	locked, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -406,7 +407,7 @@ func (s *Store) beginMigrations(ctx context.Context) error {
 	if err := s.createDatabase(ctx); err != nil {
 		return err
 	}
-	if err := s.pool.do(ctx, ddlTimeout, ch.Query{Body: createMigrations}); err != nil {
+	if err := s.pools[roleAdmin].do(ctx, ddlTimeout, ch.Query{Body: createMigrations}); err != nil {
 		return fmt.Errorf("create schema_migrations: %w", err)
 	}
 	return nil
@@ -466,7 +467,7 @@ func (s *Store) define(ctx context.Context, statement string) error {
 	ctx, cancel := context.WithTimeout(ctx, ddlTimeout)
 	defer cancel()
 	for delay := 2 * time.Millisecond; ; delay = min(2*delay, 100*time.Millisecond) {
-		err := s.pool.do(ctx, ddlTimeout, ch.Query{Body: statement, QueryID: "sluice-ddl-" + s.cfg.Database})
+		err := s.pools[roleAdmin].do(ctx, ddlTimeout, ch.Query{Body: statement, QueryID: "sluice-ddl-" + s.cfg.Database})
 		if !ch.IsErr(err, codeCannotAssignAlter, codeQueryIsRunning) {
 			return err
 		}
@@ -481,18 +482,18 @@ func (s *Store) define(ctx context.Context, statement string) error {
 }
 
 func (s *Store) appliedMigrations(ctx context.Context) ([]Migration, error) {
-	return s.appliedMigrationsOf(ctx, s.cfg.Database)
+	return s.appliedMigrationsOf(ctx, roleAdmin, s.cfg.Database)
 }
 
 // appliedMigrationsOf are those that a database, whose name Validate has
 // checked, says were applied to it.
-func (s *Store) appliedMigrationsOf(ctx context.Context, database string) ([]Migration, error) {
+func (s *Store) appliedMigrationsOf(ctx context.Context, r role, database string) ([]Migration, error) {
 	var (
 		version        proto.ColUInt32
 		name, checksum proto.ColStr
 		applied        []Migration
 	)
-	err := s.query(ctx, "migrations", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, r, "migrations", s.cfg.QueryTimeout, ch.Query{
 		Body:   "SELECT version, any(name) AS name, checksum FROM " + database + ".schema_migrations GROUP BY version, checksum ORDER BY version, checksum",
 		Result: proto.Results{{Name: "version", Data: &version}, {Name: "name", Data: &name}, {Name: "checksum", Data: &checksum}},
 		OnResult: func(context.Context, proto.Block) error {
@@ -506,7 +507,7 @@ func (s *Store) appliedMigrationsOf(ctx context.Context, database string) ([]Mig
 }
 
 func (s *Store) recordMigration(ctx context.Context, m Migration) error {
-	err := s.pool.do(ctx, s.cfg.InsertTimeout, ch.Query{
+	err := s.pools[roleAdmin].do(ctx, s.cfg.InsertTimeout, ch.Query{
 		Body: "INSERT INTO schema_migrations SELECT {version:UInt32}, {name:String}, {checksum:String}, now64(6)",
 		Parameters: parameters{}.int("version", int64(m.Version)).
 			text("name", m.Name).text("checksum", m.Checksum),

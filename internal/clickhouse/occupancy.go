@@ -34,7 +34,7 @@ func (s *Store) occupancy(ctx context.Context, sinceMicros, untilMicros int64) (
 		rows        proto.ColUInt64
 		first, last proto.ColInt64
 	)
-	err := s.query(ctx, "occupancy", s.cfg.OccupancyTimeout, ch.Query{
+	err := s.query(ctx, roleWrite, "occupancy", s.cfg.OccupancyTimeout, ch.Query{
 		Body: "SELECT count() AS n, toUnixTimestamp64Micro(min(timestamp)) AS first, toUnixTimestamp64Micro(max(timestamp)) AS last FROM events",
 		Result: proto.Results{
 			{Name: "n", Data: &rows}, {Name: "first", Data: &first}, {Name: "last", Data: &last},
@@ -56,7 +56,7 @@ func (s *Store) occupancy(ctx context.Context, sinceMicros, untilMicros int64) (
 		window = window.int("until", untilMicros)
 	}
 	var minute proto.ColInt64
-	err = s.query(ctx, "occupied_minutes", s.cfg.OccupancyTimeout, ch.Query{
+	err = s.query(ctx, roleWrite, "occupied_minutes", s.cfg.OccupancyTimeout, ch.Query{
 		Body: `SELECT DISTINCT intDiv(toUnixTimestamp64Micro(timestamp), 60000000) AS minute FROM events
 			PREWHERE ` + where,
 		Parameters: window,

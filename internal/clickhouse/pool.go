@@ -71,6 +71,65 @@ func (c *abortableConn) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
+// role is what connections are used for. Each role has a pool of its own, so
+// that work of one kind never waits for a connection that another kind holds.
+type role uint8
+
+const (
+	// roleWrite is for what the consumer does: inserts and look-ups.
+	roleWrite role = iota
+	// roleRead is for single events and pages.
+	roleRead
+	// roleAnalytics is for questions about many events.
+	roleAnalytics
+	// roleHealth is for [Store.Ready].
+	roleHealth
+	// roleAdmin is for the schema, the retention, erasure, and what is measured of
+	// the tables.
+	roleAdmin
+	roles
+)
+
+const (
+	// healthConnectionsMax suffices, because all callers of [Store.Ready] share one
+	// check.
+	healthConnectionsMax = 1
+	// adminConnectionsMax bounds the pool of roleAdmin, and the one that is not of
+	// the database.
+	adminConnectionsMax = 2
+)
+
+func (r role) String() string {
+	switch r {
+	case roleWrite:
+		return "write"
+	case roleRead:
+		return "read"
+	case roleAnalytics:
+		return "analytics"
+	case roleHealth:
+		return "health"
+	case roleAdmin, roles:
+	}
+	return "admin"
+}
+
+// connectionsMax is the bound of the role's pool.
+func (r role) connectionsMax(cfg *Config) int {
+	switch r {
+	case roleWrite:
+		return cfg.WriteConnectionsMax
+	case roleRead:
+		return cfg.ReadConnectionsMax
+	case roleAnalytics:
+		return cfg.AnalyticsConnectionsMax
+	case roleHealth:
+		return healthConnectionsMax
+	case roleAdmin, roles:
+	}
+	return adminConnectionsMax
+}
+
 // pool keeps connections, newest first. A connection that saw an error is
 // never used again: what the server still has to say on it is unknown.
 type pool struct {
@@ -85,8 +144,8 @@ type pool struct {
 	closed bool
 }
 
-func newPool(cfg Config, database string, tlsConfig *tls.Config, onDial func()) *pool {
-	return &pool{cfg: cfg, database: database, tls: tlsConfig, slots: make(chan struct{}, cfg.PoolSize), onDial: onDial}
+func newPool(cfg Config, connectionsMax int, database string, tlsConfig *tls.Config, onDial func()) *pool {
+	return &pool{cfg: cfg, database: database, tls: tlsConfig, slots: make(chan struct{}, connectionsMax), onDial: onDial}
 }
 
 // do runs one query on a connection of the pool, within the timeout.

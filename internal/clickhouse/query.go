@@ -41,7 +41,7 @@ var groupsOnShards = setting("distributed_group_by_no_merge", "2") //nolint:goch
 func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error) {
 	id := ref.ID
 	if ref.Alias != "" {
-		rows, err := s.Aliases(ctx, []string{ref.Alias})
+		rows, err := s.aliases(ctx, roleRead, []string{ref.Alias})
 		if err != nil {
 			return nil, err
 		}
@@ -71,7 +71,7 @@ func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.
 }
 
 func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (*event.Event, error) {
-	cores, err := s.coresInto(ctx, []event.ID{id}, r)
+	cores, err := s.cores(ctx, roleRead, []event.ID{id}, r)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (
 func (s *Store) eventSize(ctx context.Context, id event.ID) (int, error) {
 	events := []sized{{id: id, bytes: eventBytes}}
 	var bytes proto.ColUInt64
-	err := s.eachKeys(ctx, "sizes", s.cfg.QueryTimeout, []event.ID{id}, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, roleRead, "sizes", s.cfg.QueryTimeout, []event.ID{id}, func(byKey string) ch.Query {
 		return ch.Query{
 			Body:     "SELECT toUInt64(" + coreBytes + ") AS bytes FROM events FINAL" + byKey,
 			Settings: s.readSettings(),
@@ -150,7 +150,7 @@ func (s *Store) page(ctx context.Context, q event.PageQuery, next int, r *room) 
 	from, params := pageFrom(q)
 	columns := newCoreResult()
 	var cores []event.Core
-	err := s.query(ctx, "conversation", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleRead, "conversation", s.cfg.QueryTimeout, ch.Query{
 		Body:       "SELECT " + coreColumns + from,
 		Parameters: params.int("limit", int64(q.LimitEvents+next)),
 		Settings:   append(s.readSettings(), r.settings()...),
@@ -187,7 +187,7 @@ func (s *Store) pageSizes(ctx context.Context, q event.PageQuery) ([]sized, erro
 		bytes  proto.ColUInt64
 		events []sized
 	)
-	err := s.query(ctx, "sizes", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleRead, "sizes", s.cfg.QueryTimeout, ch.Query{
 		Body:       "SELECT id, toUInt64(" + coreBytes + ") AS bytes" + from,
 		Parameters: params.int("limit", int64(q.LimitEvents)+1),
 		Settings:   s.readSettings(),
@@ -293,7 +293,7 @@ func assembleOne(core *event.Core, contents map[fieldOf]event.ContentRow, embedd
 // contents returns the row with the highest version of each field.
 func (s *Store) contents(ctx context.Context, ids []event.ID, r *room) (map[fieldOf]event.ContentRow, error) {
 	rows := make(map[fieldOf]event.ContentRow, 2*len(ids))
-	err := s.eachKeys(ctx, "contents", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, roleRead, "contents", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
 		var (
 			id            proto.ColUUID
 			field         proto.ColInt8
@@ -335,7 +335,7 @@ func (s *Store) contents(ctx context.Context, ids []event.ID, r *room) (map[fiel
 // embeddings returns the row with the highest version of each field.
 func (s *Store) embeddings(ctx context.Context, ids []event.ID, r *room) (map[fieldOf]event.EmbeddingRow, error) {
 	rows := make(map[fieldOf]event.EmbeddingRow, 2*len(ids))
-	err := s.eachKeys(ctx, "embeddings", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, roleRead, "embeddings", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
 		var (
 			id      proto.ColUUID
 			field   proto.ColInt8
@@ -464,7 +464,7 @@ func (s *Store) Errors(ctx context.Context, f event.Filter) (event.ErrorCount, e
 	// the texts too.
 	var events, errs proto.ColUInt64
 	var count event.ErrorCount
-	err := s.query(ctx, "errors", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAnalytics, "errors", s.cfg.QueryTimeout, ch.Query{
 		Body:       "SELECT count() AS events, countIf(error.null = 0) AS errors" + from,
 		Parameters: params,
 		Settings:   settings,
@@ -542,7 +542,7 @@ func (s *Store) Latency(ctx context.Context, q event.LatencyQuery) ([]event.Late
 	for _, g := range groups {
 		sql += ", " + g
 	}
-	err := s.query(ctx, "latency", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAnalytics, "latency", s.cfg.QueryTimeout, ch.Query{
 		Body:       sql + " LIMIT {limit:UInt64}",
 		Parameters: params.int("limit", int64(q.LimitRows)),
 		Settings:   settings,
@@ -584,7 +584,7 @@ func (s *Store) Conversations(ctx context.Context, q event.ConversationsQuery) (
 		first, last  proto.ColInt64
 		rows         []event.ConversationRow
 	)
-	err := s.query(ctx, "conversations", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAnalytics, "conversations", s.cfg.QueryTimeout, ch.Query{
 		Body: "SELECT conversation_id, count() AS events, countIf(error.null = 0) AS errors," +
 			" toUnixTimestamp64Micro(min(timestamp)) AS first, toUnixTimestamp64Micro(max(timestamp)) AS last" + from +
 			" GROUP BY conversation_id HAVING events >= {events_min:UInt64} ORDER BY " + order +
@@ -641,7 +641,7 @@ func (s *Store) TimeSeries(ctx context.Context, q event.TimeSeriesQuery) ([]even
 		sql += ", quantilesExactInclusiveIf" + quantileLevels(q.Quantiles) + "(assumeNotNull(latency), latency IS NOT NULL) AS quantiles"
 		result = append(result, proto.ResultColumn{Name: "quantiles", Data: quantiles})
 	}
-	err := s.query(ctx, "timeseries", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAnalytics, "timeseries", s.cfg.QueryTimeout, ch.Query{
 		Body:       sql + from + " GROUP BY bucket ORDER BY bucket",
 		Parameters: params.int("interval", q.IntervalMicros),
 		Settings:   settings,

@@ -202,7 +202,7 @@ func (s *Store) retentions(ctx context.Context) (tables map[string]retention, no
 		clock                 proto.ColUInt32
 	)
 	tables = make(map[string]retention)
-	err = s.query(ctx, "retention", s.cfg.QueryTimeout, ch.Query{
+	err = s.query(ctx, roleAdmin, "retention", s.cfg.QueryTimeout, ch.Query{
 		Body: `SELECT t.name AS name, t.engine_full AS engine, endsWith(t.engine, 'MergeTree') AS stores, c.default_expression AS visible, toUInt32(now()) AS clock
 			FROM system.tables AS t
 			LEFT JOIN (

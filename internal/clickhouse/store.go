@@ -13,6 +13,7 @@ import (
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
 )
 
 // Store is the events in one ClickHouse database. Its methods are safe for
@@ -21,9 +22,12 @@ import (
 type Store struct {
 	cfg Config
 	log *slog.Logger
-	// pool speaks to the database; admin to the server, where the database may
-	// not exist yet.
-	pool, admin *pool
+	// pools speak to the database, one for each role; admin to the server, where
+	// the database may not exist yet.
+	pools [roles]*pool
+	admin *pool
+	// ready is the check that the callers of Ready share.
+	ready singleflight.Group
 	// encoders bounds the blocks being sent, and keeps the encoders' memory.
 	encoders chan *encoder
 	// ahead has the encoder of the one insert that waits for others to end.
@@ -75,14 +79,16 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Store, error
 			Help: "Connections to ClickHouse that were attempted.",
 		}),
 	}
-	s.pool = newPool(cfg, cfg.Database, tlsConfig, s.dials.Inc)
-	s.admin = newPool(cfg, "system", tlsConfig, s.dials.Inc)
+	for r := range s.pools {
+		s.pools[r] = newPool(cfg, role(r).connectionsMax(&cfg), cfg.Database, tlsConfig, s.dials.Inc)
+	}
+	s.admin = newPool(cfg, adminConnectionsMax, "system", tlsConfig, s.dials.Inc)
 	for range cfg.InsertConcurrency {
 		s.encoders <- newEncoder()
 	}
 	s.ahead <- newEncoder()
 	if reg != nil {
-		for _, c := range []prometheus.Collector{s.insertedRows, s.insertSeconds, s.querySeconds, s.dials} {
+		for _, c := range append(s.poolMetrics(), s.insertedRows, s.insertSeconds, s.querySeconds, s.dials) {
 			if err := reg.Register(c); err != nil {
 				return nil, fmt.Errorf("register clickhouse metrics: %w", err)
 			}
@@ -91,18 +97,52 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Store, error
 	return s, nil
 }
 
+// poolMetrics tell how much of each pool is in use.
+func (s *Store) poolMetrics() []prometheus.Collector {
+	var all []prometheus.Collector
+	for r, p := range s.pools {
+		labels := prometheus.Labels{"pool": role(r).String()}
+		all = append(all,
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "sluice_clickhouse_connections_in_use", ConstLabels: labels,
+				Help: "Connections to ClickHouse that are in use, by what they are for.",
+			}, func() float64 { return float64(len(p.slots)) }),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "sluice_clickhouse_connections_max", ConstLabels: labels,
+				Help: "Most connections to ClickHouse, by what they are for.",
+			}, func() float64 { return float64(cap(p.slots)) }))
+	}
+	return all
+}
+
 // Close closes the idle connections; those in use close when their operation ends.
 func (s *Store) Close() {
-	s.pool.close()
+	for _, p := range s.pools {
+		p.close()
+	}
 	s.admin.close()
 }
 
 // Ready returns nil when the server answers and has the tables of this build, on
 // a cluster those of every shard. The error wraps [event.ErrSchemaMissing] where
 // the server has no tables, and [event.ErrSchemaOld] where they lack a migration.
-// It reads only.
+// It reads only. Calls at the same time share one check, so that many callers
+// cost the server no more than one, and none waits for others.
 func (s *Store) Ready(ctx context.Context) error {
-	err := s.query(ctx, "ready", s.cfg.DialTimeout, ch.Query{
+	checked := s.ready.DoChan("", func() (any, error) {
+		// The check goes on for the others when this caller leaves.
+		return nil, s.check(context.WithoutCancel(ctx))
+	})
+	select {
+	case result := <-checked:
+		return result.Err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Store) check(ctx context.Context) error {
+	err := s.query(ctx, roleHealth, "ready", s.cfg.DialTimeout, ch.Query{
 		// Nothing is as old, which the partitions' own metadata says; but with a
 		// LIMIT of 0 no shard would be asked.
 		Body:   "SELECT id FROM events WHERE timestamp < toDateTime64('1971-01-01 00:00:00', 6, 'UTC') LIMIT 1",
@@ -139,7 +179,7 @@ func (s *Store) Parts(ctx context.Context) (map[string]uint64, error) {
 	if l := s.spread.Load(); l != nil {
 		from, shard, database = "cluster('"+l.cluster+"', system.parts)", ", _shard_num", database+shardSuffix
 	}
-	err := s.query(ctx, "parts", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAdmin, "parts", s.cfg.QueryTimeout, ch.Query{
 		Body: `SELECT table, max(n) AS parts FROM (
 				SELECT table, count() AS n FROM ` + from + `
 				WHERE active AND database = {database:String} GROUP BY table, partition_id` + shard + `
@@ -167,11 +207,11 @@ var querySettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 	setting("optimize_skip_unused_shards", "1"),
 }
 
-// query runs one query of the pool, and measures it.
-func (s *Store) query(ctx context.Context, name string, timeout time.Duration, q ch.Query) error {
+// query runs one query on a connection of the role, and measures it.
+func (s *Store) query(ctx context.Context, r role, name string, timeout time.Duration, q ch.Query) error {
 	start := time.Now()
 	q.Settings = slices.Concat(q.Settings, querySettings)
-	err := s.pool.do(ctx, timeout, q)
+	err := s.pools[r].do(ctx, timeout, q)
 	s.querySeconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
 	if err != nil {
 		return fmt.Errorf("query %s: %w", name, schemaError(err))

@@ -932,7 +932,8 @@ func TestStallInMidQuery(t *testing.T) {
 				cfg := config(server, database)
 				cfg.Addr = p.Addr().String()
 				store := open(t, cfg)
-				if err := store.Ready(t.Context()); err != nil {
+				// The operation finds a connection that is open.
+				if _, err := store.Cores(t.Context(), ids[:1]); err != nil {
 					t.Fatal(err)
 				}
 				p.answers.Store(test.answers)

@@ -110,7 +110,7 @@ func (s *Store) insertTopic(ctx context.Context, generation int, topic, topicID 
 		{Name: "partitions", Data: &count},
 		{Name: "recorded_at", Data: at},
 	}
-	return s.pool.do(ctx, s.cfg.InsertTimeout, ch.Query{
+	return s.pools[roleAdmin].do(ctx, s.cfg.InsertTimeout, ch.Query{
 		Body: "INSERT INTO " + tableGenerations + " " + input.Columns() + " VALUES", Input: input, Settings: settings,
 	})
 }
@@ -121,7 +121,7 @@ func (s *Store) Generations(ctx context.Context) ([]int, error) {
 		generation  proto.ColUInt16
 		generations []int
 	)
-	err := s.query(ctx, "generations", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAdmin, "generations", s.cfg.QueryTimeout, ch.Query{
 		Body:   "SELECT DISTINCT generation FROM topic_generations ORDER BY generation",
 		Result: proto.Results{{Name: "generation", Data: &generation}},
 		OnResult: func(context.Context, proto.Block) error {
@@ -143,7 +143,7 @@ func (s *Store) recordedTopic(ctx context.Context, generation int) (recorded rec
 		topic, topicID proto.ColStr
 		partitions     proto.ColUInt32
 	)
-	err = s.query(ctx, "topics", s.cfg.QueryTimeout, ch.Query{
+	err = s.query(ctx, roleAdmin, "topics", s.cfg.QueryTimeout, ch.Query{
 		Body: `SELECT topic, topic_id, partitions FROM topic_generations WHERE generation = {generation:UInt16}
 			ORDER BY recorded_at, topic, topic_id, partitions LIMIT 1`,
 		Parameters: parameters{}.int("generation", int64(generation)),
