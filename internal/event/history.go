@@ -70,7 +70,9 @@ func (h History) Effect(op Op, at Position, notRefused bool, beside History) Eff
 	case OpDelete:
 		applied = notRefused || h.Deleted != 0
 	case OpCreate:
-		applied = h.Stored && h.Created == at
+		// A delete that came after the create can hide one that came before it: a
+		// merge keeps the later tombstone alone.
+		applied = h.Stored && h.Created == at && (notRefused || h.Deleted == 0)
 	case OpUpdate:
 		applied = h.Stored && notRefused && all.Created != 0 && all.Created < at
 	}
