@@ -108,10 +108,12 @@ type Config struct {
 	// OccupancyTimeout bounds [Store.Occupancy], which saves lookups and is not
 	// worth more than some of them take. Default: [DefaultOccupancyTimeout].
 	OccupancyTimeout time.Duration
-	// QueryTimeout bounds one query of a reader; the server stops it too.
-	// Default: [DefaultQueryTimeout].
+	// QueryTimeout is how long the server may work on one query of a reader. One
+	// that takes longer is an [event.ErrQueryTimeout]. A server that does not answer
+	// is waited for a few seconds longer. Default: [DefaultQueryTimeout].
 	QueryTimeout time.Duration
-	// QueryMemoryBytesMax bounds the server's memory for one query of a reader.
+	// QueryMemoryBytesMax bounds the server's memory for one query of a reader. One
+	// that takes more is an [event.ErrQueryTooLarge].
 	// Default: [DefaultQueryMemoryBytesMax].
 	QueryMemoryBytesMax int64
 

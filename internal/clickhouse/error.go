@@ -3,6 +3,7 @@ package clickhouse
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
@@ -105,6 +106,34 @@ func isTooExpensive(err error) bool {
 		return true
 	}
 	return false
+}
+
+// readError wraps [event.ErrQueryTooLarge] or [event.ErrQueryTimeout] around an
+// exception that says that a query of a reader has reached its own bound.
+func readError(err error) error {
+	exception, ok := ch.AsException(err)
+	if !ok {
+		return schemaError(err)
+	}
+	switch int(exception.Code) {
+	case 158, // TOO_MANY_ROWS
+		307, // TOO_MANY_BYTES
+		396: // TOO_MANY_ROWS_OR_BYTES
+		return fmt.Errorf("%w (%w)", event.ErrQueryTooLarge, withoutValues(err))
+	case 159, // TIMEOUT_EXCEEDED
+		160: // TOO_SLOW
+		return fmt.Errorf("%w (%w)", event.ErrQueryTimeout, withoutValues(err))
+	case 241: // MEMORY_LIMIT_EXCEEDED
+		// The code is the same where all queries of the server, or of the user, take
+		// too much together, of which this one may take the least. Only the message
+		// says whose limit it was: "Query memory limit exceeded: would use 4.00 GiB",
+		// in older versions "Memory limit (for query) exceeded: …".
+		if strings.Contains(exception.Message, "Query memory limit exceeded") ||
+			strings.Contains(exception.Message, "Memory limit (for query) exceeded") {
+			return fmt.Errorf("%w (%w)", event.ErrQueryTooLarge, withoutValues(err))
+		}
+	}
+	return schemaError(err)
 }
 
 // isDataError reports whether an exception is about values. The list is kept

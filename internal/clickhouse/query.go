@@ -5,12 +5,21 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
 
 	"github.com/sluicehq/sluice/internal/event"
 )
+
+// readGrace is how much longer a reader waits for the server than its query may
+// take there. The server's error says that the query was too long; without one,
+// nothing is known but that the server does not answer.
+const readGrace = 5 * time.Second
+
+// readTimeout is how long a reader waits for the answer to a query.
+func (s *Store) readTimeout() time.Duration { return s.cfg.QueryTimeout + readGrace }
 
 // readSettings make a query of a reader true and bounded.
 func (s *Store) readSettings() []ch.Setting {
@@ -92,7 +101,7 @@ func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (
 func (s *Store) eventSize(ctx context.Context, id event.ID) (int, error) {
 	events := []sized{{id: id, bytes: eventBytes}}
 	var bytes proto.ColUInt64
-	err := s.eachKeys(ctx, roleRead, "sizes", s.cfg.QueryTimeout, []event.ID{id}, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, roleRead, "sizes", s.readTimeout(), []event.ID{id}, func(byKey string) ch.Query {
 		return ch.Query{
 			Body:     "SELECT toUInt64(" + coreBytes + ") AS bytes FROM events FINAL" + byKey,
 			Settings: s.readSettings(),
@@ -150,7 +159,7 @@ func (s *Store) page(ctx context.Context, q event.PageQuery, next int, r *room) 
 	from, params := pageFrom(q)
 	columns := newCoreResult()
 	var cores []event.Core
-	err := s.query(ctx, roleRead, "conversation", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleRead, "conversation", s.readTimeout(), ch.Query{
 		Body:       "SELECT " + coreColumns + from,
 		Parameters: params.int("limit", int64(q.LimitEvents+next)),
 		Settings:   append(s.readSettings(), r.settings()...),
@@ -187,7 +196,7 @@ func (s *Store) pageSizes(ctx context.Context, q event.PageQuery) ([]sized, erro
 		bytes  proto.ColUInt64
 		events []sized
 	)
-	err := s.query(ctx, roleRead, "sizes", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleRead, "sizes", s.readTimeout(), ch.Query{
 		Body:       "SELECT id, toUInt64(" + coreBytes + ") AS bytes" + from,
 		Parameters: params.int("limit", int64(q.LimitEvents)+1),
 		Settings:   s.readSettings(),
@@ -293,7 +302,7 @@ func assembleOne(core *event.Core, contents map[fieldOf]event.ContentRow, embedd
 // contents returns the row with the highest version of each field.
 func (s *Store) contents(ctx context.Context, ids []event.ID, r *room) (map[fieldOf]event.ContentRow, error) {
 	rows := make(map[fieldOf]event.ContentRow, 2*len(ids))
-	err := s.eachKeys(ctx, roleRead, "contents", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, roleRead, "contents", s.readTimeout(), ids, func(byKey string) ch.Query {
 		var (
 			id            proto.ColUUID
 			field         proto.ColInt8
@@ -335,7 +344,7 @@ func (s *Store) contents(ctx context.Context, ids []event.ID, r *room) (map[fiel
 // embeddings returns the row with the highest version of each field.
 func (s *Store) embeddings(ctx context.Context, ids []event.ID, r *room) (map[fieldOf]event.EmbeddingRow, error) {
 	rows := make(map[fieldOf]event.EmbeddingRow, 2*len(ids))
-	err := s.eachKeys(ctx, roleRead, "embeddings", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, roleRead, "embeddings", s.readTimeout(), ids, func(byKey string) ch.Query {
 		var (
 			id      proto.ColUUID
 			field   proto.ColInt8
@@ -464,7 +473,7 @@ func (s *Store) Errors(ctx context.Context, f event.Filter) (event.ErrorCount, e
 	// the texts too.
 	var events, errs proto.ColUInt64
 	var count event.ErrorCount
-	err := s.query(ctx, roleAnalytics, "errors", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAnalytics, "errors", s.readTimeout(), ch.Query{
 		Body:       "SELECT count() AS events, countIf(error.null = 0) AS errors" + from,
 		Parameters: params,
 		Settings:   settings,
@@ -542,7 +551,7 @@ func (s *Store) Latency(ctx context.Context, q event.LatencyQuery) ([]event.Late
 	for _, g := range groups {
 		sql += ", " + g
 	}
-	err := s.query(ctx, roleAnalytics, "latency", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAnalytics, "latency", s.readTimeout(), ch.Query{
 		Body:       sql + " LIMIT {limit:UInt64}",
 		Parameters: params.int("limit", int64(q.LimitRows)),
 		Settings:   settings,
@@ -584,7 +593,7 @@ func (s *Store) Conversations(ctx context.Context, q event.ConversationsQuery) (
 		first, last  proto.ColInt64
 		rows         []event.ConversationRow
 	)
-	err := s.query(ctx, roleAnalytics, "conversations", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAnalytics, "conversations", s.readTimeout(), ch.Query{
 		Body: "SELECT conversation_id, count() AS events, countIf(error.null = 0) AS errors," +
 			" toUnixTimestamp64Micro(min(timestamp)) AS first, toUnixTimestamp64Micro(max(timestamp)) AS last" + from +
 			" GROUP BY conversation_id HAVING events >= {events_min:UInt64} ORDER BY " + order +
@@ -641,7 +650,7 @@ func (s *Store) TimeSeries(ctx context.Context, q event.TimeSeriesQuery) ([]even
 		sql += ", quantilesExactInclusiveIf" + quantileLevels(q.Quantiles) + "(assumeNotNull(latency), latency IS NOT NULL) AS quantiles"
 		result = append(result, proto.ResultColumn{Name: "quantiles", Data: quantiles})
 	}
-	err := s.query(ctx, roleAnalytics, "timeseries", s.cfg.QueryTimeout, ch.Query{
+	err := s.query(ctx, roleAnalytics, "timeseries", s.readTimeout(), ch.Query{
 		Body:       sql + from + " GROUP BY bucket ORDER BY bucket",
 		Parameters: params.int("interval", q.IntervalMicros),
 		Settings:   settings,

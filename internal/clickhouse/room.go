@@ -118,7 +118,7 @@ func (s *Store) measure(ctx context.Context, events []sized, withEmbeddings bool
 			id    proto.ColUUID
 			bytes proto.ColUInt64
 		)
-		return s.eachKeys(ctx, roleRead, "sizes", s.cfg.QueryTimeout, ids, func(byKey string) ch.Query {
+		return s.eachKeys(ctx, roleRead, "sizes", s.readTimeout(), ids, func(byKey string) ch.Query {
 			return ch.Query{
 				Body:     "SELECT id, toUInt64(sum(" + size + ")) AS bytes FROM " + table + " FINAL" + byKey + " GROUP BY id",
 				Settings: s.readSettings(),

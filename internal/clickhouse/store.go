@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -199,6 +200,26 @@ func (s *Store) Parts(ctx context.Context) (map[string]uint64, error) {
 	return parts, nil
 }
 
+// ServerMemory is how many bytes the server may allocate for everything it does;
+// 0 where it has no limit. It needs the right to read system.server_settings.
+func (s *Store) ServerMemory(ctx context.Context) (bytes int64, err error) {
+	var value proto.ColUInt64
+	err = s.admin.do(ctx, s.cfg.QueryTimeout, ch.Query{
+		Body:   "SELECT toUInt64OrZero(value) AS bytes FROM system.server_settings WHERE name = 'max_server_memory_usage'",
+		Result: proto.Results{{Name: "bytes", Data: &value}},
+		OnResult: func(context.Context, proto.Block) error {
+			for _, n := range value {
+				bytes = int64(min(n, math.MaxInt64))
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read the server's memory: %w", withoutValues(err))
+	}
+	return bytes, nil
+}
+
 // querySettings are those of every query. They mean nothing on one machine.
 var querySettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 	// An answer without the rows of a shard that is down would be a wrong one.
@@ -214,6 +235,9 @@ func (s *Store) query(ctx context.Context, r role, name string, timeout time.Dur
 	err := s.pools[r].do(ctx, timeout, q)
 	s.querySeconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
 	if err != nil {
+		if r == roleRead || r == roleAnalytics {
+			return fmt.Errorf("query %s: %w", name, readError(err))
+		}
 		return fmt.Errorf("query %s: %w", name, schemaError(err))
 	}
 	return nil

@@ -15,6 +15,15 @@ var ErrRejected = errors.New("rejected by the storage")
 // again is expected to end the same way.
 var ErrTooExpensive = errors.New("the question takes too much of the storage")
 
+// ErrQueryTooLarge and ErrQueryTimeout are what the storage wraps when a query of
+// a reader took more memory or rows, or longer, than one query may. Asking the
+// same again is expected to end the same way. Neither is wrapped where the
+// storage lacks memory or time because of others, or does not answer.
+var (
+	ErrQueryTooLarge = errors.New("the query takes more memory or rows than one query may")
+	ErrQueryTimeout  = errors.New("the query takes longer than one query may")
+)
+
 // Record is one record of the events topic.
 type Record struct {
 	Generation int

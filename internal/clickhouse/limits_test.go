@@ -1,0 +1,103 @@
+package clickhouse_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// fillCores writes n core rows, each of a conversation of its own.
+func fillCores(t *testing.T, query func(sql string) string, database string, n string) {
+	t.Helper()
+	query(`INSERT INTO ` + database + `.events (conversation_hash, timestamp, id, conversation_id, event_name, version)
+		SELECT cityHash64(number) % 16777216, toDateTime64('2026-03-01 00:00:00', 6, 'UTC') + toIntervalMicrosecond(number * 1000),
+			generateUUIDv4(), 'a conversation that is known by a name of some length ' || toString(number), 'event_a', number + 1
+		FROM numbers(` + n + `)`)
+}
+
+var wholeMonth = event.Filter{SinceMicros: 1_772_323_200_000_000, UntilMicros: 1_775_001_600_000_000} // March 2026
+
+// What a query needs too much of is told apart from what the server lacks for
+// others, and from a server that does not answer.
+func TestLimitsOfQueries(t *testing.T) {
+	direct, server, database := migrated(t)
+	fillCores(t, func(sql string) string { return server.Query(t, sql) }, database, "300000")
+	dear := func(ctx context.Context, cfg clickhouse.Config) error {
+		_, err := open(t, cfg).Conversations(ctx, event.ConversationsQuery{Filter: wholeMonth, LimitRows: 10})
+		return err
+	}
+	if _, err := direct.Conversations(t.Context(), event.ConversationsQuery{Filter: wholeMonth, LimitRows: 10}); err != nil {
+		t.Fatalf("without limits: %v", err)
+	}
+	check := func(t *testing.T, err error, tooLarge, timeout bool) {
+		t.Helper()
+		if err == nil {
+			t.Fatal("no error")
+		}
+		if errors.Is(err, event.ErrQueryTooLarge) != tooLarge || errors.Is(err, event.ErrQueryTimeout) != timeout {
+			t.Errorf("got %v; is too large %t, is a timeout %t", err, tooLarge, timeout)
+		}
+		if strings.Contains(err.Error(), "SELECT") {
+			t.Errorf("the error has the query in it: %v", err)
+		}
+	}
+	t.Run("its own memory", func(t *testing.T) {
+		cfg := config(server, database)
+		cfg.QueryMemoryBytesMax = 8 << 20
+		check(t, dear(t.Context(), cfg), true, false)
+	})
+	t.Run("its own time", func(t *testing.T) {
+		cfg := config(server, database)
+		cfg.QueryTimeout = time.Millisecond
+		check(t, dear(t.Context(), cfg), false, true)
+	})
+	t.Run("no answer", func(t *testing.T) {
+		cfg := config(server, database)
+		cfg.Addr = newSwallower(t, server.Addr, "GROUP BY conversation_id").Addr().String()
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		err := dear(ctx, cfg)
+		check(t, err, false, false)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// A query whose caller has gone is ended on the server, and its connection is
+// free for the next one.
+func TestCancelledQueriesEnd(t *testing.T) {
+	store, server, database := migrated(t)
+	fillCores(t, func(sql string) string { return server.Query(t, sql) }, database, "100")
+	// Every row that is read takes a tenth of a second.
+	server.Query(t, "ALTER TABLE "+database+".events MODIFY COLUMN visible UInt8 ALIAS sleepEachRow(0.1) = 0")
+	running := func() string {
+		return server.Query(t, "SELECT count() FROM system.processes WHERE current_database = '"+database+"' AND query LIKE 'SELECT count() AS events%'")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := store.Errors(ctx, wholeMonth)
+		ended <- err
+	}()
+	until := func(want string) {
+		t.Helper()
+		deadline := time.Now().Add(time.Minute)
+		for tick := time.NewTicker(10 * time.Millisecond); running() != want; <-tick.C {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s queries are running, want %s", running(), want)
+			}
+		}
+	}
+	until("1")
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	until("0")
+}
