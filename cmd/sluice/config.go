@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -35,18 +36,63 @@ func (f *httpFlags) config() (api.Config, error) {
 
 // readerFlags are those of a process that reads the database for others.
 type readerFlags struct {
-	ReadConnections int `help:"Most connections to ClickHouse for reads of single events and pages. 0: pool_size of the URL, or 8." default:"0" group:"clickhouse"`
+	AnalyticsQueries int           `help:"Most questions about many events that the database works on at once. 0: one for each core of this machine, at least 2." default:"0" group:"http"`
+	AnalyticsQueue   int           `help:"Most such questions that wait for others. Those beyond are answered 429." default:"100" group:"http"`
+	AnalyticsWait    time.Duration `help:"Longest wait of such a question, before 429." default:"10s" group:"http"`
+	QueryTimeout     time.Duration `help:"Longest time that the database may work on one read." default:"30s" group:"clickhouse"`
+	QueryMemory      int64         `help:"Most memory of the database for one read, in bytes. 0: 4 GiB; of the embedded database less, so that all that run at once take half of its memory." default:"0" group:"clickhouse"`
+	ReadConnections  int           `help:"Most connections to ClickHouse for reads of single events and pages. 0: pool_size of the URL, or 8." default:"0" group:"clickhouse"`
 }
 
-// apply puts the flags into cfg.
-func (f *readerFlags) apply(cfg *clickhouse.Config) error {
-	if f.ReadConnections < 0 {
-		return errors.New("--read-connections: must not be negative")
+// checkReader refuses values that would stand for a default, or make no sense.
+func (f *readerFlags) checkReader() error {
+	var errs []error
+	for _, flag := range []struct {
+		name         string
+		value, least int64
+	}{
+		{"analytics-queries", int64(f.AnalyticsQueries), 0},
+		{"analytics-queue", int64(f.AnalyticsQueue), 1},
+		{"analytics-wait", int64(f.AnalyticsWait), 1},
+		{"query-timeout", int64(f.QueryTimeout), int64(time.Second)},
+		{"query-memory", f.QueryMemory, 0},
+		{"read-connections", int64(f.ReadConnections), 0},
+	} {
+		if flag.value < flag.least {
+			errs = append(errs, fmt.Errorf("--%s: is too small", flag.name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// analyticsQueries is how many questions run at once.
+func (f *readerFlags) analyticsQueries() int {
+	if f.AnalyticsQueries > 0 {
+		return f.AnalyticsQueries
+	}
+	return max(2, runtime.GOMAXPROCS(0))
+}
+
+// queryGrace is how much longer the API waits for the database than that may
+// work on a read, so that the database says why there is no answer.
+const queryGrace = 10 * time.Second
+
+// applyAdmission puts the flags into cfg.
+func (f *readerFlags) applyAdmission(cfg *api.Config) {
+	cfg.AnalyticsQueriesMax, cfg.AnalyticsQueueMax, cfg.AnalyticsWait = f.analyticsQueries(), f.AnalyticsQueue, f.AnalyticsWait
+	cfg.QueryTimeout = f.QueryTimeout + queryGrace
+}
+
+// applyReader puts the flags into cfg.
+func (f *readerFlags) applyReader(cfg *clickhouse.Config) {
+	cfg.AnalyticsConnectionsMax = f.analyticsQueries()
+	cfg.QueryTimeout = f.QueryTimeout
+	if f.QueryMemory > 0 {
+		cfg.QueryMemoryBytesMax = f.QueryMemory
 	}
 	if f.ReadConnections > 0 {
 		cfg.ReadConnectionsMax = f.ReadConnections
 	}
-	return nil
 }
 
 // kafkaFlags say where Kafka is and what Sluice keeps there.
@@ -166,8 +212,8 @@ func (f *consumerFlags) checkConsumer() error {
 	return nil
 }
 
-// apply puts the flags into cfg.
-func (f *consumerFlags) apply(cfg *clickhouse.Config) {
+// applyWriter puts the flags into cfg.
+func (f *consumerFlags) applyWriter(cfg *clickhouse.Config) {
 	if f.WriteConnections > 0 {
 		cfg.WriteConnectionsMax = f.WriteConnections
 	}

@@ -24,8 +24,9 @@ type embeddedFlags struct {
 }
 
 // database returns the configuration of the database: the one given, or that
-// of an embedded one, which it starts.
-func (f *embeddedFlags) database(ctx context.Context, p *process, remote *clickhouseFlags) (clickhouse.Config, error) {
+// of an embedded one, which it starts. queriesMax is how many questions are to
+// run at once; the memory of an embedded database is divided among them.
+func (f *embeddedFlags) database(ctx context.Context, p *process, remote *clickhouseFlags, queriesMax int) (clickhouse.Config, error) {
 	if remote.ClickhouseURL != "" {
 		return remote.config()
 	}
@@ -46,7 +47,38 @@ func (f *embeddedFlags) database(ctx context.Context, p *process, remote *clickh
 	if err := e.WaitReady(ctx); err != nil {
 		return clickhouse.Config{}, err
 	}
-	return clickhouse.Config{Addr: e.Addr(), Database: engine.Database, User: engine.User, Password: e.Password()}, nil
+	cfg := clickhouse.Config{Addr: e.Addr(), Database: engine.Database, User: engine.User, Password: e.Password()}
+	memory, err := serverMemory(ctx, p, cfg)
+	if err != nil {
+		return clickhouse.Config{}, err
+	}
+	cfg.QueryMemoryBytesMax = queryMemory(memory, queriesMax)
+	p.log.Debug("memory of the database", "bytes", memory, "query_bytes_max", cfg.QueryMemoryBytesMax)
+	return cfg, nil
+}
+
+// serverMemory asks the database how much memory it has.
+func serverMemory(ctx context.Context, p *process, cfg clickhouse.Config) (bytes int64, err error) {
+	store, err := clickhouse.New(cfg, p.log, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer store.Close()
+	err = p.retry(ctx, "ask for the database's memory", clickhouse.IsRetryable, func(ctx context.Context) error {
+		bytes, err = store.ServerMemory(ctx)
+		return err
+	})
+	return bytes, err
+}
+
+// queryMemory is the memory of one question, of which so many run at once in a
+// database of so much memory: together half of it. The rest is for inserts,
+// merges, caches and single events.
+func queryMemory(bytes int64, queriesMax int) int64 {
+	if bytes == 0 {
+		return clickhouse.DefaultQueryMemoryBytesMax
+	}
+	return min(clickhouse.DefaultQueryMemoryBytesMax, bytes/2/int64(queriesMax))
 }
 
 // broker puts the address of an embedded broker, which it starts, into cfg,

@@ -61,19 +61,18 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 	}
 	kafkaCfg, err := c.kafkaFlags.config()
 	keep, moreErr := c.retentionFlags.config()
-	if err := errors.Join(err, moreErr, c.checkConsumer()); err != nil {
+	if err := errors.Join(err, moreErr, c.checkConsumer(), c.checkReader()); err != nil {
 		return err
 	}
+	c.applyAdmission(&cfg)
 	p := newProcess(e)
 	return p.run(ctx, func(ctx context.Context) error {
-		clickhouseCfg, err := c.database(ctx, p, &c.clickhouseFlags)
+		clickhouseCfg, err := c.database(ctx, p, &c.clickhouseFlags, c.analyticsQueries())
 		if err != nil {
 			return err
 		}
-		c.consumerFlags.apply(&clickhouseCfg)
-		if err := c.readerFlags.apply(&clickhouseCfg); err != nil {
-			return err
-		}
+		c.applyWriter(&clickhouseCfg)
+		c.applyReader(&clickhouseCfg)
 		if err := c.broker(ctx, p, &kafkaCfg); err != nil {
 			return err
 		}
@@ -127,9 +126,11 @@ type apiCmd struct {
 func (c *apiCmd) Run(ctx context.Context, e *env) error {
 	cfg, err := c.httpFlags.config()
 	kafkaCfg, clickhouseCfg, moreErr := remote(&c.kafkaFlags, &c.clickhouseFlags)
-	if err := errors.Join(err, moreErr, c.apply(&clickhouseCfg)); err != nil {
+	if err := errors.Join(err, moreErr, c.checkReader()); err != nil {
 		return err
 	}
+	c.applyAdmission(&cfg)
+	c.applyReader(&clickhouseCfg)
 	p := newProcess(e)
 	return p.run(ctx, func(ctx context.Context) error {
 		store, err := p.openStore(clickhouseCfg)
@@ -153,7 +154,7 @@ func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 	if err := errors.Join(err, c.checkConsumer()); err != nil {
 		return err
 	}
-	c.apply(&clickhouseCfg)
+	c.applyWriter(&clickhouseCfg)
 	p := newProcess(e)
 	return p.run(ctx, func(ctx context.Context) error {
 		store, err := p.openStore(clickhouseCfg)

@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
@@ -29,7 +30,9 @@ const (
 	DefaultWaitMax            = 30 * time.Second
 	DefaultAfterWait          = 5 * time.Second
 	DefaultRetryAfter         = time.Second
-	DefaultQueryTimeout       = 30 * time.Second
+	DefaultQueryTimeout       = 40 * time.Second
+	DefaultAnalyticsQueue     = 100
+	DefaultAnalyticsWait      = 10 * time.Second
 	DefaultPageTimeout        = 30 * time.Minute
 	DefaultAnswerWait         = 10 * time.Second
 	DefaultAnswerStallTimeout = 30 * time.Second
@@ -109,7 +112,8 @@ type Config struct {
 	// RetryAfter is the Retry-After of a 503, rounded up to seconds.
 	RetryAfter time.Duration
 	// QueryTimeout bounds one read of the database, of which a page can need
-	// several.
+	// several. It should be above the database's own bound, whose error says that
+	// the query took too long, and not only that there was no answer.
 	QueryTimeout time.Duration
 	// PageTimeout is how long a page of a conversation may take. It ends early,
 	// with a cursor, after the part that is being sent then.
@@ -124,6 +128,16 @@ type Config struct {
 	// AnswerStallTimeout is how long a reader may take nothing: see
 	// AnswerBytesPerSecondMin.
 	AnswerStallTimeout time.Duration
+	// AnalyticsQueriesMax is how many questions of analytics the database works on
+	// at once. Default: the number of cores, at least 2.
+	AnalyticsQueriesMax int
+	// AnalyticsQueueMax is how many more may wait; those beyond are answered 429.
+	// Default: [DefaultAnalyticsQueue].
+	AnalyticsQueueMax int
+	// AnalyticsWait is how long a question may wait; then it is answered 429. It is
+	// the Retry-After of 429, rounded up to seconds. Default:
+	// [DefaultAnalyticsWait].
+	AnalyticsWait time.Duration
 	// ReadyTimeout bounds the checks of /readyz.
 	ReadyTimeout time.Duration
 	// HeaderTimeout bounds the reading of a request's headers.
@@ -137,8 +151,9 @@ type Config struct {
 	InflateTimeout time.Duration
 	// WriteTimeout bounds a request from the end of its headers to the end of
 	// its answer. It must leave room for ReadTimeout, InflateTimeout and
-	// WaitMax, or the answers of slow requests are cut off. A batch gets
-	// BatchReadTimeout more.
+	// WaitMax, and for WaitMax, AnalyticsWait, AnswerWait and QueryTimeout, or the
+	// answers of slow requests are cut off. A batch gets BatchReadTimeout more.
+	// Default: [DefaultWriteTimeout], or the latter sum where that is more.
 	WriteTimeout time.Duration
 	// IdleTimeout closes connections without requests.
 	IdleTimeout time.Duration
@@ -183,6 +198,9 @@ func (c Config) Validate() error {
 		{"AfterWait", int64(d.AfterWait)},
 		{"RetryAfter", int64(d.RetryAfter)},
 		{"QueryTimeout", int64(d.QueryTimeout)},
+		{"AnalyticsQueriesMax", int64(d.AnalyticsQueriesMax)},
+		{"AnalyticsQueueMax", int64(d.AnalyticsQueueMax)},
+		{"AnalyticsWait", int64(d.AnalyticsWait)},
 		{"PageTimeout", int64(d.PageTimeout)},
 		{"AnswerWait", int64(d.AnswerWait)},
 		{"AnswerBytesPerSecondMin", int64(d.AnswerBytesPerSecondMin)},
@@ -213,6 +231,9 @@ func (c Config) Validate() error {
 	if d.WriteTimeout < d.ReadTimeout+d.InflateTimeout+d.WaitMax {
 		errs = append(errs, errors.New("WriteTimeout: must be at least ReadTimeout, InflateTimeout and WaitMax together"))
 	}
+	if d.WriteTimeout < d.readingMax() {
+		errs = append(errs, errors.New("WriteTimeout: must be at least WaitMax, AnalyticsWait, AnswerWait and QueryTimeout together"))
+	}
 	return errors.Join(errs...)
 }
 
@@ -237,6 +258,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.AfterWait, DefaultAfterWait)
 	setDefault(&c.RetryAfter, DefaultRetryAfter)
 	setDefault(&c.QueryTimeout, DefaultQueryTimeout)
+	setDefault(&c.AnalyticsQueriesMax, max(2, runtime.GOMAXPROCS(0)))
+	setDefault(&c.AnalyticsQueueMax, DefaultAnalyticsQueue)
+	setDefault(&c.AnalyticsWait, DefaultAnalyticsWait)
 	setDefault(&c.PageTimeout, DefaultPageTimeout)
 	setDefault(&c.AnswerWait, DefaultAnswerWait)
 	setDefault(&c.AnswerBytesPerSecondMin, DefaultAnswerBytesPerSecondMin)
@@ -246,7 +270,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.ReadTimeout, DefaultReadTimeout)
 	setDefault(&c.BatchReadTimeout, DefaultBatchReadTimeout)
 	setDefault(&c.InflateTimeout, DefaultInflateTimeout)
-	setDefault(&c.WriteTimeout, DefaultWriteTimeout)
+	setDefault(&c.WriteTimeout, max(DefaultWriteTimeout, c.readingMax()))
 	setDefault(&c.IdleTimeout, DefaultIdleTimeout)
 	setDefault(&c.ShutdownTimeout, DefaultShutdownTimeout)
 	if c.EventNames == nil {
@@ -256,6 +280,11 @@ func (c Config) withDefaults() Config {
 		c.Now = time.Now
 	}
 	return c
+}
+
+// readingMax is how long a question may take until its answer begins.
+func (c *Config) readingMax() time.Duration {
+	return c.WaitMax + c.AnalyticsWait + c.AnswerWait + c.QueryTimeout
 }
 
 func setDefault[T comparable](field *T, value T) {

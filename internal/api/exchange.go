@@ -138,8 +138,11 @@ func (e *endpoint) serve(x *exchange) error {
 func (e *endpoint) fail(ctx context.Context, x *exchange, err error) {
 	p := asProblem(err)
 	h := x.w.Header()
-	if p.status == http.StatusServiceUnavailable {
+	switch p.status {
+	case http.StatusServiceUnavailable:
 		h["Retry-After"] = e.s.retryAfter
+	case http.StatusTooManyRequests:
+		h["Retry-After"] = e.s.retryQuestion
 	}
 	if p.closes {
 		h["Connection"] = headerClose

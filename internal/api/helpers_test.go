@@ -56,6 +56,7 @@ type fakePorts struct {
 	conversations []event.ConversationRow
 	series        []event.TimeSeriesRow
 	queryErr      error
+	countErrors   func(ctx context.Context) (event.ErrorCount, error) // answers Errors, if set
 }
 
 func (f *fakePorts) Produce(ctx context.Context, writes []event.Write) []event.Ack {
@@ -168,8 +169,11 @@ func (f *fakePorts) Conversation(ctx context.Context, q event.PageQuery) (event.
 	return f.page, f.queryErr
 }
 
-func (f *fakePorts) Errors(_ context.Context, q event.Filter) (event.ErrorCount, error) {
+func (f *fakePorts) Errors(ctx context.Context, q event.Filter) (event.ErrorCount, error) {
 	f.ask(q)
+	if f.countErrors != nil {
+		return f.countErrors(ctx)
+	}
 	return f.count, f.queryErr
 }
 
@@ -312,7 +316,8 @@ func (a answer) problem(tb testing.TB, status int, code event.Code, field string
 	if ct := a.header.Get("Content-Type"); ct != "application/problem+json" {
 		tb.Errorf("Content-Type %q", ct)
 	}
-	if (status == http.StatusServiceUnavailable) != (a.header.Get("Retry-After") != "") {
+	again := status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests
+	if again != (a.header.Get("Retry-After") != "") {
 		tb.Errorf("Retry-After %q with status %d", a.header.Get("Retry-After"), status)
 	}
 }

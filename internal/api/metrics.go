@@ -21,7 +21,7 @@ type metrics struct {
 	cut      *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer, held *budget) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, held *budget, analytics *admission) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_api_requests_total",
@@ -59,7 +59,7 @@ func newMetrics(reg prometheus.Registerer, held *budget) (*metrics, error) {
 		Name: "sluice_api_answer_bytes",
 		Help: "Memory of the events and rows being read from the database or on their way to a reader.",
 	}, func() float64 { return float64(held[forEvents].held() + held[forRows].held()) })
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.refused, m.cut, accepted, bodies, answers} {
+	for _, c := range append(analytics.collectors(), m.requests, m.seconds, m.refused, m.cut, accepted, bodies, answers) {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

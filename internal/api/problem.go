@@ -42,8 +42,13 @@ const (
 	CodeOverloaded event.Code = "overloaded"
 	// CodeNotYetApplied: the write that a read was to wait for is not applied yet.
 	CodeNotYetApplied event.Code = "not_yet_applied"
-	// CodeQueryTimeout: the query took longer than it may.
+	// CodeTooManyQueries: too many questions of analytics are being asked, and
+	// this one was not.
+	CodeTooManyQueries event.Code = "too_many_queries"
+	// CodeQueryTimeout: the database worked on the question longer than it may.
 	CodeQueryTimeout event.Code = "query_timeout"
+	// CodeQueryTooLarge: the question takes more memory or rows than it may.
+	CodeQueryTooLarge event.Code = "query_too_large"
 )
 
 // problem is an error with the status that it is answered with.
@@ -149,8 +154,12 @@ func titleOf(code event.Code) string {
 		return "The server has too much under way"
 	case CodeNotYetApplied:
 		return "The write is not applied yet"
+	case CodeTooManyQueries:
+		return "Too many questions are being asked"
 	case CodeQueryTimeout:
 		return "The query took too long"
+	case CodeQueryTooLarge:
+		return "The query takes too much memory"
 	}
 	return "The server failed"
 }
@@ -189,20 +198,35 @@ func storageProblem(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, event.ErrQueryTooLarge) {
 		return &problem{
-			status: http.StatusServiceUnavailable, code: CodeQueryTimeout,
-			detail: "the query did not finish in the time that it may take; narrow it", cause: err,
+			status: http.StatusUnprocessableEntity, code: CodeQueryTooLarge,
+			detail: "the query takes more memory or rows than it may; narrow it",
 		}
 	}
 	detail := "the database does not answer"
 	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, event.ErrQueryTimeout):
+		detail = "the database did not answer in time"
 	case errors.Is(err, event.ErrSchemaMissing):
 		detail = `the database has no tables yet; "sluice migrate" or a consumer makes them`
 	case errors.Is(err, event.ErrSchemaOld):
 		detail = `the database's tables are older than this process; "sluice migrate" or a consumer brings them up to date`
 	}
 	return &problem{status: http.StatusServiceUnavailable, code: CodeUnavailable, detail: detail, cause: err}
+}
+
+// questionProblem is storageProblem for questions about many events. One that
+// the database worked on for too long is too large, as few run at once. A read of
+// a few events never is: there it is the database that is slow.
+func questionProblem(err error) error {
+	if errors.Is(err, event.ErrQueryTimeout) {
+		return &problem{
+			status: http.StatusUnprocessableEntity, code: CodeQueryTimeout,
+			detail: "the query did not finish in the time that it may take; narrow it",
+		}
+	}
+	return storageProblem(err)
 }
 
 func badRequest(format string) *problem {

@@ -146,14 +146,9 @@ func (s *Server) ask(x *exchange, p *params, after []event.Receipt, q question) 
 	if err := s.waitForReceipts(x, after); err != nil {
 		return err
 	}
-	if err := x.waitFor(forRows, readFactor*int64(q.rowsMax)*int64(q.rowBytes)+sendBytes); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.QueryTimeout)
-	rows, err := q.ask(ctx)
-	cancel()
+	rows, err := s.askAdmitted(x, q)
 	if err != nil {
-		return storageProblem(err)
+		return err
 	}
 	x.keep(forRows, int64(rows)*int64(q.rowBytes)+sendBytes)
 	x.out = append(x.out, q.begin...)
@@ -168,6 +163,26 @@ func (s *Server) ask(x *exchange, p *params, after []event.Receipt, q question) 
 	}
 	x.out = append(x.out, q.end...)
 	return x.end()
+}
+
+// askAdmitted runs the query when there is memory for its answer, and it is its
+// turn. It waits for the memory first, because slow readers may keep that for
+// long, and nobody should wait for a place that is not used meanwhile.
+func (s *Server) askAdmitted(x *exchange, q question) (rows int, err error) {
+	if err := x.waitFor(forRows, readFactor*int64(q.rowsMax)*int64(q.rowBytes)+sendBytes); err != nil {
+		return 0, err
+	}
+	leave, err := s.analytics.enter(x.r.Context())
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	ctx, cancel := context.WithTimeout(x.r.Context(), s.cfg.QueryTimeout)
+	defer cancel()
+	if rows, err = q.ask(ctx); err != nil {
+		return 0, questionProblem(err)
+	}
+	return rows, nil
 }
 
 func (s *Server) analyseErrors(x *exchange) error {

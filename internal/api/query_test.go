@@ -311,8 +311,17 @@ func TestStorageAway(t *testing.T) {
 					t.Errorf("%v is answered %s", missing, a.body)
 				}
 			}
-			h.queryErr = context.DeadlineExceeded
-			h.do(t, "GET", target, "").problem(t, 503, "query_timeout", "")
+			h.queryErr = fmt.Errorf("query: %w", context.DeadlineExceeded)
+			h.do(t, "GET", target, "").problem(t, 503, "unavailable", "")
+			h.queryErr = fmt.Errorf("query: %w", event.ErrQueryTooLarge)
+			h.do(t, "GET", target, "").problem(t, 422, "query_too_large", "")
+			// Only a question can be too large for its time.
+			h.queryErr = fmt.Errorf("query: %w", event.ErrQueryTimeout)
+			if strings.HasPrefix(target, "/analytics/") {
+				h.do(t, "GET", target, "").problem(t, 422, "query_timeout", "")
+			} else {
+				h.do(t, "GET", target, "").problem(t, 503, "unavailable", "")
+			}
 		})
 	}
 }

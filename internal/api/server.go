@@ -99,7 +99,10 @@ type Server struct {
 	crossOrigin *http.CrossOriginProtection
 	scrape      http.Handler
 	handler     http.Handler
-	retryAfter  []string
+	// retryAfter and retryQuestion are the Retry-After of 503 and of 429.
+	retryAfter, retryQuestion []string
+	// analytics admits questions about many events.
+	analytics *admission
 	// local says that the server trusts everybody on this machine.
 	local bool
 	debug bool
@@ -126,9 +129,12 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 		cfg: cfg, log: log, ports: ports,
 		rules:       event.Rules{EventNames: cfg.EventNames},
 		crossOrigin: http.NewCrossOriginProtection(),
-		retryAfter:  []string{strconv.Itoa(int(math.Ceil(cfg.RetryAfter.Seconds())))},
-		debug:       log.Enabled(context.Background(), slog.LevelDebug),
-		draining:    make(chan struct{}),
+		retryAfter:  seconds(cfg.RetryAfter),
+		// By then everybody who waits now has been admitted or turned away.
+		retryQuestion: seconds(cfg.AnalyticsWait),
+		analytics:     newAdmission(&cfg),
+		debug:         log.Enabled(context.Background(), slog.LevelDebug),
+		draining:      make(chan struct{}),
 	}
 	host, _, _ := net.SplitHostPort(cfg.Addr) // checked by Validate
 	s.local = cfg.Keys == nil && isLoopbackHost(host)
@@ -139,7 +145,7 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	s.exchanges.New = func() any { return new(exchange) }
 	s.batches.New = func() any { return new(batch) }
 	var err error
-	if s.metrics, err = newMetrics(reg, s.budget); err != nil {
+	if s.metrics, err = newMetrics(reg, s.budget, s.analytics); err != nil {
 		return nil, fmt.Errorf("register the API's metrics: %w", err)
 	}
 	s.scrape = promhttp.HandlerFor(ports.Metrics, promhttp.HandlerOpts{
@@ -149,6 +155,11 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	})
 	s.handler = s.routes()
 	return s, nil
+}
+
+// seconds is the value of Retry-After.
+func seconds(d time.Duration) []string {
+	return []string{strconv.Itoa(max(1, int(math.Ceil(d.Seconds()))))}
 }
 
 // Handler serves the API without a listener of its own, for tests and for
