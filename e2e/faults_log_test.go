@@ -579,10 +579,7 @@ func TestFaultDeadLetterReplay(t *testing.T) {
 		rejected[l.Record.Receipt()] = struct{}{}
 		return true
 	})
-	log.Records = slices.DeleteFunc(log.Records, func(r event.Record) bool {
-		_, ok := rejected[r.Receipt()]
-		return ok
-	})
+	log.Rejected = rejected
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tables, err := s.tables(ctx)

@@ -20,7 +20,7 @@ import (
 func (h *History) Check(l *Log, got *Tables) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := fold(l.Records)
+	f := fold(l.Records, l.Rejected)
 	var errs []error
 	errs = append(errs, Differences(f.tables, got)...)
 	errs = append(errs, h.checkLog(f)...)

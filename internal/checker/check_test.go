@@ -62,7 +62,7 @@ func newWorld(t *testing.T) *world {
 		w.log.Records = append(w.log.Records, record(t, sent, at, int64(i)))
 	}
 	w.log.Letters = []event.DeadLetter{{Record: w.log.Records[1], Reason: event.CodeUnknownEvent}}
-	w.tables = fold(w.log.Records).tables
+	w.tables = fold(w.log.Records, nil).tables
 	for i, seen := range []map[event.Field]int{
 		{event.FieldLatency: 1, event.FieldInput: 1, event.FieldOutput: 1},
 		{event.FieldLatency: 6, event.FieldInput: 4, event.FieldOutput: 4},
@@ -111,7 +111,7 @@ func readBetween(t *testing.T, w *world, call time.Duration) {
 	}
 	w.history.add([]*Write{update}, nil)
 	w.log.Records = append(w.log.Records, record(t, update, w.log.Records[0].AppendTime, 9))
-	w.tables = fold(w.log.Records).tables
+	w.tables = fold(w.log.Records, nil).tables
 	r := w.history.reads[1]
 	r.After = event.Receipt{}
 	r.Call, r.Return = call, call+seconds
@@ -145,7 +145,7 @@ func TestCheckNotices(t *testing.T) {
 			if len((&Tables{Cores: w.tables.Cores, Contents: map[wideKey]event.ContentRow{k: row}}).counting().Contents) != 0 {
 				t.Error("it counts")
 			}
-			w.tables = fold(w.log.Records).tables
+			w.tables = fold(w.log.Records, nil).tables
 		}, ""},
 		"a read between the tables, across a create that lost": {func(w *world) { readBetween(t, w, 7400*time.Millisecond) }, ""},
 		"the same when the create was applied":                 {func(w *world) { readBetween(t, w, 8*seconds) }, "no order of the operations"},
@@ -178,13 +178,13 @@ func TestCheckNotices(t *testing.T) {
 		}, "acknowledged as 1.0.100, is not there"},
 		"an acknowledged delete that is not there": {func(w *world) {
 			w.log.Records = append(w.log.Records[:6:6], w.log.Records[7:]...)
-			w.tables = fold(w.log.Records).tables
+			w.tables = fold(w.log.Records, nil).tables
 		}, "acknowledged as 1.0.6, is not there"},
 		"a write that is there twice": {func(w *world) {
 			again := w.log.Records[3]
 			again.Offset = 9
 			w.log.Records = append(w.log.Records, again)
-			w.tables = fold(w.log.Records).tables
+			w.tables = fold(w.log.Records, nil).tables
 		}, "and again at 1.0.9"},
 		"a write that nobody sent": {func(w *world) {
 			w.history.writes = w.history.writes[:8]

@@ -31,12 +31,15 @@ func newTables() *Tables {
 type entry struct {
 	record *event.Record
 	write  event.Write
+	// rejected: the database refused it for its data.
+	rejected bool
 }
 
 // folded is what the log comes to.
 type folded struct {
 	tables *Tables
-	// keys are the writes of each public id, in the order of the log.
+	// keys are the writes of each public id, in the order of the log, but for
+	// those that the database refused.
 	keys map[string][]entry
 	// poison are the records that are no write, refused the updates of events
 	// that did not exist; both belong to the dead letters.
@@ -45,11 +48,13 @@ type folded struct {
 
 // fold says what must be in the tables once all of the log is applied. It is
 // the plain reading of the rules: for each event by itself, its writes in order.
-func fold(records []event.Record) *folded {
+// The database refused the rejected ones.
+func fold(records []event.Record, rejected map[event.Receipt]struct{}) *folded {
 	f := &folded{
 		tables: newTables(), keys: make(map[string][]entry),
 		poison: make(map[event.Receipt]struct{}), refused: make(map[event.Receipt]struct{}),
 	}
+	all := make(map[string][]entry)
 	for i := range records {
 		r := &records[i]
 		w, err := event.ReadRecord(r)
@@ -57,9 +62,14 @@ func fold(records []event.Record) *folded {
 			f.poison[r.Receipt()] = struct{}{}
 			continue
 		}
-		f.keys[string(r.Key)] = append(f.keys[string(r.Key)], entry{r, w})
+		_, isRejected := rejected[r.Receipt()]
+		e := entry{r, w, isRejected}
+		all[string(r.Key)] = append(all[string(r.Key)], e)
+		if !isRejected {
+			f.keys[string(r.Key)] = append(f.keys[string(r.Key)], e)
+		}
 	}
-	for _, writes := range f.keys {
+	for _, writes := range all {
 		f.foldEvent(writes)
 	}
 	return f
@@ -71,14 +81,22 @@ func (f *folded) foldEvent(writes []entry) {
 		deleted *entry
 		id      event.ID
 		alias   = writes[0].write.Alias
+		marked  bool
 	)
 	for i := range writes {
 		e := &writes[i]
+		if e.rejected {
+			if e.write.Op == event.OpCreate && core == nil && deleted == nil {
+				f.mark(e)
+				marked = true
+			}
+			continue
+		}
 		switch e.write.Op {
 		case event.OpCreate:
 			if core == nil && deleted == nil {
 				id = e.write.ID
-				core = f.create(e)
+				core = f.create(e, marked)
 			}
 		case event.OpUpdate:
 			switch {
@@ -109,15 +127,38 @@ func version(class event.Class, e *entry) event.Version {
 	return event.MakeVersion(class, e.record.Position())
 }
 
-func (f *folded) create(e *entry) *event.Core {
+// mark leaves what a create leaves that the database refused.
+func (f *folded) mark(e *entry) {
+	alias := e.write.Alias
+	if alias == "" {
+		alias = event.RefusalAlias(e.write.ID)
+	}
+	f.tables.Aliases[alias] = event.AliasRow{
+		Alias: alias, ID: e.write.ID, Version: version(event.ClassUpdate, e), Refused: true,
+	}
+}
+
+// create makes an event. After a mark, its contents and embeddings outrank those
+// of the create that was refused, also where it brings none.
+func (f *folded) create(e *entry, marked bool) *event.Core {
 	w := &e.write
 	v := version(event.ClassCreate, e)
+	wide := v
+	if marked {
+		wide = version(event.ClassUpdate, e)
+		for _, field := range []event.Field{event.FieldInput, event.FieldOutput} {
+			f.tables.Contents[wideKey{w.ID, field}] = event.ContentRow{ID: w.ID, Field: field, Version: wide}
+		}
+		for _, field := range []event.Field{event.FieldInputEmbeddings, event.FieldOutputEmbeddings} {
+			f.tables.Embeddings[wideKey{w.ID, field}] = event.EmbeddingRow{ID: w.ID, Field: field, Version: wide}
+		}
+	}
 	if w.Alias != "" {
-		f.tables.Aliases[w.Alias] = event.AliasRow{Alias: w.Alias, ID: w.ID, Version: v}
+		f.tables.Aliases[w.Alias] = event.AliasRow{Alias: w.Alias, ID: w.ID, Version: wide}
 	}
 	core := &event.Core{ID: w.ID, ConversationID: w.ConversationID, Alias: w.Alias, Created: e.record.Position(), Version: v}
 	setCore(core, w)
-	f.setWide(w.ID, w, v)
+	f.setWide(w.ID, w, wide)
 	return core
 }
 

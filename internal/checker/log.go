@@ -20,6 +20,9 @@ type Log struct {
 	// Records are in offset order within each partition.
 	Records []event.Record
 	Letters []event.DeadLetter
+	// Rejected are the receipts of the records that the database refused for
+	// their data. Their letters are not among Letters.
+	Rejected map[event.Receipt]struct{}
 }
 
 // ReadLog reads both topics of a generation from the brokers. It reads them

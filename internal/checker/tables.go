@@ -104,7 +104,9 @@ func (d Database) ReadTables(ctx context.Context) (*Tables, error) {
 		{
 			"SELECT alias, toString(id), toString(version), deleted FROM event_aliases FINAL",
 			func(r *row) {
-				a := event.AliasRow{Alias: r.text(), ID: r.id(), Version: event.Version(r.number()), Deleted: r.number() == 1}
+				a := event.AliasRow{Alias: r.text(), ID: r.id(), Version: event.Version(r.number())}
+				state := r.number()
+				a.Deleted, a.Refused = state == 1, state == 2
 				put(r, t.Aliases, a.Alias, a)
 			},
 		},
