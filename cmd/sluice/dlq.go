@@ -64,13 +64,25 @@ func (c *dlqListCmd) Run(ctx context.Context, e *env) error {
 			Detail   string     `json:"detail"`
 			ID       string     `json:"id"`
 			Receipt  string     `json:"receipt"`
+			Last     string     `json:"last_receipt,omitempty"`
 			Bytes    int        `json:"bytes"`
 			Replayed bool       `json:"replayed"`
 		}{
 			l.Seq, l.At, l.Letter.Reason, l.Letter.Detail, string(l.Letter.Record.Key),
-			l.Letter.Record.Receipt().String(), len(l.Letter.Record.Value), replayed(l.Seq),
+			l.Letter.Record.Receipt().String(), lastReceipt(&l.Letter), len(l.Letter.Record.Value), replayed(l.Seq),
 		})
 	})
+}
+
+// lastReceipt is the receipt of the last record that the letter stands for, where
+// there are several.
+func lastReceipt(l *event.DeadLetter) string {
+	if l.LastOffset <= l.Record.Offset {
+		return ""
+	}
+	r := l.Record.Receipt()
+	r.Offset = l.LastOffset
+	return r.String()
 }
 
 type dlqReplayCmd struct {

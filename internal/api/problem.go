@@ -89,7 +89,7 @@ func statusOf(code event.Code) int {
 		return http.StatusNotFound
 	case event.CodeIDTaken, event.CodeEventDeleted:
 		return http.StatusConflict
-	case event.CodeBadRecord, event.CodeUnsupportedVersion:
+	case event.CodeBadRecord, event.CodeUnsupportedVersion, event.CodeUnreadableBatch:
 		return http.StatusInternalServerError
 	}
 	return http.StatusInternalServerError
@@ -126,7 +126,7 @@ func titleOf(code event.Code) string {
 		return "The event was deleted"
 	case event.CodeEventExpired:
 		return "The event is older than the retention"
-	case event.CodeBadRecord, event.CodeUnsupportedVersion:
+	case event.CodeBadRecord, event.CodeUnsupportedVersion, event.CodeUnreadableBatch:
 		return "The consumer could not read the write"
 	case event.CodeRejectedByStore:
 		return "The database refused the write"

@@ -56,6 +56,26 @@ func (b *batch) add(rec *event.Record, now time.Time) {
 	}
 }
 
+// pass has the batch go on from the offset, up to which there are no other records.
+func (b *batch) pass(partition int32, next int64, now time.Time) {
+	if b.empty() {
+		b.oldest = now
+	}
+	b.latest = now
+	b.next[partition] = max(b.next[partition], next)
+}
+
+// addUnreadable takes a batch of the log in that cannot be read.
+func (b *batch) addUnreadable(u *event.Unreadable, now time.Time) {
+	b.pass(u.Partition, u.Last+1, now)
+	letter := event.DeadLetter{
+		Record: event.Record{Generation: u.Generation, Partition: u.Partition, Offset: u.First, Value: u.Data, AppendTime: now},
+		Reason: event.CodeUnreadableBatch, Detail: u.Detail, LastOffset: u.Last,
+	}
+	b.bytes += recordCost(&letter.Record)
+	b.poison = append(b.poison, letter)
+}
+
 // recordCost is what a record and its write cost. Contents and embeddings are
 // in the value.
 func recordCost(rec *event.Record) int {

@@ -64,6 +64,27 @@ func TestBatchAdd(t *testing.T) {
 	}
 }
 
+// A batch of the log that cannot be read is one dead letter for all its offsets.
+func TestBatchAddUnreadable(t *testing.T) {
+	b, now := newBatch(), time.UnixMicro(micros)
+	b.addUnreadable(&event.Unreadable{Generation: 1, Partition: 3, First: 7, Last: 9, Detail: "why", Data: []byte("raw")}, now)
+	b.pass(3, 12, now)
+	if diff := cmp.Diff(map[int32]int64{3: 12}, b.next); diff != "" {
+		t.Errorf("next (-want +got):\n%s", diff)
+	}
+	want := []event.DeadLetter{{
+		Record: event.Record{Generation: 1, Partition: 3, Offset: 7, Value: []byte("raw"), AppendTime: now},
+		Reason: event.CodeUnreadableBatch, Detail: "why", LastOffset: 9,
+	}}
+	if diff := cmp.Diff(want, b.poison); diff != "" || b.len() != 1 || b.bytes != recordBytes+3 {
+		t.Errorf("dead letters, %d bytes (-want +got):\n%s", b.bytes, diff)
+	}
+	b.drop(3)
+	if !b.empty() || b.len() != 0 || b.bytes != 0 {
+		t.Errorf("not empty: %d records, %d bytes", b.len(), b.bytes)
+	}
+}
+
 func TestBatchDrop(t *testing.T) {
 	b, now := newBatch(), time.UnixMicro(micros)
 	bytes := 0

@@ -68,8 +68,13 @@ type Config struct {
 	// BatchRecordsMax is the most records of one flush. Default 50,000.
 	BatchRecordsMax int
 	// BatchBytesMax is the most bytes of one flush, estimated. Default 64 MiB.
-	// One such batch is in flight while another accumulates.
+	// One such batch is in flight while another accumulates, and an answer of the
+	// source waits: the three are what the consumer holds of the log.
 	BatchBytesMax int
+	// PollBytesMax is the most bytes of one answer of the source, which a flush
+	// leaves room for. Default 20 MiB. Where it is not below BatchBytesMax, a flush
+	// may be larger by it.
+	PollBytesMax int
 	// FlushDelayQuiet is how long the first record of a small batch waits for
 	// others, or longer where the database is slow: see flushShare. Default 60 ms.
 	FlushDelayQuiet time.Duration
@@ -99,7 +104,7 @@ const flushShare = 4
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
 	return Config{
-		BatchRecordsMax: 50_000, BatchBytesMax: 64 << 20,
+		BatchRecordsMax: 50_000, BatchBytesMax: 64 << 20, PollBytesMax: 20 << 20,
 		FlushDelayQuiet: 60 * time.Millisecond, FlushDelayBusy: 400 * time.Millisecond, BusyRecords: 200,
 		RecentBytesMax: 96 << 20,
 		RetryDelayMin:  100 * time.Millisecond, RetryDelayMax: 10 * time.Second,
@@ -116,6 +121,7 @@ func (cfg Config) Validate() error {
 	}{
 		{"BatchRecordsMax", int64(cfg.BatchRecordsMax)},
 		{"BatchBytesMax", int64(cfg.BatchBytesMax)},
+		{"PollBytesMax", int64(cfg.PollBytesMax)},
 		{"FlushDelayQuiet", int64(cfg.FlushDelayQuiet)},
 		{"FlushDelayBusy", int64(cfg.FlushDelayBusy)},
 		{"BusyRecords", int64(cfg.BusyRecords)},
@@ -308,7 +314,11 @@ func (c *Consumer) fetch(ctx context.Context, fetched chan<- []event.Chunk, fail
 }
 
 func (c *Consumer) full() bool {
-	return c.filling.len() >= c.cfg.BatchRecordsMax || c.filling.bytes >= c.cfg.BatchBytesMax
+	bytesMax := c.cfg.BatchBytesMax
+	if room := c.cfg.PollBytesMax; room < bytesMax {
+		bytesMax -= room
+	}
+	return c.filling.len() >= c.cfg.BatchRecordsMax || c.filling.bytes >= bytesMax
 }
 
 // delay is how long the filling batch may still wait.
@@ -340,6 +350,11 @@ func (c *Consumer) add(chunks []event.Chunk) {
 		c.epochs[p] = chunk.Epoch
 		for j := range chunk.Records {
 			c.filling.add(&chunk.Records[j], now)
+		}
+		if chunk.Unreadable != nil {
+			c.filling.addUnreadable(chunk.Unreadable, now)
+		} else if chunk.Next > 0 {
+			c.filling.pass(p, chunk.Next, now)
 		}
 		c.metrics.records.Add(float64(len(chunk.Records)))
 	}

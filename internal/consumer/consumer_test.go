@@ -25,7 +25,7 @@ func TestConfigValidate(t *testing.T) {
 	}{
 		{name: "the defaults", change: func(*Config) {}},
 		{"all zero", func(cfg *Config) { *cfg = Config{} }, []string{
-			"BatchRecordsMax: must be above 0", "BatchBytesMax: must be above 0",
+			"BatchRecordsMax: must be above 0", "BatchBytesMax: must be above 0", "PollBytesMax: must be above 0",
 			"FlushDelayQuiet: must be above 0", "FlushDelayBusy: must be above 0", "BusyRecords: must be above 0",
 			"RecentBytesMax: must be above 0", "RetryDelayMin: must be above 0", "RetryDelayMax: must be above 0",
 			"StopTimeout: must be above 0",

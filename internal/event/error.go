@@ -41,6 +41,9 @@ const (
 	CodeBadRecord Code = "bad_record"
 	// CodeUnsupportedVersion: a record whose version header this build does not know.
 	CodeUnsupportedVersion Code = "unsupported_version"
+	// CodeUnreadableBatch: a batch of the log that is damaged, or too large to be
+	// inflated. The dead letter stands for all of its offsets.
+	CodeUnreadableBatch Code = "unreadable_batch"
 	// CodeRejectedByStore: the database refused a row for what is in it.
 	CodeRejectedByStore Code = "rejected_by_store"
 )

@@ -54,6 +54,9 @@ type DeadLetter struct {
 	// Reason is one of the codes, Detail a sentence without any of the payload.
 	Reason Code
 	Detail string
+	// LastOffset is that of the last record that the letter stands for, where it
+	// is of more than one: a batch that could not be read.
+	LastOffset int64
 }
 
 // Core is the row of an event in the hot table. The sort key follows from ID.

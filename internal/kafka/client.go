@@ -38,6 +38,9 @@ func newClient(cfg *Config, log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, err
 		// much later than the brokers may take for it.
 		kgo.RequestTimeoutOverhead(requestTimeout),
 		kgo.RetryBackoffFn(retryPause),
+		// Of what other producers wrote, a few kilobytes can inflate to a gigabyte.
+		// The consumer of the events has a bound of its own.
+		kgo.MaxDecompressBatchBytes(inflatedBatchBytesMax),
 	}
 	if cfg.TLS.Enabled {
 		conf, err := cfg.TLS.load()

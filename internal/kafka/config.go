@@ -39,6 +39,10 @@ const (
 	topicBytesMax      = RecordBytesMax + envelopeBytes
 	deadLetterBytesMax = topicBytesMax + envelopeBytes
 
+	// inflatedBatchBytesMax is the largest batch that a client inflates, but for
+	// the consumer of the events.
+	inflatedBatchBytesMax = 64 << 20
+
 	deadLetterSuffix = ".dlq"
 
 	partitionsMax = 10_000
@@ -148,11 +152,18 @@ type ProducerConfig struct {
 
 // ConsumerConfig bounds the consumer of the events topic.
 type ConsumerConfig struct {
-	// FetchBytesMax bounds one fetch of one broker, as compressed; as many
-	// again are in memory while the caller works. Default 16 MiB.
+	// FetchBytesMax bounds one fetch of one broker, as compressed, but for a
+	// single batch that is larger. The records of batches that are not compressed
+	// take up to 28 times as much where they are as small as can be. Default 4 MiB.
 	FetchBytesMax int
-	// PartitionBytesMax is the same for one partition. Default 2 MiB.
+	// PartitionBytesMax is the same for one partition. Default 1 MiB.
 	PartitionBytesMax int
+	// InflatedBytesMax bounds what the records of compressed batches take in
+	// memory from the fetch until Poll returns them: their bytes, 256 for each
+	// record and 64 for each header. A batch that alone takes more is not read:
+	// Poll returns it as [event.Unreadable]. The batches of a [Producer] take 7 MiB
+	// at most. Default 16 MiB, least 8 MiB.
+	InflatedBytesMax int
 	// RebalanceTimeout is how long the group waits for a member to give its
 	// partitions up; OnRevoked has nine tenths of it. Default 60 s.
 	RebalanceTimeout time.Duration
@@ -190,8 +201,9 @@ func (c Config) WithDefaults() Config {
 	def(&c.Producer.Linger, time.Millisecond)
 	def(&c.Producer.BatchBytesMax, topicBytesMax)
 	def(&c.Producer.Compression, CompressionSnappy)
-	def(&c.Consumer.FetchBytesMax, 16<<20)
-	def(&c.Consumer.PartitionBytesMax, 2<<20)
+	def(&c.Consumer.FetchBytesMax, 4<<20)
+	def(&c.Consumer.PartitionBytesMax, 1<<20)
+	def(&c.Consumer.InflatedBytesMax, 16<<20)
 	def(&c.Consumer.RebalanceTimeout, time.Minute)
 	def(&c.Consumer.SessionTimeout, 45*time.Second)
 	def(&c.Watcher.PollInterval, 15*time.Millisecond)
@@ -266,6 +278,8 @@ func (c Config) Validate() error {
 	check(c.Consumer.FetchBytesMax > 0 && c.Consumer.FetchBytesMax <= 1<<30, "Consumer.FetchBytesMax: must be from 1 to %d", 1<<30)
 	check(c.Consumer.PartitionBytesMax > 0 && c.Consumer.PartitionBytesMax <= c.Consumer.FetchBytesMax,
 		"Consumer.PartitionBytesMax: must be from 1 to FetchBytesMax")
+	check(c.Consumer.InflatedBytesMax >= 8<<20 && c.Consumer.InflatedBytesMax <= 1<<30,
+		"Consumer.InflatedBytesMax: must be from %d to %d", 8<<20, 1<<30)
 	check(c.Consumer.RebalanceTimeout >= time.Second, "Consumer.RebalanceTimeout: must be at least 1 s")
 	check(c.Consumer.SessionTimeout >= time.Second, "Consumer.SessionTimeout: must be at least 1 s")
 	check(c.Watcher.PollInterval > 0, "Watcher.PollInterval: must be above 0")

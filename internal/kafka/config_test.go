@@ -39,8 +39,8 @@ func TestConfigValidate(t *testing.T) {
 			c.Producer = kafka.ProducerConfig{AckTimeout: 1, BufferBytesMax: 1, BufferRecordsMax: -1, Linger: time.Hour, BatchBytesMax: 1}
 		}, []string{"Producer.AckTimeout:", "Producer.BufferBytesMax:", "Producer.BufferRecordsMax:", "Producer.Linger:", "Producer.BatchBytesMax:"}},
 		{"a consumer out of range", func(c *kafka.Config) {
-			c.Consumer = kafka.ConsumerConfig{FetchBytesMax: -1, PartitionBytesMax: -1, RebalanceTimeout: 1, SessionTimeout: 1}
-		}, []string{"Consumer.FetchBytesMax:", "Consumer.PartitionBytesMax:", "Consumer.RebalanceTimeout:", "Consumer.SessionTimeout:"}},
+			c.Consumer = kafka.ConsumerConfig{FetchBytesMax: -1, PartitionBytesMax: -1, InflatedBytesMax: 1, RebalanceTimeout: 1, SessionTimeout: 1}
+		}, []string{"Consumer.FetchBytesMax:", "Consumer.PartitionBytesMax:", "Consumer.InflatedBytesMax:", "Consumer.RebalanceTimeout:", "Consumer.SessionTimeout:"}},
 		{"a watcher out of range", func(c *kafka.Config) {
 			c.Watcher = kafka.WatcherConfig{PollInterval: -1, PollIntervalMax: -2, RefusedMax: -1}
 		}, []string{"Watcher.PollInterval:", "Watcher.PollIntervalMax:", "Watcher.RefusedMax:"}},

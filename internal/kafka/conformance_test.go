@@ -38,6 +38,8 @@ var suite = []struct {
 	{"readiness", testReady},
 	{"commit and resume", testResume},
 	{"pause and lag", testPause},
+	{"foreign batches", testForeignBatches},
+	{"transactions of others", testTransactions},
 	{"rebalance", testRebalance},
 	{"a fenced commit", testFenced},
 	{"lost records", testDataLoss},

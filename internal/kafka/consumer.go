@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -35,6 +37,11 @@ type Consumer struct {
 	adm     *kadm.Client
 	log     *slog.Logger
 	revoked RevokedFunc
+	// inflater bounds what the client has fetched.
+	inflater *inflater
+	seed     maphash.Seed
+	// suspects: a partition may be at a batch that cannot be read. Owned by Poll.
+	suspects bool
 
 	mu    sync.Mutex
 	epoch int64
@@ -52,6 +59,13 @@ type assignment struct {
 	// from the first record that has it. A commit carries its record's, so that
 	// the next owner finds out if that part of the log has been replaced.
 	leaders []leaderEpoch
+	// suspect is set while the batch at next may be unreadable.
+	suspect *suspicion
+	// seenRead is how many batches the client had read at seenAt, when next was
+	// seenNext.
+	seenNext int64
+	seenRead int
+	seenAt   time.Time
 }
 
 type leaderEpoch struct {
@@ -66,11 +80,18 @@ type leaderEpoch struct {
 // partitions that move.
 func NewConsumer(cfg Config, revoked RevokedFunc, log *slog.Logger) (*Consumer, error) {
 	cfg = cfg.WithDefaults()
-	c := &Consumer{cfg: cfg, topic: cfg.EventsTopic(), log: log, revoked: revoked, owned: make(map[int32]*assignment)}
+	in, err := newInflater(cfg.Consumer.InflatedBytesMax)
+	if err != nil {
+		return nil, err
+	}
+	c := &Consumer{
+		cfg: cfg, topic: cfg.EventsTopic(), log: log, revoked: revoked, inflater: in, seed: maphash.MakeSeed(),
+		owned: make(map[int32]*assignment),
+	}
 	// The callbacks may come before the client is returned.
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	cl, err := newClient(&cfg, log,
+	cl, err := newClient(&cfg, log, append(in.options(),
 		clientMetrics(&cfg, "consumer"),
 		kgo.ConsumerGroup(cfg.Group),
 		kgo.ConsumeTopics(c.topic),
@@ -93,7 +114,9 @@ func NewConsumer(cfg Config, revoked RevokedFunc, log *slog.Logger) (*Consumer, 
 		kgo.ConnIdleTimeout(requestTimeout),
 		kgo.FetchMaxBytes(int32(cfg.Consumer.FetchBytesMax)),
 		kgo.FetchMaxPartitionBytes(int32(cfg.Consumer.PartitionBytesMax)),
-	)
+		// A transaction's end takes an offset.
+		kgo.KeepControlRecords(),
+	)...)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +127,12 @@ func NewConsumer(cfg Config, revoked RevokedFunc, log *slog.Logger) (*Consumer, 
 // Poll waits for records until some are there or ctx ends, and returns at most
 // recordsMax of them. The records of one partition come in the order of their
 // offsets and without gaps. They are the caller's to keep; keeping one keeps
-// the batch in memory that it came in.
+// the records in memory that it came with. An answer has at most
+// [ConsumerConfig.InflatedBytesMax] and what the brokers sent uncompressed.
+//
+// A batch that the client cannot read for what is in it comes as a chunk of its
+// own, once it was fetched several times with the same bytes; the log goes on
+// after it.
 //
 // Every assignment of a partition has a new epoch, higher than those before. A
 // chunk of an assignment that has ended meanwhile can be told by its epoch;
@@ -117,8 +145,16 @@ func (c *Consumer) Poll(ctx context.Context, recordsMax int) ([]event.Chunk, err
 		if err := c.failure(); err != nil {
 			return nil, err
 		}
-		fetches := c.cl.PollRecords(ctx, recordsMax)
+		wait := stallTimeout
+		if c.suspects {
+			wait = examinePause
+		}
+		bounded, cancel := context.WithTimeout(ctx, wait)
+		fetches := c.cl.PollRecords(bounded, recordsMax)
+		cancel()
 		chunks := c.take(fetches)
+		c.inflater.release()
+		chunks = append(chunks, c.examineSuspects(ctx)...)
 		// Only here may partitions move: they could not between the fetch and
 		// its being marked with epochs.
 		c.cl.AllowRebalance()
@@ -160,11 +196,25 @@ func (c *Consumer) take(fetches kgo.Fetches) []event.Chunk {
 	defer c.mu.Unlock()
 	fetches.EachPartition(func(ftp kgo.FetchTopicPartition) {
 		if ftp.Err != nil {
-			c.fetchFailed(ftp.Partition, ftp.Err)
+			c.fetchFailed(ftp.Topic, ftp.Partition, ftp.Err)
 		}
 		a := c.owned[ftp.Partition]
+		if a != nil && a.suspect != nil && len(ftp.Records) > 0 && ftp.Records[0].Offset <= a.next {
+			a.suspect = nil // the client got past it
+		}
 		if len(ftp.Records) == 0 || a == nil || c.fatal != nil {
 			return
+		}
+		size := 0
+		for _, r := range ftp.Records {
+			size += len(r.Key) + len(r.Value)
+		}
+		// The client's own memory of the batches is given back after this.
+		copied := make([]byte, 0, size)
+		keep := func(b []byte) []byte {
+			n := len(copied)
+			copied = append(copied, b...)
+			return copied[n:len(copied):len(copied)]
 		}
 		chunk := event.Chunk{Partition: ftp.Partition, Epoch: a.epoch, Records: make([]event.Record, 0, len(ftp.Records))}
 		for _, r := range ftp.Records {
@@ -172,16 +222,23 @@ func (c *Consumer) take(fetches kgo.Fetches) []event.Chunk {
 				continue
 			}
 			if r.Offset > a.next {
-				c.fail(c.lost(ftp.Partition, "offsets %d to %d are missing", a.next, r.Offset-1))
+				// Records are lost, or the batch of these offsets has not all of them.
+				a.suspect = &suspicion{}
 				break
 			}
 			a.next++
 			if n := len(a.leaders); n == 0 || a.leaders[n-1].epoch != r.LeaderEpoch {
 				a.leaders = append(a.leaders, leaderEpoch{r.Offset, r.LeaderEpoch})
 			}
-			chunk.Records = append(chunk.Records, newRecord(c.cfg.Generation, r))
+			chunk.Next = a.next
+			if r.Attrs.IsControl() {
+				continue // the end of another producer's transaction
+			}
+			record := newRecord(c.cfg.Generation, r)
+			record.Key, record.Value = keep(record.Key), keep(record.Value)
+			chunk.Records = append(chunk.Records, record)
 		}
-		if len(chunk.Records) > 0 {
+		if chunk.Next > 0 {
 			chunks = append(chunks, chunk)
 		}
 	})
@@ -190,10 +247,11 @@ func (c *Consumer) take(fetches kgo.Fetches) []event.Chunk {
 
 // fetchFailed tells loss, which is final, from what the client goes on
 // retrying by itself. c.mu is held.
-func (c *Consumer) fetchFailed(partition int32, err error) {
+func (c *Consumer) fetchFailed(topic string, partition int32, err error) {
 	var loss *kgo.ErrDataLoss
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, kgo.ErrClientClosed):
+	case errors.Is(err, errInflatedFull): // it is fetched again
 	case errors.Is(err, ErrDataLoss):
 		c.fail(err)
 	case errors.As(err, &loss):
@@ -204,6 +262,11 @@ func (c *Consumer) fetchFailed(partition int32, err error) {
 			next = a.next
 		}
 		c.fail(c.lost(partition, "offset %d, which comes next, is out of the log's range", next))
+	case isUnreadable(err):
+		if a := c.owned[partition]; a != nil && a.suspect == nil && topic == c.topic {
+			a.suspect = &suspicion{}
+		}
+		fallthrough
 	default:
 		c.log.Warn("fetch interrupted", "topic", c.topic, "partition", partition, "error", err)
 	}
@@ -228,6 +291,14 @@ func replayOf(headers []kgo.RecordHeader) event.Receipt {
 		}
 	}
 	return event.Receipt{}
+}
+
+// isUnreadable reports whether the error may be of a batch, and not of a broker
+// or a connection.
+func isUnreadable(err error) bool {
+	var code *kerr.Error
+	var session *kgo.ErrGroupSession
+	return !errors.As(err, &code) && !errors.As(err, &session)
 }
 
 // recordVersion is the value of the version header, 0 where there is none that

@@ -25,6 +25,8 @@ const (
 	headerGeneration = "sluice-generation"
 	headerPartition  = "sluice-partition"
 	headerOffset     = "sluice-offset"
+	// headerLastOffset is of a letter that stands for several records.
+	headerLastOffset = "sluice-last-offset"
 
 	detailBytesMax = 1 << 10
 )
@@ -116,6 +118,9 @@ func newLetterRecord(topic string, l *event.DeadLetter) *kgo.Record {
 		{Key: headerPartition, Value: number(int64(r.Partition))},
 		{Key: headerOffset, Value: number(r.Offset)},
 	}
+	if l.LastOffset > r.Offset {
+		headers = append(headers, kgo.RecordHeader{Key: headerLastOffset, Value: number(l.LastOffset)})
+	}
 	if r.Version != 0 {
 		headers = append(headers, VersionHeader(r.Version))
 	}
@@ -175,6 +180,10 @@ func parseLetter(r *kgo.Record) (event.DeadLetter, error) {
 		case headerOffset:
 			n, err = strconv.ParseInt(string(h.Value), 10, 64)
 			l.Record.Offset = n
+		case headerLastOffset:
+			n, err = strconv.ParseInt(string(h.Value), 10, 64)
+			l.LastOffset = n
+			seen-- // the others are required
 		default:
 			continue
 		}

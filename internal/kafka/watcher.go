@@ -235,7 +235,11 @@ func (w *Watcher) follow(ctx context.Context) {
 				w.skip(r.Offset)
 			}
 			if isLetter {
-				w.remember(l.Record.Receipt(), r.Offset, &event.Error{Code: l.Reason, Message: l.Detail})
+				receipt := l.Record.Receipt()
+				last := min(l.LastOffset, receipt.Offset+int64(w.cfg.Watcher.RefusedMax)-1)
+				for ; receipt.Offset <= max(last, l.Record.Offset); receipt.Offset++ {
+					w.remember(receipt, r.Offset, &event.Error{Code: l.Reason, Message: l.Detail})
+				}
 			}
 			w.tail = r.Offset + 1
 		})

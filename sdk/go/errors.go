@@ -154,7 +154,7 @@ func judgesWrite(code string) bool {
 	switch code {
 	case "invalid_json", "too_deep", "duplicate_field", "unknown_field", "invalid_type", "required",
 		"invalid_value", "too_large", "immutable", "id_mismatch", CodeUnknownEvent, "bad_record",
-		"unsupported_version", "rejected_by_store", codeIDTaken, codeEventDeleted:
+		"unsupported_version", "unreadable_batch", "rejected_by_store", codeIDTaken, codeEventDeleted:
 		return true
 	}
 	return false

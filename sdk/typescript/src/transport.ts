@@ -272,7 +272,8 @@ export function isTransient(status: number): boolean {
 /** The codes by which Sluice says that a write can never be. Others are about the request, its sender or the server. */
 const judging = new Set<string | undefined>([
   'invalid_json', 'too_deep', 'duplicate_field', 'unknown_field', 'invalid_type', 'required', 'invalid_value', 'too_large',
-  'immutable', 'id_mismatch', 'unknown_event', 'bad_record', 'unsupported_version', 'rejected_by_store', 'id_taken', 'event_deleted',
+  'immutable', 'id_mismatch', 'unknown_event', 'bad_record', 'unsupported_version', 'unreadable_batch',
+  'rejected_by_store', 'id_taken', 'event_deleted',
 ]);
 
 /**
