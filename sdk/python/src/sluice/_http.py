@@ -86,7 +86,14 @@ _JUDGING = frozenset(
     (
         *("invalid_json", "too_deep", "duplicate_field", "unknown_field", "invalid_type"),
         *("required", "invalid_value", "too_large", "immutable", "id_mismatch", "unknown_event"),
-        *("bad_record", "unsupported_version", "unreadable_batch", "rejected_by_store", "id_taken", "event_deleted"),
+        *(
+            "bad_record",
+            "unsupported_version",
+            "unreadable_batch",
+            "rejected_by_store",
+            "id_taken",
+            "event_deleted",
+        ),
     )
 )
 
