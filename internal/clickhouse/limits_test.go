@@ -72,17 +72,23 @@ func TestLimitsOfQueries(t *testing.T) {
 // A query whose caller has gone is ended on the server, and its connection is
 // free for the next one.
 func TestCancelledQueriesEnd(t *testing.T) {
-	store, server, database := migrated(t)
-	fillCores(t, func(sql string) string { return server.Query(t, sql) }, database, "100")
-	// Every row that is read takes a tenth of a second.
+	_, server, database := migrated(t)
+	cfg := config(server, database)
+	cfg.QueryTimeout = time.Hour // it does not end by itself
+	store := open(t, cfg)
+	// A month's rows are a block, for which the server allows three seconds of
+	// sleep. All months together take minutes.
+	server.Query(t, `INSERT INTO `+database+`.events (timestamp, id, version)
+		SELECT toDateTime64('2010-01-01 00:00:00', 6, 'UTC') + toIntervalMonth(number % 99), generateUUIDv4(), 1 FROM numbers(2475)`)
 	server.Query(t, "ALTER TABLE "+database+".events MODIFY COLUMN visible UInt8 ALIAS sleepEachRow(0.1) = 0")
+	all := event.Filter{UntilMicros: wholeMonth.UntilMicros}
 	running := func() string {
 		return server.Query(t, "SELECT count() FROM system.processes WHERE current_database = '"+database+"' AND query LIKE 'SELECT count() AS events%'")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		_, err := store.Errors(ctx, wholeMonth)
+		_, err := store.Errors(ctx, all)
 		ended <- err
 	}()
 	until := func(want string) {
