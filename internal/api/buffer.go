@@ -10,8 +10,8 @@ const (
 	// event of a few paragraphs.
 	smallestBytes = 8 << 10
 	// classes is the number of buffer sizes that are kept, each twice the one
-	// before: 8 KiB to 32 MiB.
-	classes = 13
+	// before: 8 KiB to 8 MiB. Larger ones are made as large as they need to be.
+	classes = 11
 )
 
 // buffer is memory from a [buffers].

@@ -48,6 +48,10 @@ const (
 	DefaultAnswerBytesPerSecondMin = 8 << 10
 )
 
+// InflateBytes is the memory that a [Server] holds to inflate compressed
+// bodies, beside Config.InFlightBytesMax.
+const InflateBytes = (inflatersSingle + inflatersBatch) * inflaterBytes
+
 // Config says where a [Server] listens and what it accepts. The zero value of
 // a field stands for its default, the constant of the same name.
 type Config struct {
@@ -75,7 +79,7 @@ type Config struct {
 	// read or waiting for the log's acknowledgement, and of the answers. A body
 	// beyond it is answered 503 at once, which bounds the server's memory while
 	// the log is slow or away. Beside it, what inflates compressed bodies holds
-	// up to 48 MiB, with the defaults.
+	// up to [InflateBytes].
 	InFlightBytesMax int64
 	// AnswerBytesMax is how much of InFlightBytesMax is for answers, the rest
 	// being for bodies: one half for events, the other for the rows of analytics.
@@ -221,8 +225,7 @@ func (c Config) Validate() error {
 	if d.BodyBytesMax > d.BatchBytesMax {
 		errs = append(errs, errors.New("BodyBytesMax: must not be above BatchBytesMax"))
 	}
-	// Below this a single batch could never get the memory that it needs.
-	if least := 4*int64(d.BatchBytesMax) + int64(d.BatchItemsMax)*itemBytes + d.AnswerBytesMax; d.InFlightBytesMax < least {
+	if least := d.InFlightBytesLeast(); d.InFlightBytesMax < least {
 		errs = append(errs, fmt.Errorf("InFlightBytesMax: must be at least %d for batches of this size and AnswerBytesMax", least))
 	}
 	if d.AnswerBytesMax < answerBytesLeast {
@@ -235,6 +238,16 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("WriteTimeout: must be at least WaitMax, AnalyticsWait, AnswerWait and QueryTimeout together"))
 	}
 	return errors.Join(errs...)
+}
+
+// InFlightBytesLeast is the least InFlightBytesMax with which one batch of the
+// largest size gets the memory that it needs, beside that for answers: for its
+// body and the buffers that it was compressed in or outgrew, or for its body and
+// what is made of its items.
+func (c Config) InFlightBytesLeast() int64 {
+	d := c.withDefaults()
+	batch := int64(d.BatchBytesMax)
+	return max(3*batch, batch+int64(d.BatchItemsMax)*itemBytes) + d.AnswerBytesMax
 }
 
 func (c Config) withDefaults() Config {

@@ -13,12 +13,12 @@ import (
 
 const (
 	// inflatersSingle and inflatersBatch are how many bodies of single writes
-	// and of batches are inflated at once. At most, with a window of 8 MiB, the
-	// former hold 11 MiB each and the latter 26 MiB.
+	// and of batches are inflated at once.
 	inflatersSingle = 2
 	inflatersBatch  = 1
-	// inflatedBytes is the room that an inflater begins with.
-	inflatedBytes = 64 << 10
+	// inflaterBytes is what an inflater holds at most, with a window of 8 MiB. It
+	// stays with it. What it makes is in the budget of bodies.
+	inflaterBytes = 11 << 20
 )
 
 // zstdWindows are the windows, in bytes, that decoders are kept for. The last
@@ -34,7 +34,6 @@ type inflater struct {
 	packed bytes.Reader
 	gzip   gzip.Reader
 	zstd   [len(zstdWindows)]*zstd.Decoder
-	body   []byte
 }
 
 // inflaters are those that are free. There are few, because a few hundred bytes
@@ -81,28 +80,36 @@ func (s *Server) readCompressed(x *exchange, isZstd bool, bytesMax int, free inf
 		return nil, overloaded()
 	}
 	defer func() { free <- i }()
-	body, err := i.inflate(packed, isZstd, bytesMax)
+	defer i.packed.Reset(nil) // lets go of the request
+	decoder, err := i.open(packed, isZstd)
 	if err != nil {
 		return nil, err
 	}
-	s.buffers.put(x.body)
-	buf := x.hold(s.buffers.get(len(body)))
-	if buf == nil {
-		return nil, overloaded()
-	}
-	buf.b = append(buf.b, body...)
-	return buf.b, nil
+	from := x.body
+	defer s.buffers.put(from)
+	x.body = nil
+	return s.fill(x, inflated{decoder}, -1, bytesMax)
 }
 
-// inflate returns the inflated body. It is good until the next one.
-func (i *inflater) inflate(packed []byte, isZstd bool, bytesMax int) ([]byte, error) {
+// inflated makes problems of a decoder's errors.
+type inflated struct{ io.Reader }
+
+func (r inflated) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = inflateProblem(err)
+	}
+	return n, err
+}
+
+// open returns a decoder of the body. It is good until the next one.
+func (i *inflater) open(packed []byte, isZstd bool) (io.Reader, error) {
 	i.packed.Reset(packed)
-	defer i.packed.Reset(nil) // lets go of the request
 	if !isZstd {
 		if err := i.gzip.Reset(&i.packed); err != nil {
 			return nil, inflateProblem(err)
 		}
-		return i.read(&i.gzip, bytesMax)
+		return &i.gzip, nil
 	}
 	class, err := zstdClass(packed)
 	if err != nil {
@@ -119,28 +126,7 @@ func (i *inflater) inflate(packed []byte, isZstd bool, bytesMax int) ([]byte, er
 	if err := i.zstd[class].Reset(&i.packed); err != nil {
 		return nil, inflateProblem(err)
 	}
-	return i.read(i.zstd[class], bytesMax)
-}
-
-// read reads the decoder to its end, or to where the body is too long.
-func (i *inflater) read(decoder io.Reader, bytesMax int) ([]byte, error) {
-	i.body = i.body[:0]
-	for {
-		if n := cap(i.body); len(i.body) == n {
-			// One byte beyond the limit shows that there is more.
-			i.body = append(make([]byte, 0, min(max(4*n, inflatedBytes), bytesMax+1)), i.body...)
-		}
-		n, err := decoder.Read(i.body[len(i.body):cap(i.body)])
-		i.body = i.body[:len(i.body)+n]
-		switch {
-		case len(i.body) > bytesMax:
-			return nil, tooLarge(bytesMax)
-		case err == io.EOF:
-			return i.body, nil
-		case err != nil:
-			return nil, inflateProblem(err)
-		}
-	}
+	return i.zstd[class], nil
 }
 
 // zstdClass is the index of the smallest window that does for the body's first

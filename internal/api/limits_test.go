@@ -3,7 +3,9 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strings"
@@ -384,6 +386,34 @@ func TestInFlightBound(t *testing.T) {
 	serve(h, request("POST", "/event", body)).expect(t, http.StatusAccepted, "")
 	if n := h.metric(t, "sluice_api_writes_refused_total", "overloaded").GetCounter().GetValue(); n != float64(clients-len(accepted)) {
 		t.Errorf("counted %v", n)
+	}
+}
+
+// One batch of the largest size gets its memory where there is as much as the
+// configuration demands, however it is encoded.
+func TestLargestBatchFits(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	noise := make([]byte, 1500)
+	var large, many strings.Builder
+	for large.Len() < api.DefaultBatchBytesMax-3000 {
+		for i := range noise {
+			noise[i] = byte(random.Uint32())
+		}
+		large.WriteString(`{"conversation_id":"c","event_name":"event_a","input":"` + base64.StdEncoding.EncodeToString(noise) + `"}` + "\n")
+	}
+	many.WriteString(strings.Repeat(`{"op":"delete","id":"a"}`+"\n", api.DefaultBatchItemsMax))
+	many.WriteString(strings.Repeat(" ", api.DefaultBatchBytesMax-many.Len()))
+	for name, body := range map[string]string{"large": large.String(), "many": many.String()} {
+		for encoding, packed := range map[string]string{
+			"identity": body, "gzip": gzipped(t, body), "zstd": zstded(t, body, true),
+		} {
+			t.Run(name+" "+encoding, func(t *testing.T) {
+				h := newHarness(t, func(c *api.Config) { c.InFlightBytesMax = c.InFlightBytesLeast() })
+				r := request("POST", "/events", packed, "Content-Encoding", encoding)
+				r.ContentLength = -1
+				serve(h, r).expect(t, http.StatusAccepted, "")
+			})
+		}
 	}
 }
 
