@@ -22,14 +22,14 @@ type httpFlags struct {
 	Insecure    bool          `help:"Allow any address without API keys." group:"http"`
 	EventNames  []string      `help:"Event names that are accepted." default:"event_a,event_b,event_c" group:"http"`
 	BatchItems  int           `help:"Most items of one batch." default:"50000" group:"http"`
-	Connections int           `help:"Most open connections." default:"4096" group:"http"`
+	Connections int           `help:"Most open connections. 0: as --memory-limit allows, 4096 at most." default:"0" group:"http"`
 	AckTimeout  time.Duration `help:"Longest wait for the broker's acknowledgement, before 503: so that it comes within 5 s." default:"4500ms" group:"http"`
 }
 
 func (f *httpFlags) config() (api.Config, error) {
 	cfg := api.Config{
 		Addr: f.Listen, Insecure: f.Insecure, EventNames: f.EventNames,
-		BatchItemsMax: f.BatchItems, ConnectionsMax: f.Connections, Now: fault.Now,
+		BatchItemsMax: f.BatchItems, Now: fault.Now,
 	}
 	return cfg, api.CheckBind(f.Listen, f.APIKeys != "", f.Insecure)
 }
@@ -193,12 +193,14 @@ func (f *retentionFlags) config() (*time.Duration, error) {
 // consumerFlags are those of a process that consumes.
 type consumerFlags struct {
 	FlushRecords     int           `help:"Most records of one flush." default:"50000" group:"consumer"`
-	FlushBytes       int           `help:"Most bytes of one flush." default:"67108864" group:"consumer"`
+	FlushBytes       int           `help:"Most bytes of one flush. 0: as --memory-limit allows, 84 MiB at most. It leaves room for one fetch, of up to 20 MiB." default:"0" group:"consumer"`
 	FlushQuiet       time.Duration `help:"How long the first record of a small flush waits for others; longer where flushes are slow, so that they take a quarter of the time." default:"60ms" group:"consumer"`
 	FlushBusy        time.Duration `help:"The same for a flush of 200 records or more." default:"400ms" group:"consumer"`
-	RecentBytes      int           `help:"Memory for recent rows, which updates then need not read." default:"100663296" group:"consumer"`
+	RecentBytes      int           `help:"Memory for recent rows, which updates then need not read. 0: as --memory-limit allows." default:"0" group:"consumer"`
 	WriteConnections int           `help:"Most connections to ClickHouse for inserts and look-ups. 0: pool_size of the URL, or 8." default:"0" group:"clickhouse"`
 	EraseAfter       time.Duration `help:"How long the content of a deleted event may be on ClickHouse's disk, before its month is merged whole for it: each month at most once in that time. 0: leave it to ClickHouse's own merges." default:"168h" group:"consumer"`
+	// pollBytes is the most of one answer of the source, as --memory-limit divides it.
+	pollBytes int
 }
 
 // checkConsumer checks what [consumer.Config] does not have.
@@ -222,8 +224,8 @@ func (f *consumerFlags) applyWriter(cfg *clickhouse.Config) {
 func (f *consumerFlags) config() consumer.Config {
 	cfg := consumer.DefaultConfig()
 	cfg.BatchRecordsMax, cfg.BatchBytesMax = f.FlushRecords, f.FlushBytes
+	cfg.RecentBytesMax, cfg.PollBytesMax = f.RecentBytes, f.pollBytes
 	cfg.FlushDelayQuiet, cfg.FlushDelayBusy = f.FlushQuiet, f.FlushBusy
-	cfg.RecentBytesMax = f.RecentBytes
 	return cfg
 }
 

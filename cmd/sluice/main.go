@@ -104,6 +104,7 @@ func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
 		kong.Exit(func(code int) { panic(exit(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.ExplicitGroups([]kong.Group{
+			{Key: "memory", Title: "Memory:"},
 			{Key: "http", Title: "HTTP:"},
 			{Key: "kafka", Title: "Kafka:"},
 			{Key: "clickhouse", Title: "ClickHouse:"},

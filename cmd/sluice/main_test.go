@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"runtime/debug"
 	"slices"
 	"testing"
 	"time"
@@ -36,19 +35,6 @@ func TestScript(t *testing.T) {
 		},
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 	})
-}
-
-func TestMemoryLimit(t *testing.T) {
-	before := debug.SetMemoryLimit(-1)
-	t.Cleanup(func() { debug.SetMemoryLimit(before) })
-	for value, want := range map[string]int64{"": memoryLimit, "1GiB": before} {
-		debug.SetMemoryLimit(before)
-		t.Setenv("GOMEMLIMIT", value)
-		newProcess(&env{})
-		if got := debug.SetMemoryLimit(-1); got != want {
-			t.Errorf("GOMEMLIMIT=%q: %d, want %d", value, got, want)
-		}
-	}
 }
 
 func TestPartsStopInReverse(t *testing.T) {

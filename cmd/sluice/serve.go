@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
-	"os"
-	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -43,6 +41,7 @@ const (
 )
 
 type serveCmd struct {
+	memoryFlags
 	httpFlags
 	readerFlags
 	kafkaFlags
@@ -65,7 +64,17 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	c.applyAdmission(&cfg)
+	m, err := c.divide(roles{api: true, consumer: true, broker: len(c.KafkaBrokers) == 0}, memoryWants{
+		batchItems: c.BatchItems, connections: c.Connections, flushBytes: c.FlushBytes, recentBytes: c.RecentBytes,
+	})
+	if err != nil {
+		return err
+	}
+	m.applyAPI(&cfg)
+	m.applyKafka(&kafkaCfg)
+	m.applyConsumer(&c.consumerFlags)
 	p := newProcess(e)
+	m.set(p.log)
 	return p.run(ctx, func(ctx context.Context) error {
 		clickhouseCfg, err := c.database(ctx, p, &c.clickhouseFlags, c.analyticsQueries())
 		if err != nil {
@@ -115,6 +124,7 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 }
 
 type apiCmd struct {
+	memoryFlags
 	httpFlags
 	readerFlags
 	kafkaFlags
@@ -131,7 +141,14 @@ func (c *apiCmd) Run(ctx context.Context, e *env) error {
 	}
 	c.applyAdmission(&cfg)
 	c.applyReader(&clickhouseCfg)
+	m, err := c.divide(roles{api: true}, memoryWants{batchItems: c.BatchItems, connections: c.Connections})
+	if err != nil {
+		return err
+	}
+	m.applyAPI(&cfg)
+	m.applyKafka(&kafkaCfg)
 	p := newProcess(e)
+	m.set(p.log)
 	return p.run(ctx, func(ctx context.Context) error {
 		store, err := p.openStore(clickhouseCfg)
 		if err != nil {
@@ -142,6 +159,7 @@ func (c *apiCmd) Run(ctx context.Context, e *env) error {
 }
 
 type consumeCmd struct {
+	memoryFlags
 	kafkaFlags
 	clickhouseFlags
 	consumerFlags
@@ -155,7 +173,14 @@ func (c *consumeCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	c.applyWriter(&clickhouseCfg)
+	m, err := c.divide(roles{consumer: true}, memoryWants{flushBytes: c.FlushBytes, recentBytes: c.RecentBytes})
+	if err != nil {
+		return err
+	}
+	m.applyKafka(&kafkaCfg)
+	m.applyConsumer(&c.consumerFlags)
 	p := newProcess(e)
+	m.set(p.log)
 	return p.run(ctx, func(ctx context.Context) error {
 		store, err := p.openStore(clickhouseCfg)
 		if err != nil {
@@ -238,15 +263,7 @@ type process struct {
 	patience time.Duration
 }
 
-// memoryLimit is Go's soft limit of memory where GOMEMLIMIT does not set one:
-// from there on garbage is collected before the heap has doubled. What the
-// bounds of buffers, batches and recent rows let live is below it.
-const memoryLimit = 448 << 20
-
 func newProcess(e *env) *process {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
-	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -30,9 +30,6 @@ const (
 	// partTime is how long a reader should be busy with a part of a page. The
 	// part is in memory for as long.
 	partTime = 2 * time.Second
-	// answerBytesLeast is the least memory for answers: half of it for an event of
-	// the largest size, read and sent.
-	answerBytesLeast = 16 << 20
 	// largeTries bounds how often a read is tried anew because its event turned
 	// out to be larger.
 	largeTries = 4

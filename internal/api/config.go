@@ -48,6 +48,10 @@ const (
 	DefaultAnswerBytesPerSecondMin = 8 << 10
 )
 
+// AnswerBytesLeast is the least Config.AnswerBytesMax: half of it is enough to
+// read an event of the largest size, and to send it.
+const AnswerBytesLeast = 16 << 20
+
 // InflateBytes is the memory that a [Server] holds to inflate compressed
 // bodies, beside Config.InFlightBytesMax.
 const InflateBytes = (inflatersSingle + inflatersBatch) * inflaterBytes
@@ -228,8 +232,8 @@ func (c Config) Validate() error {
 	if least := d.InFlightBytesLeast(); d.InFlightBytesMax < least {
 		errs = append(errs, fmt.Errorf("InFlightBytesMax: must be at least %d for batches of this size and AnswerBytesMax", least))
 	}
-	if d.AnswerBytesMax < answerBytesLeast {
-		errs = append(errs, fmt.Errorf("AnswerBytesMax: must be at least %d", answerBytesLeast))
+	if d.AnswerBytesMax < AnswerBytesLeast {
+		errs = append(errs, fmt.Errorf("AnswerBytesMax: must be at least %d", AnswerBytesLeast))
 	}
 	if d.WriteTimeout < d.ReadTimeout+d.InflateTimeout+d.WaitMax {
 		errs = append(errs, errors.New("WriteTimeout: must be at least ReadTimeout, InflateTimeout and WaitMax together"))
