@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/ClickHouse/ch-go"
@@ -55,6 +56,18 @@ func (c *abortableConn) Read(p []byte) (int, error) {
 		return 0, errAborted
 	}
 	return c.Conn.Read(p)
+}
+
+// Write says nothing of a connection that the server has closed. A server that
+// refuses an insert for its data answers and closes while the client still sends,
+// and the client would report the broken pipe instead of the answer. What is read
+// next is the answer, or the end of the connection.
+func (c *abortableConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		return len(p), nil
+	}
+	return n, err
 }
 
 // SetReadDeadline keeps ch-go from lifting the deadline that abort has set.
