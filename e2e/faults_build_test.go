@@ -19,6 +19,9 @@ type size struct {
 	// goKills is how often each part that is Go is killed, otherKills how often
 	// the brokers and ClickHouse are.
 	goKills, otherKills int
+	// slowReaders and askers are how many read at once, for readTime.
+	slowReaders, askers int
+	readTime            time.Duration
 }
 
 // suiteSize is set by make faults.
@@ -26,13 +29,13 @@ func suiteSize(t *testing.T) size {
 	t.Helper()
 	switch of := os.Getenv("SLUICE_FAULTS"); of {
 	case "", "short":
-		return size{goKills: 100, otherKills: 25}
+		return size{goKills: 100, otherKills: 25, slowReaders: 200, askers: 10, readTime: 15 * time.Second}
 	case "smoke":
-		return size{goKills: 24, otherKills: 3}
+		return size{goKills: 24, otherKills: 3, slowReaders: 50, askers: 5, readTime: 5 * time.Second}
 	case "full":
-		return size{goKills: 250, otherKills: 50}
+		return size{goKills: 250, otherKills: 50, slowReaders: 1000, askers: 50, readTime: time.Minute}
 	case "release":
-		return size{goKills: 3000, otherKills: 500}
+		return size{goKills: 3000, otherKills: 500, slowReaders: 1000, askers: 50, readTime: 5 * time.Minute}
 	default:
 		t.Fatalf("SLUICE_FAULTS=%s is none of smoke, short, full and release", of)
 		return size{}
