@@ -37,7 +37,7 @@ const (
 	headerTimeout = 5 * time.Second
 	readTimeout   = 30 * time.Second
 	revokeBound   = 5 * time.Second
-	bombsBytesMax = raceFactor * 64 << 20
+	bombsBytesMax = raceFactor * 96 << 20
 )
 
 // with is the client with more headers on every request: name, value, ….

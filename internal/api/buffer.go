@@ -17,13 +17,16 @@ const (
 // buffer is memory from a [buffers].
 type buffer struct {
 	b     []byte
-	class int // of the pool it goes back to; classes where it goes to none
+	class int // of the pool it goes back to; classes for that of large ones
 }
 
 // buffers hands out memory whose sum a share of the budget bounds.
 type buffers struct {
 	share *share
 	pools [classes]sync.Pool
+	// large has buffers that are larger than those of the last class. Without it,
+	// a few compressed bodies after each other make garbage of 16 MiB each.
+	large sync.Pool
 }
 
 // get returns an empty buffer of at least n bytes capacity, or nil when the
@@ -38,6 +41,15 @@ func (p *buffers) get(n int) *buffer {
 		size = smallestBytes << class
 	} else {
 		class = classes
+	}
+	if class == classes {
+		if buf, ok := p.large.Get().(*buffer); ok && cap(buf.b) >= n {
+			if !p.share.take(int64(cap(buf.b))) {
+				p.large.Put(buf)
+				return nil
+			}
+			return buf
+		}
 	}
 	if !p.share.take(int64(size)) {
 		return nil
@@ -56,9 +68,11 @@ func (p *buffers) put(buf *buffer) {
 		return
 	}
 	p.share.give(int64(cap(buf.b)))
+	buf.b = buf.b[:0]
 	if buf.class < classes {
-		buf.b = buf.b[:0]
 		p.pools[buf.class].Put(buf)
+	} else {
+		p.large.Put(buf)
 	}
 }
 
