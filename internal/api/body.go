@@ -106,12 +106,17 @@ func checkContentType(r *http.Request, ndjson bool) error {
 	}
 	mediaType, parameters, err := mime.ParseMediaType(h[0])
 	known := mediaType == typeJSON || ndjson && mediaType == typeNDJSON
-	charset := parameters["charset"]
-	if err != nil || len(h) > 1 || !known || charset != "" && !strings.EqualFold(charset, "utf-8") {
+	switch strings.ToLower(parameters["charset"]) {
+	case "", "utf-8", "utf8":
+	default:
+		known = false
+	}
+	if err != nil || len(h) > 1 || !known {
 		detail := "Content-Type must be " + typeJSON
 		if ndjson {
 			detail += " or " + typeNDJSON
 		}
+		detail += ", with no charset but utf-8"
 		return &problem{status: http.StatusUnsupportedMediaType, code: CodeUnsupportedMediaType, detail: detail}
 	}
 	return nil
@@ -122,7 +127,7 @@ func checkContentType(r *http.Request, ndjson bool) error {
 // elements of an array are told apart by its commas only; the array is valid
 // JSON exactly when each element is.
 func splitItems(items [][]byte, body []byte, itemsMax int) (_ [][]byte, array bool, _ error) {
-	body = bytes.TrimLeft(body, " \t\r\n")
+	body = bytes.TrimLeft(event.TrimByteOrderMark(body), " \t\r\n")
 	array = len(body) > 0 && body[0] == '['
 	if array {
 		items, err := splitArray(items, body, itemsMax)
@@ -135,7 +140,8 @@ func splitItems(items [][]byte, body []byte, itemsMax int) (_ [][]byte, array bo
 		} else {
 			body = nil
 		}
-		if line = bytes.Trim(line, " \t\r"); len(line) == 0 {
+		// Files that were put together have a byte order mark each.
+		if line = bytes.Trim(event.TrimByteOrderMark(line), " \t\r"); len(line) == 0 {
 			continue
 		}
 		if len(items) == itemsMax {

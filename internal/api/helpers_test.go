@@ -268,7 +268,8 @@ func serve(h *harness, r *http.Request) answer {
 func (h *harness) do(tb testing.TB, method, target, body string, headers ...string) answer {
 	tb.Helper()
 	a := serve(h, request(method, target, body, headers...))
-	checkContract(tb, request(method, target, body, headers...), a)
+	// The library that reads the document knows no byte order marks.
+	checkContract(tb, request(method, target, strings.TrimPrefix(body, "\ufeff"), headers...), a)
 	return a
 }
 

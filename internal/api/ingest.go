@@ -1,7 +1,6 @@
 package api
 
 import (
-	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -226,8 +225,8 @@ func (s *Server) received() time.Time { return s.clock.Next(s.cfg.Now()) }
 // knows which of them are in the log, to put what became of them into b.errs and
 // to report whether that is known of all.
 func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle func() bool) error {
-	unavailable := 0
-	var refusal error
+	failed := 0
+	var failure error
 	for i, err := range b.errs {
 		if err != nil {
 			continue
@@ -235,9 +234,9 @@ func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle fun
 		ack := &acks[b.places[i]]
 		if ack.Err != nil {
 			b.errs[i] = ack.Err
-			if errors.Is(ack.Err, event.ErrUnavailable) || errors.Is(ack.Err, event.ErrWritesStopped) {
-				unavailable++
-				refusal = ack.Err
+			if asProblem(ack.Err).status >= http.StatusInternalServerError {
+				failed++
+				failure = ack.Err
 			}
 			continue
 		}
@@ -245,14 +244,16 @@ func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle fun
 		b.receipts = append(b.receipts, ack.Receipt)
 		b.accepted = append(b.accepted, i)
 	}
-	if len(b.receipts) == 0 && unavailable > 0 {
-		s.metrics.refused.WithLabelValues(string(asProblem(refusal).code)).Add(float64(unavailable - 1)) // fail counts one
-		return refusal
+	if len(b.receipts) == 0 && failed > 0 {
+		s.metrics.refused.WithLabelValues(string(asProblem(failure).code)).Add(float64(failed - 1)) // fail counts one
+		return failure
 	}
 	status := http.StatusAccepted
 	if settle() {
 		status = http.StatusOK
 	}
+	refused := 0
+	var common int // the status of all errors so far, if it is one
 	x.out = append(x.out, `{"results":[`...)
 	for i, err := range b.errs {
 		if i > 0 {
@@ -262,13 +263,27 @@ func (s *Server) answerBatch(x *exchange, b *batch, acks []event.Ack, settle fun
 			p := asProblem(err)
 			s.metrics.refuse(p.code)
 			x.out = appendItemError(x.out, p)
-			status = http.StatusMultiStatus
+			if refused++; refused == 1 {
+				common = p.status
+			} else if common != p.status {
+				common = http.StatusUnprocessableEntity
+			}
 			continue
 		}
 		place := b.places[i]
 		x.out = appendWritten(x.out, b.writes[place].Ref().String(), acks[place].Receipt)
 	}
 	x.out = append(x.out, "]}\n"...)
+	switch {
+	case refused == len(b.errs):
+		// So that a client that looks at the status alone notices. It is never 5xx,
+		// which says that the batch should be sent again.
+		if status = common; status >= http.StatusInternalServerError {
+			status = http.StatusUnprocessableEntity
+		}
+	case refused > 0:
+		status = http.StatusMultiStatus
+	}
 	// While the client takes the answer, nothing but that is held.
 	b.reset()
 	x.keep(forBodies, int64(len(x.out)))

@@ -171,7 +171,7 @@ func TestVectors(t *testing.T) {
 			if h.calls > 0 {
 				t.Error("wrote something")
 			}
-			if tt.Call == "item" && a.status == http.StatusMultiStatus {
+			if tt.Call == "item" && a.header.Get("Content-Type") == "application/json" {
 				var got struct {
 					Results []struct {
 						Error struct {
@@ -182,7 +182,7 @@ func TestVectors(t *testing.T) {
 					}
 				}
 				decode(t, a.body, &got)
-				if e := got.Results[0].Error; e.Code != tt.Error.Code || e.Field != tt.Error.Field || e.Status != statuses[e.Code] {
+				if e := got.Results[0].Error; e.Code != tt.Error.Code || e.Field != tt.Error.Field || e.Status != statuses[e.Code] || a.status != e.Status {
 					t.Errorf("got %s", a.body)
 				}
 				return
@@ -218,7 +218,11 @@ func TestBatch(t *testing.T) {
 		},
 		{name: "a refused line", body: create + "\n{}\n" + create, status: 207, want: results(written("a", 0), refused, written("a", 1))},
 		{name: "a refused element", body: "[" + create + ",{}," + create + "]", status: 207, want: results(written("a", 0), refused, written("a", 1))},
-		{name: "only refused", body: "{}\n{}", status: 207, want: results(refused, refused)},
+		{name: "only refused", body: "{}\n{}", status: 422, want: results(refused, refused)},
+		{name: "one refused", body: "[{}]", status: 422, want: results(refused)},
+		{name: "only refused, all with the same status", body: "7\n\"x\"", status: 400},
+		{name: "only refused, with statuses that differ", body: "7\n{\"id\":\"" + strings.Repeat("x", 129) + "\",\"conversation_id\":\"c\",\"event_name\":\"event_a\"}", status: 422},
+		{name: "only blank lines between", body: "\r\n\r\n" + create + "\r\n \r\n\t\r\n" + create + "\r\n\r\n", status: 202, want: results(written("a", 0), written("a", 1))},
 		{name: "array not closed", body: "[" + create, code: "invalid_json", status: 400},
 		{name: "string not closed", body: `[{"id":"a`, code: "invalid_json", status: 400},
 		{name: "ends in a backslash", body: `["\`, code: "invalid_json", status: 400},
@@ -253,6 +257,33 @@ func TestBatch(t *testing.T) {
 		h := newHarness(t)
 		h.do(t, "POST", "/events", "["+create+"]", "Content-Type", "application/json").expect(t, 202, "")
 		h.do(t, "POST", "/events", create, "Content-Type", "application/x-ndjson").expect(t, 202, "")
+		for _, charset := range []string{"utf-8", "UTF-8", "utf8", "UTF8", `"utf-8"`, `"Utf8"`} {
+			for _, mediaType := range []string{"application/json; charset=", "Application/JSON;CHARSET=", "application/x-ndjson; x=y; charset="} {
+				if a := serve(h, request("POST", "/events", create, "Content-Type", mediaType+charset)); a.status != 202 {
+					t.Errorf("%s%s: %d %s", mediaType, charset, a.status, a.body)
+				}
+			}
+		}
+	})
+	t.Run("byte order mark", func(t *testing.T) {
+		const bom = "\xef\xbb\xbf"
+		for name, body := range map[string]string{
+			"lines": bom + create + "\r\n" + create, "a blank line first": bom + "\r\n" + create + "\n" + create,
+			"array": bom + "[" + create + "," + create + "]", "array on a line of its own": bom + "\r\n[" + create + "," + create + "]",
+		} {
+			h := newHarness(t)
+			h.do(t, "POST", "/events", body).expect(t, 202, results(written("a", 0), written("a", 1)))
+			if a := h.do(t, "POST", "/events", gzipped(t, body), "Content-Encoding", "gzip"); a.status != 202 {
+				t.Errorf("%s, compressed: %d %s", name, a.status, a.body)
+			}
+		}
+		h := newHarness(t)
+		h.do(t, "POST", "/event", bom+create).expect(t, 202, "")
+		h.do(t, "PUT", "/event/a", bom+`{"error":"e"}`).expect(t, 202, "")
+		h.do(t, "POST", "/event", bom).problem(t, 400, "invalid_json", "")
+		h.do(t, "POST", "/events", bom+"\n").problem(t, 422, "required", "")
+		h.do(t, "POST", "/event", bom+bom+create).problem(t, 400, "invalid_json", "")
+		h.do(t, "POST", "/event", "\xff\xfe{\x00").problem(t, 400, "invalid_json", "")
 	})
 	t.Run("a broken line is that line's error", func(t *testing.T) {
 		h := newHarness(t)
@@ -311,6 +342,11 @@ func TestUnavailable(t *testing.T) {
 			r[2].Error.Code != "unavailable" || r[2].Error.Status != 503 || r[3].Receipt != "1.2.3" {
 			t.Errorf("got %s", a.body)
 		}
+	})
+	t.Run("nothing but faults", func(t *testing.T) {
+		h := newHarness(t)
+		h.ack = func(*event.Write) event.Ack { return event.Ack{Err: errors.New("secret cause")} }
+		h.do(t, "POST", "/events", create+"\n{}\n"+create).problem(t, 500, "internal", "")
 	})
 	t.Run("writes stopped", func(t *testing.T) {
 		h := newHarness(t)
@@ -374,7 +410,7 @@ func TestPreferWait(t *testing.T) {
 		{name: "delete applied", method: "DELETE", target: "/event/a", prefer: []string{"wait=2"}, status: 200, applied: "wait=2"},
 		{name: "batch applied", method: "POST", target: "/events", body: create + "\n" + other, prefer: []string{"wait=2"}, status: 200, applied: "wait=2"},
 		{name: "batch partly refused at the door", method: "POST", target: "/events", body: create + "\n{}", prefer: []string{"wait=2"}, status: 207, applied: "wait=2"},
-		{name: "batch wholly refused at the door", method: "POST", target: "/events", body: "{}", prefer: []string{"wait=2"}, wait: untilEnd, status: 207},
+		{name: "batch wholly refused at the door", method: "POST", target: "/events", body: "{}", prefer: []string{"wait=2"}, wait: untilEnd, status: 422},
 		{name: "time runs out", method: "POST", target: "/event", body: create, prefer: []string{"wait=2"}, wait: untilEnd, status: 202, waited: 2 * time.Second},
 		{name: "batch's time runs out", method: "POST", target: "/events", body: create, prefer: []string{"wait=2"}, wait: untilEnd, status: 202, waited: 2 * time.Second},
 		{name: "bounded", method: "POST", target: "/event", body: create, prefer: []string{"wait=3600"}, wait: untilEnd, status: 202, waited: 30 * time.Second},
@@ -443,6 +479,47 @@ func TestPreferWait(t *testing.T) {
 			}
 			if got := a.header.Get("Preference-Applied"); got != "" {
 				t.Errorf("Preference-Applied %q", got)
+			}
+		})
+	}
+	for _, tt := range []struct {
+		name   string
+		codes  []event.Code
+		status int
+	}{
+		{"one", []event.Code{"unknown_event"}, 404},
+		{"alike", []event.Code{"unknown_event", "unknown_event"}, 404},
+		{"for different reasons", []event.Code{"unknown_event", "rejected_by_store"}, 422},
+		{"as they cannot be read", []event.Code{"bad_record", "bad_record"}, 422}, // 5xx would have it sent again
+		{"all but one", []event.Code{"unknown_event", ""}, 207},
+	} {
+		t.Run("batch refused by the consumer, "+tt.name, func(t *testing.T) {
+			h := newHarness(t)
+			h.wait = func(_ context.Context, receipts []event.Receipt) ([]*event.Error, error) {
+				refusals := make([]*event.Error, len(receipts))
+				for i, code := range tt.codes {
+					if code != "" {
+						refusals[i] = event.Errorf(code, "", "refused")
+					}
+				}
+				return refusals, nil
+			}
+			body := strings.Repeat(`{"op":"update","id":"b","error":"e"}`+"\n", len(tt.codes))
+			a := h.do(t, "POST", "/events", body, "Prefer", "wait=2")
+			a.expect(t, tt.status, "")
+			var got struct {
+				Results []struct {
+					Error struct{ Code event.Code }
+				}
+			}
+			decode(t, a.body, &got)
+			if len(got.Results) != len(tt.codes) || a.header.Get("Content-Type") != "application/json" {
+				t.Fatalf("got %s", a.body)
+			}
+			for i, code := range tt.codes {
+				if got.Results[i].Error.Code != code {
+					t.Errorf("item %d: %s", i, a.body)
+				}
 			}
 		})
 	}

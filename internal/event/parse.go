@@ -595,8 +595,15 @@ func (m *members) read(body []byte, isItem bool) error {
 		return nil
 	}
 	*m = members{}
+	if !isItem {
+		body = TrimByteOrderMark(body)
+	}
 	return m.readAny(body, isItem)
 }
+
+// TrimByteOrderMark returns the text without U+FEFF at its beginning, which some
+// programs write there, and which RFC 8259 allows to pass over.
+func TrimByteOrderMark(text []byte) []byte { return bytes.TrimPrefix(text, []byte("\ufeff")) }
 
 // readPlain is read for a body that is plain and right. It reports whether it is.
 func (m *members) readPlain(body []byte, isItem bool) bool {
