@@ -135,8 +135,8 @@ func (p *params) span(name string, absent time.Duration) time.Duration {
 	return d
 }
 
-// moment takes a time, in Unix microseconds: a span before now, RFC 3339, or
-// Unix milliseconds.
+// moment takes a time, in Unix microseconds: a span before now, or what a
+// timestamp of an event may be, RFC 3339 or Unix milliseconds.
 func (p *params) moment(name string, absent int64, now time.Time) int64 {
 	value, ok := p.one(name)
 	if !ok {
@@ -145,15 +145,17 @@ func (p *params) moment(name string, absent int64, now time.Time) int64 {
 	if d, ok := parseSpan(value); ok {
 		return max(0, now.Add(-d).UnixMicro())
 	}
-	if ms, err := strconv.ParseUint(value, 10, 63); err == nil && ms <= timestampMaxMillis {
+	// Nobody asks about the first days of 1970, which seconds would be.
+	hint := event.TimeUnitHint(value)
+	if ms, err := strconv.ParseUint(value, 10, 63); err == nil && ms <= timestampMaxMillis && hint == "" {
 		return int64(ms) * 1000
 	}
 	// An unescaped "+" of an offset arrives as a space.
-	t, err := time.Parse(time.RFC3339Nano, strings.Replace(value, " ", "+", 1))
-	if err == nil && t.UnixMilli() >= 0 && t.UnixMilli() <= timestampMaxMillis {
-		return t.UnixMicro()
+	micros, ok := event.ParseRFC3339([]byte(strings.Replace(value, " ", "+", 1)))
+	if ok && micros >= 0 && micros/1000 <= timestampMaxMillis {
+		return micros
 	}
-	p.fail(event.CodeInvalidValue, name, "must be RFC 3339, Unix milliseconds, or a time before now such as 7d, 24h or 30m")
+	p.fail(event.CodeInvalidValue, name, "must be RFC 3339, Unix milliseconds, or a time before now such as 7d, 24h or 30m%s", hint)
 	return absent
 }
 

@@ -133,6 +133,10 @@ func TestFilters(t *testing.T) {
 		{"since=2026-05-01T00:00:00.000001Z", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 1000, time.UTC)), UntilMicros: micros(now)}},
 		{"since=2026-05-01T02:00:00%2B02:00", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)), UntilMicros: micros(now)}},
 		{"since=2026-05-01T02:00:00+02:00", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)), UntilMicros: micros(now)}},
+		{"since=2026-05-01t02:00:00.5z", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 2, 0, 0, 500_000_000, time.UTC)), UntilMicros: micros(now)}},
+		{"since=2026-05-01t02:00:00.1234567-01:30", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 3, 30, 0, 123_456_000, time.UTC)), UntilMicros: micros(now)}},
+		{"since=0", event.Filter{SinceMicros: 0, UntilMicros: micros(now)}},
+		{"since=86400000", event.Filter{SinceMicros: 86400e6, UntilMicros: micros(now)}},
 		{"until=2027-01-01T00:00:00Z", event.Filter{SinceMicros: micros(now.Add(-week)), UntilMicros: micros(time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC))}},
 		{
 			"conversation_id=c%201&event_name=event_x&metadata.b=2&metadata.a.b=&metadata.a=%27",
@@ -161,6 +165,22 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+// TestTimesInOtherUnits tells callers whose times are not in milliseconds, which
+// would else be answered about 1970.
+func TestTimesInOtherUnits(t *testing.T) {
+	h := newHarness(t)
+	for value, hint := range map[string]string{
+		"1769600000": "is it in seconds?", "1769600000.25": "is it in seconds?",
+		"1769600000000000": "is it in microseconds?", "1769600000000000000": "is it in nanoseconds?",
+	} {
+		a := h.do(t, "GET", "/analytics/errors?since="+value, "")
+		a.problem(t, 422, "invalid_value", "since")
+		if !strings.Contains(a.body, hint) {
+			t.Errorf("since=%s: %s", value, a.body)
+		}
+	}
+}
+
 func TestRefusedQueries(t *testing.T) {
 	many := func(format string, n int) string {
 		var parts []string
@@ -183,6 +203,12 @@ func TestRefusedQueries(t *testing.T) {
 		{"errors?since=99999999999999999999d", 422, "invalid_value", "since"},
 		{"errors?since=999999999999999999", 422, "invalid_value", "since"},
 		{"errors?until=0000-01-01T00:00:00Z", 422, "invalid_value", "until"},
+		{"errors?since=1769600000", 422, "invalid_value", "since"},
+		{"errors?until=1769600000.25", 422, "invalid_value", "until"},
+		{"errors?since=2026-05-01T02:00:00,5Z", 422, "invalid_value", "since"},
+		{"errors?since=2026-05-01T2:00:00Z", 422, "invalid_value", "since"},
+		{"errors?since=2026-05-01T02:00:00%2B24:00", 422, "invalid_value", "since"},
+		{"errors?since=2026-05-01+02:00:00Z", 422, "invalid_value", "since"},
 		{"errors?since=1h&until=1h", 422, "invalid_value", "since"},
 		{"errors?since=1h&until=2h", 422, "invalid_value", "since"},
 		{"errors?since=1h&since=2h", 422, "invalid_value", "since"},

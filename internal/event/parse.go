@@ -306,36 +306,70 @@ func parseTimestamp(raw []byte, now time.Time) (int64, error) {
 	var micros int64
 	switch {
 	case raw[0] == '"':
+		text := unquote(raw)
 		var ok bool
-		if micros, ok = parseRFC3339(unquote(raw)); !ok {
+		if micros, ok = ParseRFC3339(text); !ok {
+			if _, err := strconv.ParseFloat(string(text), 64); err == nil {
+				return 0, Errorf(CodeInvalidValue, "timestamp", "is text; Unix milliseconds are a number, without quotation marks%s", TimeUnitHint(text))
+			}
 			return 0, Errorf(CodeInvalidValue, "timestamp", "is not RFC 3339, such as 2026-01-31T12:00:00.25Z")
 		}
 	case isNumber(raw[0]):
 		if bytes.ContainsAny(raw, ".eE") {
-			return 0, Errorf(CodeInvalidValue, "timestamp", "must be a whole number of milliseconds")
+			return 0, Errorf(CodeInvalidValue, "timestamp", "must be a whole number of Unix milliseconds%s", TimeUnitHint(raw))
 		}
 		ms, err := strconv.ParseInt(string(raw), 10, 64)
-		if err != nil || ms < TimestampMin/1000 || ms > math.MaxInt64/1000 {
-			return 0, errTimestampRange()
+		if err != nil || ms < TimestampMin/1000 || ms > math.MaxInt64/1000 || !inTimestampRange(ms*1000, now) {
+			return 0, Errorf(CodeInvalidValue, "timestamp",
+				"must lie between 2000-01-01T00:00:00Z and 24 h from now, in Unix milliseconds%s", TimeUnitHint(raw))
 		}
-		micros = ms * 1000
+		return ms * 1000, nil
 	default:
 		return 0, errType(memberTimestamp, "an RFC 3339 string or a whole number of Unix milliseconds")
 	}
-	if micros < TimestampMin || micros > now.Add(TimestampAhead).UnixMicro() {
-		return 0, errTimestampRange()
+	if !inTimestampRange(micros, now) {
+		return 0, Errorf(CodeInvalidValue, "timestamp", "must lie between 2000-01-01T00:00:00Z and 24 h from now")
 	}
 	return micros, nil
 }
 
-func errTimestampRange() error {
-	return Errorf(CodeInvalidValue, "timestamp", "must lie between 2000-01-01T00:00:00Z and 24 h from now")
+func inTimestampRange(micros int64, now time.Time) bool {
+	return micros >= TimestampMin && micros <= now.Add(TimestampAhead).UnixMicro()
 }
 
-// parseRFC3339 reads a date-time of RFC 3339 §5.6 into Unix microseconds. The
-// time package is more lenient: it takes a comma for the point, and hours and
+// TimeUnitHint is the rest of an error about a time that should be Unix
+// milliseconds. It asks whether the number is in another unit, where it would
+// then be a time of this century, and is empty otherwise.
+func TimeUnitHint[T ~string | ~[]byte](number T) string {
+	v, err := strconv.ParseFloat(string(number), 64)
+	if err != nil {
+		return ""
+	}
+	for _, unit := range [...]struct {
+		name, change string
+		micros       float64
+	}{
+		{"milliseconds", "", 1e3},
+		{"seconds", "multiply it by 1,000", 1e6},
+		{"microseconds", "divide it by 1,000", 1},
+		{"nanoseconds", "divide it by 1,000,000", 1e-3},
+	} {
+		// 2000-01-01 to 2100-01-01.
+		if at := v * unit.micros; at < float64(TimestampMin) || at >= 4_102_444_800e6 {
+			continue
+		}
+		if unit.change == "" {
+			return ""
+		}
+		return "; is it in " + unit.name + "? Then " + unit.change
+	}
+	return ""
+}
+
+// ParseRFC3339 reads a date-time of RFC 3339 §5.6 into Unix microseconds; what is
+// finer is cut off. The letters T and Z may be lower-case. The time package is more lenient: it takes a comma for the point, and hours and
 // offsets that the RFC does not. Leap seconds have no Unix time and are refused.
-func parseRFC3339(s []byte) (micros int64, ok bool) {
+func ParseRFC3339(s []byte) (micros int64, ok bool) {
 	const layout = "2006-01-02T15:04:05"
 	if len(s) <= len(layout) || s[4] != '-' || s[7] != '-' || s[10]|0x20 != 't' || s[13] != ':' || s[16] != ':' {
 		return 0, false

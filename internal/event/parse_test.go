@@ -253,6 +253,8 @@ func parseCases() []parseCase {
 		{"timestamp before 2000", c, with(`"timestamp":946684799999`), badValue, "timestamp", ""},
 		{"timestamp before 2000 by its offset", c, with(`"timestamp":"2000-01-01T00:00:00+00:01"`), badValue, "timestamp", ""},
 		{"timestamp in seconds", c, with(`"timestamp":1767323045`), badValue, "timestamp", ""},
+		{"timestamp in seconds with a fraction", c, with(`"timestamp":1767323045.678`), badValue, "timestamp", ""},
+		{"timestamp in seconds as text", c, with(`"timestamp":"1767323045"`), badValue, "timestamp", ""},
 		{"timestamp in microseconds", c, with(`"timestamp":1767323045678901`), badValue, "timestamp", ""},
 		{"timestamp far ahead", c, with(`"timestamp":"9999-12-31T23:59:59Z"`), badValue, "timestamp", ""},
 		{"timestamp beyond int64", c, with(`"timestamp":99999999999999999999`), badValue, "timestamp", ""},
@@ -508,6 +510,40 @@ func TestRulesValidate(t *testing.T) {
 			}
 			if got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestTimestampUnits tells callers who send another unit than milliseconds.
+func TestTimestampUnits(t *testing.T) {
+	rules := event.Rules{EventNames: event.DefaultEventNames()}
+	for _, c := range []struct{ timestamp, hint string }{
+		{"1767323045", "seconds"},
+		{"946684800", "seconds"},
+		{"1767323045.678", "seconds"},
+		{"1.767323045e9", "seconds"},
+		{`"1767323045"`, "seconds"},
+		{"1767323045678901", "microseconds"},
+		{"1767323045678901234", "nanoseconds"},
+		{`"1767323045678901234"`, "nanoseconds"},
+		{"1767323045678.5", ""},
+		{`"1767323045678"`, ""},
+		{"946684799", ""},
+		{"0", ""},
+		{"-1767323045", ""},
+		{"4102444799000", ""}, // in milliseconds, of another year
+		{`"yesterday"`, ""},
+		{`"9999-12-31T23:59:59Z"`, ""},
+	} {
+		t.Run(c.timestamp, func(t *testing.T) {
+			_, err := rules.ParseCreate([]byte(`{"conversation_id":"c","event_name":"event_a","timestamp":`+c.timestamp+`}`), now)
+			var got *event.Error
+			if !errors.As(err, &got) || got.Code != event.CodeInvalidValue || got.Field != "timestamp" {
+				t.Fatal(err)
+			}
+			if _, after, asks := strings.Cut(got.Message, "; is it in "); asks != (c.hint != "") || asks && !strings.HasPrefix(after, c.hint+"?") {
+				t.Errorf("says %q, want a hint of %q", got.Message, c.hint)
 			}
 		})
 	}
