@@ -30,7 +30,7 @@ func (s *Server) readBody(x *exchange, bytesMax int, free inflaters) ([]byte, er
 	}
 	switch encoding {
 	case "", "identity":
-		return s.fill(x, x.r.Body, x.r.ContentLength, bytesMax)
+		return s.fill(x, requestBody{x}, x.r.ContentLength, bytesMax)
 	case "gzip", "x-gzip", "zstd":
 		return s.readCompressed(x, encoding == "zstd", bytesMax, free)
 	}
@@ -39,6 +39,15 @@ func (s *Server) readBody(x *exchange, bytesMax int, free inflaters) ([]byte, er
 		status: http.StatusUnsupportedMediaType, code: CodeUnsupportedEncoding,
 		detail: "Content-Encoding must be gzip, zstd or absent",
 	}
+}
+
+// requestBody reads the request's body and notes when there is no more of it.
+type requestBody struct{ x *exchange }
+
+func (b requestBody) Read(p []byte) (int, error) {
+	n, err := b.x.r.Body.Read(p)
+	b.x.bodyEnded = err != nil
+	return n, err
 }
 
 // fill reads src to its end into a buffer that x holds. Memory grows with what

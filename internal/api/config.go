@@ -41,6 +41,9 @@ const (
 	DefaultReadTimeout        = 30 * time.Second
 	DefaultBatchReadTimeout   = 60 * time.Second
 	DefaultInflateTimeout     = 15 * time.Second
+	DefaultDrainBytesMax      = 256 << 20
+	DefaultDrainTimeout       = 30 * time.Second
+	DefaultDrainIdleTimeout   = 5 * time.Second
 	DefaultWriteTimeout       = 90 * time.Second
 	DefaultIdleTimeout        = 2 * time.Minute
 	DefaultShutdownTimeout    = 15 * time.Second
@@ -157,6 +160,13 @@ type Config struct {
 	// InflateTimeout bounds how long a compressed body waits to be inflated,
 	// which is done to a few at once; then the request is answered 503.
 	InflateTimeout time.Duration
+	// DrainBytesMax is how much is read of a body that is not wanted, such as one
+	// that is too large, so that a client that sends all of it before it looks for
+	// an answer finds one. Nothing of it is kept. Beyond it, or beyond DrainTimeout
+	// or a pause of DrainIdleTimeout, the connection is closed.
+	DrainBytesMax    int64
+	DrainTimeout     time.Duration
+	DrainIdleTimeout time.Duration
 	// WriteTimeout bounds a request from the end of its headers to the end of
 	// its answer. It must leave room for ReadTimeout, InflateTimeout and
 	// WaitMax, and for WaitMax, AnalyticsWait, AnswerWait and QueryTimeout, or the
@@ -218,6 +228,9 @@ func (c Config) Validate() error {
 		{"ReadTimeout", int64(d.ReadTimeout)},
 		{"BatchReadTimeout", int64(d.BatchReadTimeout)},
 		{"InflateTimeout", int64(d.InflateTimeout)},
+		{"DrainBytesMax", d.DrainBytesMax},
+		{"DrainTimeout", int64(d.DrainTimeout)},
+		{"DrainIdleTimeout", int64(d.DrainIdleTimeout)},
 		{"WriteTimeout", int64(d.WriteTimeout)},
 		{"IdleTimeout", int64(d.IdleTimeout)},
 		{"ShutdownTimeout", int64(d.ShutdownTimeout)},
@@ -287,6 +300,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.ReadTimeout, DefaultReadTimeout)
 	setDefault(&c.BatchReadTimeout, DefaultBatchReadTimeout)
 	setDefault(&c.InflateTimeout, DefaultInflateTimeout)
+	setDefault(&c.DrainBytesMax, DefaultDrainBytesMax)
+	setDefault(&c.DrainTimeout, DefaultDrainTimeout)
+	setDefault(&c.DrainIdleTimeout, DefaultDrainIdleTimeout)
 	setDefault(&c.WriteTimeout, max(DefaultWriteTimeout, c.readingMax()))
 	setDefault(&c.IdleTimeout, DefaultIdleTimeout)
 	setDefault(&c.ShutdownTimeout, DefaultShutdownTimeout)

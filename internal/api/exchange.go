@@ -42,8 +42,13 @@ type exchange struct {
 	sending time.Duration
 	// body is the memory of the request's body, held what x holds of the budget
 	// beside it.
-	body    *buffer
-	held    [uses]int64
+	body *buffer
+	held [uses]int64
+	// bodyEnded says that there is no more of the request's body to read: its end
+	// was reached, or reading it failed.
+	bodyEnded bool
+	// drains says that the rest of the body is read after the answer.
+	drains  bool
 	write   [1]event.Write
 	receipt [1]event.Receipt
 }
@@ -91,8 +96,11 @@ func (x *exchange) head(status int, contentType []string) {
 // reply sends x.out as the body of the answer.
 func (x *exchange) reply(status int, contentType []string) {
 	x.head(status, contentType)
-	// net/http sets the length of small answers by itself.
-	if len(x.out) >= 2<<10 {
+	if x.drains = x.willDrain(); x.drains {
+		x.w.Header()["Connection"] = headerClose
+	}
+	// net/http sets the length of small answers by itself, unless they are flushed.
+	if len(x.out) >= 2<<10 || x.drains {
 		x.w.Header()["Content-Length"] = []string{strconv.Itoa(len(x.out))}
 	}
 	x.w.WriteHeader(status)
@@ -205,7 +213,8 @@ var errPanic = &problem{
 	status: http.StatusInternalServerError, code: CodeInternal, detail: "the server failed; its log says more",
 }
 
-// finish counts the request and gives back what x holds.
+// finish counts the request, gives back what x holds, and drains the request's
+// body where that is due.
 func (e *endpoint) finish(ctx context.Context, x *exchange, start time.Time) {
 	s := e.s
 	elapsed := time.Since(start)
@@ -220,10 +229,17 @@ func (e *endpoint) finish(ctx context.Context, x *exchange, start time.Time) {
 	for u := range uses {
 		x.keep(u, 0)
 	}
+	w, r, drains, idle := x.w, x.r, x.drains, s.cfg.DrainIdleTimeout
+	if x.expectsContinue() {
+		idle = min(idle, expectedWait)
+	}
 	out := x.out[:0]
 	if cap(out) > outBytesKept {
 		out = nil
 	}
 	*x = exchange{out: out}
 	s.exchanges.Put(x)
+	if drains {
+		s.drain(w, r, idle)
+	}
 }

@@ -71,7 +71,7 @@ func (free inflaters) take(ctx context.Context, timeout time.Duration) *inflater
 // holds while it waits for its client has then arrived, whatever window the
 // body says that it needs; and no inflater waits for a client.
 func (s *Server) readCompressed(x *exchange, isZstd bool, bytesMax int, free inflaters) ([]byte, error) {
-	packed, err := s.fill(x, x.r.Body, x.r.ContentLength, bytesMax)
+	packed, err := s.fill(x, requestBody{x}, x.r.ContentLength, bytesMax)
 	if err != nil {
 		return nil, err
 	}
