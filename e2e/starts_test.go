@@ -30,6 +30,9 @@ type door struct {
 	addr, to string
 	listener net.Listener
 	conns    sync.Map
+	// release replaces the year and number of the release that a ClickHouse
+	// announces; nil leaves them.
+	release []byte
 }
 
 func newDoor(t *testing.T, to string) *door {
@@ -60,6 +63,13 @@ func (d *door) open(t *testing.T) {
 			d.conns.Store(in, out)
 			for from, to := range map[net.Conn]net.Conn{in: out, out: in} {
 				go func() {
+					if d.release != nil && from == out {
+						// A code, a length and the name "ClickHouse" come before them.
+						hello := make([]byte, 14)
+						_, _ = io.ReadFull(from, hello)
+						copy(hello[12:], d.release)
+						_, _ = to.Write(hello)
+					}
 					_, _ = io.Copy(to, from)
 					_, _ = to.Close(), from.Close()
 				}()
@@ -249,6 +259,51 @@ func TestServeWithoutClickHouse(t *testing.T) {
 	if code := p.wait(t, startBound); code != 1 || !bytes.Contains(p.log.bytes(), []byte("offsets begin again")) {
 		t.Errorf("on a lost log it exited %d: %s", code, p.log.tail(500))
 	}
+}
+
+// TestOldClickHouse starts each process on a ClickHouse that is too old. Only an
+// API starts, which answers reads once ClickHouse is upgraded.
+func TestOldClickHouse(t *testing.T) {
+	t.Parallel()
+	broker := kafkatest.Start(t, kafkatest.Options{QuickStart: true})
+	server, u := enginetest.Server(t), databaseURL(t)
+	behind := newDoor(t, server.Addr)
+	behind.release = []byte{25, 8}
+	behind.open(t)
+	at, err := url.Parse(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.Host = behind.addr
+	remote := []string{"--kafka-brokers", broker.Addrs[0], "--clickhouse-url", at.String()}
+	for _, args := range [][]string{
+		{"migrate", "--clickhouse-url", at.String()},
+		append([]string{"consume", "--metrics-listen", ""}, remote...),
+		{"serve", "--listen", "127.0.0.1:0", "--data-dir", t.TempDir(), "--clickhouse-url", at.String()},
+	} {
+		p := start(t, args...)
+		code, log := p.wait(t, startBound), p.log.bytes()
+		if code != 1 || !bytes.Contains(log, []byte("ClickHouse 25.8.")) || !bytes.Contains(log, []byte("deduplicate_insert")) ||
+			!bytes.Contains(log, []byte("the oldest version that works is 26.2")) {
+			t.Errorf("%s exited %d: %s", args[0], code, p.log.tail(500))
+		}
+	}
+
+	p := start(t, append([]string{"api", "--listen", "127.0.0.1:0"}, remote...)...)
+	c := newClient(p.addr(t))
+	waitReadiness(t, c, readiness{"not_ready", "ok", "version_old", "ok", "unavailable"})
+	requireStatus(t, c, http.MethodPost, "/event", createOf("early"), "", http.StatusAccepted)
+	requireStatus(t, c, http.MethodGet, eventPath("early"), "", "", http.StatusServiceUnavailable, "older than the oldest version that works")
+	if !bytes.Contains(p.log.bytes(), []byte("ClickHouse is too old")) {
+		t.Errorf("the log does not say that ClickHouse is too old: %s", p.log.tail(500))
+	}
+
+	behind.close()
+	behind.release = nil
+	behind.open(t)
+	startConsumer(t, remote)
+	c.waitReady(t)
+	eventually(t, applyBound, "the first event", func() error { return c.get(eventPath("early"), new(map[string]any)) })
 }
 
 // TestForgottenAPI begins a generation while one of two APIs is left on the one

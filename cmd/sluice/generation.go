@@ -123,6 +123,8 @@ func (p *process) apiTopics(ctx context.Context, cfg *kafka.Config, store *click
 		return nil, err
 	case errors.Is(err, event.ErrSchemaMissing):
 		p.log.Warn("ClickHouse has no tables yet: writes are taken, reads are not answered", "error", err)
+	case errors.Is(err, event.ErrDatabaseOld):
+		p.log.Warn("ClickHouse is too old: writes are taken, reads are not answered", "error", err)
 	case err != nil:
 		p.log.Warn("ClickHouse does not answer: writes are taken, reads are not answered", "error", err)
 	}

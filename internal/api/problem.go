@@ -212,6 +212,8 @@ func storageProblem(err error) error {
 		detail = `the database has no tables yet; "sluice migrate" or a consumer makes them`
 	case errors.Is(err, event.ErrSchemaOld):
 		detail = `the database's tables are older than this process; "sluice migrate" or a consumer brings them up to date`
+	case errors.Is(err, event.ErrDatabaseOld):
+		detail = "the database is older than the oldest version that works; the log of this process names both"
 	}
 	return &problem{status: http.StatusServiceUnavailable, code: CodeUnavailable, detail: detail, cause: err}
 }

@@ -337,6 +337,12 @@ func TestStorageAway(t *testing.T) {
 					t.Errorf("%v is answered %s", missing, a.body)
 				}
 			}
+			h.queryErr = fmt.Errorf("ClickHouse 25.8.2: %w", event.ErrDatabaseOld)
+			a = h.do(t, "GET", target, "")
+			a.problem(t, 503, "unavailable", "")
+			if !strings.Contains(a.body, "older than the oldest version that works") || !strings.Contains(h.log.String(), "25.8.2") {
+				t.Errorf("an old database is answered %s, log %s", a.body, h.log)
+			}
 			h.queryErr = fmt.Errorf("query: %w", context.DeadlineExceeded)
 			h.do(t, "GET", target, "").problem(t, 503, "unavailable", "")
 			h.queryErr = fmt.Errorf("query: %w", event.ErrQueryTooLarge)

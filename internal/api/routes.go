@@ -124,6 +124,7 @@ const (
 	isStopped       readiness = "stopped"
 	isSchemaMissing readiness = "schema_missing"
 	isSchemaOld     readiness = "schema_old"
+	isVersionOld    readiness = "version_old"
 )
 
 // ready asks the log and the database at once. The status is about what the
@@ -194,6 +195,8 @@ func (s *Server) readyPart(ctx context.Context, name string, err error) readines
 		return isSchemaMissing
 	case errors.Is(err, event.ErrSchemaOld):
 		return isSchemaOld
+	case errors.Is(err, event.ErrDatabaseOld):
+		return isVersionOld
 	}
 	return isUnavailable
 }

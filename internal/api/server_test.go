@@ -142,6 +142,10 @@ func TestHealthAndReadiness(t *testing.T) {
 			want: `"kafka":"ok","clickhouse":"schema_old","writes":"ok","reads":"unavailable"`,
 		},
 		{
+			name: "an old database", db: failing(event.ErrDatabaseOld), unready: "everything reads",
+			want: `"kafka":"ok","clickhouse":"version_old","writes":"ok","reads":"unavailable"`,
+		},
+		{
 			name: "an earlier generation", log: failing(event.ErrWritesStopped), unready: "everything writes traffic",
 			want: `"kafka":"ok","clickhouse":"ok","writes":"stopped","reads":"ok"`,
 		},

@@ -281,6 +281,10 @@ func (p *pool) dial(ctx context.Context) (*conn, error) {
 		_ = nc.Close()
 		return nil, fmt.Errorf("connect: %w", err)
 	}
+	if err := checkVersion(client.ServerInfo()); err != nil {
+		_ = nc.Close()
+		return nil, err
+	}
 	return &conn{client: client, net: nc, buf: buf}, nil
 }
 

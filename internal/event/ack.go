@@ -13,12 +13,15 @@ var ErrUnavailable = errors.New("the log is unavailable")
 var ErrWritesStopped = errors.New("this process takes no more writes")
 
 // Errors that the database wraps where it answers, and not as this process
-// needs it. Both end without a restart.
+// needs it. All end without a restart.
 var (
 	// ErrSchemaMissing: the database has no tables, or does not exist.
 	ErrSchemaMissing = errors.New(`the database has no tables; "sluice migrate" or a consumer makes them`)
 	// ErrSchemaOld: the tables are those of an earlier version.
 	ErrSchemaOld = errors.New(`the tables are older than this process; "sluice migrate" or a consumer brings them up to date`)
+	// ErrDatabaseOld: the database itself is of a version that lacks something that
+	// this process needs.
+	ErrDatabaseOld = errors.New("the database is older than the oldest version that works")
 )
 
 // Ack is the log's answer to one write: its receipt, or why there is none. Err
