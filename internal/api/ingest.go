@@ -41,11 +41,8 @@ func (s *Server) updateEvent(x *exchange) error {
 	if err := checkContentType(x.r, false); err != nil {
 		return err
 	}
-	if err := noParameters(x.r); err != nil {
-		return err
-	}
 	now := s.cfg.Now()
-	ref, err := event.ParseRef(x.r.PathValue("id"), now)
+	ref, err := writtenRef(x.r, now)
 	if err != nil {
 		return err
 	}
@@ -60,10 +57,7 @@ func (s *Server) updateEvent(x *exchange) error {
 }
 
 func (s *Server) deleteEvent(x *exchange) error {
-	if err := noParameters(x.r); err != nil {
-		return err
-	}
-	ref, err := event.ParseRef(x.r.PathValue("id"), s.cfg.Now())
+	ref, err := writtenRef(x.r, s.cfg.Now())
 	if err != nil {
 		return err
 	}
@@ -351,6 +345,23 @@ func escapeID(id string) string {
 		return "%2E%2E"
 	}
 	return url.PathEscape(id)
+}
+
+// writtenRef is the event that a write names, which takes no parameters but the
+// id.
+func writtenRef(r *http.Request, now time.Time) (event.Ref, error) {
+	id := r.PathValue("id")
+	if id == "" || r.URL.RawQuery != "" {
+		p, err := newParams(r)
+		if err != nil {
+			return event.Ref{}, err
+		}
+		id = p.id()
+		if err := p.finish(); err != nil {
+			return event.Ref{}, err
+		}
+	}
+	return event.ParseRef(id, now)
 }
 
 // noParameters refuses a query string where none is known.

@@ -19,6 +19,9 @@ const timestampMaxMillis = 253_402_300_799_999
 // first mistake is kept until finish tells it.
 type params struct {
 	values url.Values
+	// pathID is the id in the path, empty where the resource takes it as a
+	// parameter.
+	pathID string
 	err    error
 }
 
@@ -27,7 +30,7 @@ func newParams(r *http.Request) (*params, error) {
 	if err != nil {
 		return nil, badRequest("the query string is not valid")
 	}
-	return &params{values: values}, nil
+	return &params{values: values, pathID: r.PathValue("id")}, nil
 }
 
 // finish returns the first mistake; a parameter that nobody took is one.
@@ -51,6 +54,20 @@ func (p *params) fail(code event.Code, field, format string, args ...any) {
 	if p.err == nil {
 		p.err = event.Errorf(code, field, format, args...)
 	}
+}
+
+// id is the id in the path, or takes the parameter where the path has none.
+// Proxies and clients may change a path: they decode %2F, and take the ids "."
+// and ".." for steps.
+func (p *params) id() string {
+	if p.pathID != "" {
+		return p.pathID
+	}
+	id, ok := p.one("id")
+	if !ok || id == "" {
+		p.fail(event.CodeRequired, "id", "is required, as a parameter or in the path")
+	}
+	return id
 }
 
 // many takes a parameter that may be repeated.

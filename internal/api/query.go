@@ -33,11 +33,11 @@ func (s *Server) getEvent(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	after := s.after(p)
+	id, after := p.id(), s.after(p)
 	if err := p.finish(); err != nil {
 		return err
 	}
-	ref, err := event.ParseRef(x.r.PathValue("id"), s.cfg.Now())
+	ref, err := event.ParseRef(id, s.cfg.Now())
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (s *Server) listConversation(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	q := event.PageQuery{ConversationID: x.r.PathValue("id")}
+	q := event.PageQuery{ConversationID: p.id()}
 	switch {
 	case len(q.ConversationID) > event.ConversationIDBytesMax:
 		p.fail(event.CodeTooLarge, "conversation_id", "is longer than %d bytes", event.ConversationIDBytesMax)

@@ -45,6 +45,16 @@ func TestGetEvent(t *testing.T) {
 		t.Error(diff)
 	}
 	h.do(t, "GET", "/event/"+id.AsInternal().String(), "").problem(t, 422, "invalid_value", "id")
+	h.do(t, "GET", "/event?id="+id.String(), "").expect(t, 200, "")
+	if diff := cmp.Diff(event.Ref{ID: id}, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+	h.do(t, "GET", "/event", "").problem(t, 422, "required", "id")
+	h.do(t, "GET", "/event?id=", "").problem(t, 422, "required", "id")
+	h.do(t, "GET", "/event?id=a&id=a", "").problem(t, 422, "invalid_value", "id")
+	h.do(t, "GET", "/event?id=%C3%A9", "").problem(t, 422, "invalid_value", "id")
+	h.do(t, "GET", "/event?id=a&embeddings=true", "").problem(t, 400, "unknown_field", "embeddings")
+	h.do(t, "GET", "/event/a?id=a", "").problem(t, 400, "unknown_field", "id")
 	h.do(t, "GET", "/event/a?embeddings=true", "").problem(t, 400, "unknown_field", "embeddings")
 	h.do(t, "GET", "/event/a?after=x", "").problem(t, 422, "invalid_value", "after")
 	h.do(t, "GET", "/event/a?"+strings.Repeat("after=1.1.1&", 101), "").problem(t, 413, "too_large", "after")
@@ -66,6 +76,10 @@ func TestListConversation(t *testing.T) {
 		serve(h, request("GET", target, "")).expect(t, 200, `{"events":[],"next_cursor":null}`)
 		if diff := cmp.Diff(event.PageQuery{ConversationID: id, LimitEvents: 100}, h.last(t)); diff != "" {
 			t.Errorf("%s: %s", target, diff)
+		}
+		h.do(t, "GET", "/conversation/events?limit=7&id="+url.QueryEscape(id), "").expect(t, 200, "")
+		if diff := cmp.Diff(event.PageQuery{ConversationID: id, LimitEvents: 7}, h.last(t)); diff != "" {
+			t.Errorf("%s as a parameter: %s", id, diff)
 		}
 	}
 	next := event.NewID(now.UnixMicro(), "c/1")
@@ -108,6 +122,10 @@ func TestListConversation(t *testing.T) {
 		{"/conversations/c/events?offset=1", 400, "unknown_field", "offset"},
 		{"/conversations/" + strings.Repeat("x", 257) + "/events", 413, "too_large", "conversation_id"},
 		{"/conversations/%ff/events", 422, "invalid_value", "conversation_id"},
+		{"/conversation/events", 422, "required", "id"},
+		{"/conversation/events?id=", 422, "required", "id"},
+		{"/conversation/events?id=%ff", 422, "invalid_value", "conversation_id"},
+		{"/conversation/events?id=c&offset=1", 400, "unknown_field", "offset"},
 	} {
 		t.Run(tt.target, func(t *testing.T) {
 			h.do(t, "GET", tt.target, "").problem(t, tt.status, tt.code, tt.field)

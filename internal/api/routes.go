@@ -35,10 +35,14 @@ func (r *route) name() string {
 func table() []route {
 	return []route{
 		{"POST", "/event", ScopeWrite, true, (*Server).createEvent},
+		{"GET", "/event", ScopeRead, false, (*Server).getEvent},
+		{"PUT", "/event", ScopeWrite, true, (*Server).updateEvent},
+		{"DELETE", "/event", ScopeWrite, true, (*Server).deleteEvent},
 		{"GET", "/event/{id}", ScopeRead, false, (*Server).getEvent},
 		{"PUT", "/event/{id}", ScopeWrite, true, (*Server).updateEvent},
 		{"DELETE", "/event/{id}", ScopeWrite, true, (*Server).deleteEvent},
 		{"POST", "/events", ScopeWrite, true, (*Server).writeBatch},
+		{"GET", "/conversation/events", ScopeRead, false, (*Server).listConversation},
 		{"GET", "/conversations/{id}/events", ScopeRead, false, (*Server).listConversation},
 		{"GET", "/analytics/errors", ScopeRead, false, (*Server).analyseErrors},
 		{"GET", "/analytics/latency", ScopeRead, false, (*Server).analyseLatency},
@@ -105,8 +109,15 @@ func refuseMethod(allow string) func(*Server, *exchange) error {
 	}
 }
 
-func (s *Server) notFound(*exchange) error {
-	return &problem{status: http.StatusNotFound, code: CodeNotFound, detail: "there is nothing at this path"}
+func (s *Server) notFound(x *exchange) error {
+	detail := "there is nothing at this path"
+	switch path := x.r.URL.Path; {
+	case strings.HasPrefix(path, "/event/"):
+		detail += "; an id with a slash goes into /event?id="
+	case strings.HasPrefix(path, "/conversations/") && strings.HasSuffix(path, "/events"):
+		detail += "; an id with a slash goes into /conversation/events?id="
+	}
+	return &problem{status: http.StatusNotFound, code: CodeNotFound, detail: detail}
 }
 
 func (s *Server) health(x *exchange) error {

@@ -24,8 +24,8 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		serve(h, request("GET", target, "")).problem(t, 404, "not_found", "")
 	}
 	for _, tt := range []struct{ method, target, allow string }{
-		{"GET", "/event", "POST"},
-		{"DELETE", "/event", "POST"},
+		{"PATCH", "/event", "DELETE, GET, HEAD, POST, PUT"},
+		{"POST", "/conversation/events", "GET, HEAD"},
 		{"POST", "/event/a", "DELETE, GET, HEAD, PUT"},
 		{"PATCH", "/event/a", "DELETE, GET, HEAD, PUT"},
 		{"PATCH", "/event/%2F", "DELETE, GET, HEAD, PUT"},
@@ -71,6 +71,7 @@ func TestProblems(t *testing.T) {
 		{h: h, method: "POST", target: "/event", body: `{"id":"0197297b-e800-8000-8000-000000000000","conversation_id":"c","event_name":"event_a"}`},
 		{h: h, method: "GET", target: "/event/a"},
 		{h: h, method: "GET", target: "/nothing"},
+		{h: h, method: "GET", target: "/events"},
 		{h: h, method: "GET", target: "/event"},
 		{h: h, method: "POST", target: "/event", body: "x", headers: []string{"Content-Type", "text/plain"}},
 		{h: h, method: "POST", target: "/events", body: "x", headers: []string{"Content-Type", "text/plain"}},
@@ -402,7 +403,7 @@ func TestNoPayloadInLogs(t *testing.T) {
 }
 
 func TestRoutesAreListed(t *testing.T) {
-	if routes := api.Routes(); len(routes) != 14 || !slices.Contains(routes, "POST /events") {
+	if routes := api.Routes(); len(routes) != 18 || !slices.Contains(routes, "POST /events") {
 		t.Errorf("routes %v", routes)
 	}
 }

@@ -67,10 +67,20 @@ func TestWritesByAlias(t *testing.T) {
 			if back, err := url.PathUnescape(strings.TrimPrefix(location, "/event/")); err != nil || back != id {
 				t.Fatalf("Location %q names %q", location, back)
 			}
+			// By the parameter, which nobody on the way decodes.
+			byID := "/event?id=" + url.QueryEscape(id)
+			written := func(offset int) string { return fmt.Sprintf(`{"id":%s,"receipt":"1.3.%d"}`, quoted, offset) }
+			h.do(t, "PUT", byID, `{"latency":1.5}`).expect(t, http.StatusAccepted, written(1))
+			h.do(t, "DELETE", byID, "").expect(t, http.StatusAccepted, written(2))
+			h.event = &event.Event{ID: id, ConversationID: "c1", EventName: "event_a"}
+			h.do(t, "GET", byID+"&after=1.3.1", "").expect(t, http.StatusOK, "")
+			if ref := h.last(t); ref != (event.Ref{Alias: id}) {
+				t.Errorf("asked for %v", ref)
+			}
 			// The Location works as it is.
-			h.do(t, "PUT", location, `{"latency":1.5}`).expect(t, http.StatusAccepted, `{"id":`+string(quoted)+`,"receipt":"1.3.1"}`)
-			h.do(t, "DELETE", location, "").expect(t, http.StatusAccepted, `{"id":`+string(quoted)+`,"receipt":"1.3.2"}`)
-			for i, op := range []event.Op{event.OpCreate, event.OpUpdate, event.OpDelete} {
+			h.do(t, "PUT", location, `{"latency":1.5}`).expect(t, http.StatusAccepted, written(3))
+			h.do(t, "DELETE", location, "").expect(t, http.StatusAccepted, written(4))
+			for i, op := range []event.Op{event.OpCreate, event.OpUpdate, event.OpDelete, event.OpUpdate, event.OpDelete} {
 				if h.writes[i].Op != op || h.writes[i].Alias != id {
 					t.Errorf("write %d: %v of %q", i, h.writes[i].Op, h.writes[i].Alias)
 				}
@@ -93,6 +103,15 @@ func TestRefusedWritesWriteNothing(t *testing.T) {
 		{name: "broken query string", method: "POST", target: "/event?%zz", body: small, status: 400, code: "invalid_request"},
 		{name: "update query string", method: "PUT", target: "/event/a?x", body: `{"error":"e"}`, status: 400, code: "unknown_field", field: "x"},
 		{name: "delete query string", method: "DELETE", target: "/event/a?x", status: 400, code: "unknown_field", field: "x"},
+		{name: "create by parameter", method: "POST", target: "/event?id=a", body: small, status: 400, code: "unknown_field", field: "id"},
+		{name: "update of no id", method: "PUT", target: "/event", body: `{"error":"e"}`, status: 422, code: "required", field: "id"},
+		{name: "update of an empty id", method: "PUT", target: "/event?id=", body: `{"error":"e"}`, status: 422, code: "required", field: "id"},
+		{name: "delete of no id", method: "DELETE", target: "/event", status: 422, code: "required", field: "id"},
+		{name: "delete of two ids", method: "DELETE", target: "/event?id=a&id=b", status: 422, code: "invalid_value", field: "id"},
+		{name: "delete of an id in the path and one beside", method: "DELETE", target: "/event/a?id=b", status: 400, code: "unknown_field", field: "id"},
+		{name: "delete with another parameter", method: "DELETE", target: "/event?id=a&x", status: 400, code: "unknown_field", field: "x"},
+		{name: "update of another id", method: "PUT", target: "/event?id=a", body: `{"id":"b","error":"e"}`, status: 422, code: "immutable", field: "id"},
+		{name: "update by a long id as a parameter", method: "PUT", target: "/event?id=" + strings.Repeat("x", 129), body: `{"error":"e"}`, status: 413, code: "too_large", field: "id"},
 		{name: "batch query string", method: "POST", target: "/events?x", body: small, status: 400, code: "unknown_field", field: "x"},
 		{name: "form", method: "POST", target: "/event", body: small, headers: []string{"Content-Type", "application/x-www-form-urlencoded"}, status: 415, code: "unsupported_media_type"},
 		{name: "latin1", method: "POST", target: "/event", body: small, headers: []string{"Content-Type", "application/json; charset=latin1"}, status: 415, code: "unsupported_media_type"},

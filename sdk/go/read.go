@@ -48,8 +48,8 @@ func (c *Client) Event(ctx context.Context, id string, opts ...ReadOption) (*Sto
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	event := new(StoredEvent)
-	if err := c.get(ctx, "/event/"+pathSegment(id), make(url.Values), event, opts); err != nil {
+	event, values := new(StoredEvent), make(url.Values)
+	if err := c.get(ctx, pathOf("/event", "/event/", id, "", values), values, event, opts); err != nil {
 		return nil, err
 	}
 	return event, nil
@@ -85,7 +85,8 @@ func (c *Client) Conversation(ctx context.Context, id string, q ConversationQuer
 		values.Set("embeddings", "true")
 	}
 	page := new(Page)
-	if err := c.get(ctx, "/conversations/"+pathSegment(id)+"/events", values, page, opts); err != nil {
+	path := pathOf("/conversation/events", "/conversations/", id, "/events", values)
+	if err := c.get(ctx, path, values, page, opts); err != nil {
 		return nil, err
 	}
 	return page, nil
@@ -343,13 +344,15 @@ func setQuantiles(values url.Values, quantiles []float64) {
 	}
 }
 
-// pathSegment escapes an id for a path. "." and ".." would be taken for
-// directories.
-func pathSegment(id string) string {
-	if id == "." || id == ".." {
-		return strings.ReplaceAll(id, ".", "%2E")
+// pathOf is a path with the id in it, or byID with the id as a parameter where a
+// path may not arrive as it was sent: proxies decode an escaped slash, and take
+// "." and ".." for directories.
+func pathOf(byID, before, id, after string, values url.Values) string {
+	if id == "." || id == ".." || strings.Contains(id, "/") {
+		values.Set("id", id)
+		return byID
 	}
-	return url.PathEscape(id)
+	return before + url.PathEscape(id) + after
 }
 
 // get reads a resource into answer. It may add to values.

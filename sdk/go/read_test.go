@@ -48,16 +48,24 @@ func TestReads(t *testing.T) {
 		want        string // as %+v, or a part of it
 	}{
 		{
-			"event", storedEvent, func(c *sluice.Client) (any, error) { return c.Event(ctx, "order 2/x?") },
-			"/event/order%202%2Fx%3F", "", "",
+			"event", storedEvent, func(c *sluice.Client) (any, error) { return c.Event(ctx, "order 2%x?") },
+			"/event/order%202%25x%3F", "", "",
 		},
-		{"event named like a directory", storedEvent, func(c *sluice.Client) (any, error) { return c.Event(ctx, "..") }, "/event/%2E%2E", "", ""},
+		{"event with a slash", storedEvent, func(c *sluice.Client) (any, error) { return c.Event(ctx, "order 2/x?") }, "/event", "id=order+2%2Fx%3F", ""},
+		{"event named like a directory", storedEvent, func(c *sluice.Client) (any, error) { return c.Event(ctx, "..") }, "/event", "id=..", ""},
 		{
 			"conversation", `{"events":[` + storedEvent + `],"next_cursor":"n"}`,
 			func(c *sluice.Client) (any, error) {
-				return c.Conversation(ctx, "漢/字", sluice.ConversationQuery{Limit: 5, Cursor: "k", Embeddings: true})
+				return c.Conversation(ctx, "漢字", sluice.ConversationQuery{Limit: 5, Cursor: "k", Embeddings: true})
 			},
-			"/conversations/%E6%BC%A2%2F%E5%AD%97/events", "cursor=k&embeddings=true&limit=5", "",
+			"/conversations/%E6%BC%A2%E5%AD%97/events", "cursor=k&embeddings=true&limit=5", "",
+		},
+		{
+			"conversation with a slash", `{"events":[` + storedEvent + `],"next_cursor":"n"}`,
+			func(c *sluice.Client) (any, error) {
+				return c.Conversation(ctx, "漢/字", sluice.ConversationQuery{Limit: 5})
+			},
+			"/conversation/events", "id=%E6%BC%A2%2F%E5%AD%97&limit=5", "",
 		},
 		{
 			"errors", `{"event_name":null,"events":4,"errors":1,"error_rate":0.25,"since":"2026-01-02T03:04:05Z","until":"2026-01-02T03:04:06Z"}`,

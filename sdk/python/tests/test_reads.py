@@ -63,17 +63,19 @@ def test_event(make_client: MakeClient, server: Server) -> None:
 @pytest.mark.parametrize(
     ("id", "path"),
     [
-        ("a b/", "a%20b%2F"),
-        (".", "%2E"),
-        ("..", "%2E%2E"),
-        ("a?b#c%", "a%3Fb%23c%25"),
-        ("~", "~"),
+        ("a b/", "?id=a%20b%2F"),
+        (".", "?id=."),
+        ("..", "?id=.."),
+        ("...", "/..."),
+        ("a?b#c%", "/a%3Fb%23c%25"),
+        ("{}", "/%7B%7D"),
+        ("~", "/~"),
     ],
 )
-def test_ids_in_paths(id: str, path: str, client: Client, server: Server) -> None:
+def test_where_ids_go(id: str, path: str, client: Client, server: Server) -> None:
     server.default = lambda _: as_json(200, EVENT)
     client.event(id)
-    assert server.requests[0].path == f"/event/{path}"
+    assert server.requests[0].path == f"/event{path}"
 
 
 def test_an_unknown_event(client: Client, server: Server) -> None:
@@ -101,11 +103,11 @@ def test_a_wrong_id(id: str, client: Client, server: Server) -> None:
 def test_conversation(client: Client, server: Server) -> None:
     page = {"events": [EVENT], "next_cursor": "x"}
     server.default = lambda _: as_json(200, page)
-    assert client.conversation("c/1 漢") == page
+    assert client.conversation("c1 漢") == page
     client.conversation("..", limit=5, cursor="x", embeddings=True)
-    assert server.requests[0].path == "/conversations/c%2F1%20%E6%BC%A2/events"
+    assert server.requests[0].path == "/conversations/c1%20%E6%BC%A2/events"
     assert server.requests[1].path == (
-        "/conversations/%2E%2E/events?limit=5&cursor=x&embeddings=true"
+        "/conversation/events?id=..&limit=5&cursor=x&embeddings=true"
     )
     with pytest.raises(ValidationError):
         client.conversation("")

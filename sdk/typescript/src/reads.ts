@@ -47,13 +47,14 @@ export class Reader {
 
   async event(id: string, options: ReadOptions): Promise<StoredEvent> {
     checkId(id);
-    return storedEvent((await this.#get(`/event/${escape(id)}`, {}, options)) as ApiEvent);
+    const { path, query } = locate('/event', '/event/', id);
+    return storedEvent((await this.#get(path, query, options)) as ApiEvent);
   }
 
   async conversation(id: string, { limit, cursor, embeddings, ...options }: ConversationPageOptions): Promise<ConversationPage> {
     checkConversationId(id);
-    const query = { limit, cursor: cursor ?? undefined, embeddings };
-    const page = (await this.#get(`/conversations/${escape(id)}/events`, query, options)) as {
+    const { path, query } = locate('/conversation/events', '/conversations/', id, '/events');
+    const page = (await this.#get(path, { ...query, limit, cursor: cursor ?? undefined, embeddings }, options)) as {
       events: ApiEvent[];
       next_cursor: string | null;
     };
@@ -213,9 +214,15 @@ function moment(time: Time | undefined): string | undefined {
   return formatMicros(Math.floor(millis * 1000));
 }
 
-/** Escapes an id for a path. The two that a path would take for steps are escaped by hand. */
-function escape(id: string): string {
-  return id === '.' || id === '..' ? id.replaceAll('.', '%2E') : encodeURIComponent(id);
+/**
+ * A path with the id in it, or `byId` with the id as a parameter where a path may not arrive as it was sent: proxies decode an escaped
+ * slash, and take "." and ".." for steps.
+ */
+function locate(byId: string, before: string, id: string, after = ''): { path: string; query: Query } {
+  if (id === '.' || id === '..' || id.includes('/')) {
+    return { path: byId, query: { id } };
+  }
+  return { path: before + encodeURIComponent(id) + after, query: {} };
 }
 
 /** An event as the API has it. */

@@ -432,26 +432,28 @@ describe('reads', () => {
   test('an event, by an id that needs escaping', async (t) => {
     const body = { ...stored, input_embeddings: [1, 2], output_embeddings: null };
     const { server, client } = await open(t, { apiKey: 'k' }, () => ({ status: 200, body }));
-    assert.deepEqual(await client.event('a/b?c %'), { ...read, inputEmbeddings: [1, 2], outputEmbeddings: null });
-    assert.equal(server.received[0]?.path, '/event/a%2Fb%3Fc%20%25');
+    assert.deepEqual(await client.event('a?b&c %'), { ...read, inputEmbeddings: [1, 2], outputEmbeddings: null });
+    assert.equal(server.received[0]?.path, '/event/a%3Fb%26c%20%25');
     assert.equal(server.received[0].headers.authorization, 'Bearer k');
     assert.equal(server.received[0].headers.prefer, undefined);
   });
 
-  test('an event whose id a path would take for a step', async () => {
+  test('ids that a path would not bring as they are', async () => {
     // URL parsers would resolve it, so this server looks at the bytes.
     const paths: (string | undefined)[] = [];
     const server = http.createServer(({ url }, response) => {
       paths.push(url);
-      response.end(JSON.stringify(stored));
+      response.end(JSON.stringify({ ...stored, events: [], next_cursor: null }));
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const client = new Client({ url: `http://127.0.0.1:${(server.address() as { port: number }).port}` });
     await client.event('.');
     await client.event('..');
+    await client.event('a/b &');
+    await client.conversation('..', { limit: 5 });
     await client.close();
     server.close();
-    assert.deepEqual(paths, ['/event/%2E', '/event/%2E%2E']);
+    assert.deepEqual(paths, ['/event?id=.', '/event?id=..', '/event?id=a%2Fb+%26', '/conversation/events?id=..&limit=5']);
   });
 
   test('errors carry what the server says', async (t) => {
@@ -524,14 +526,14 @@ describe('reads', () => {
       p3: { events: [{ ...stored, id: 'c' }], next_cursor: null },
     };
     const { server, client } = await open(t, {}, ({ query }) => ({ status: 200, body: pages[query.get('cursor') ?? ''] }) as object);
-    assert.deepEqual(await client.conversation('c/1', { limit: 2, embeddings: true }), {
+    assert.deepEqual(await client.conversation('c 1', { limit: 2, embeddings: true }), {
       events: [{ ...read, id: 'a' }, { ...read, id: 'b' }],
       nextCursor: 'p2',
     });
-    assert.equal(server.received[0]?.path, '/conversations/c%2F1/events');
+    assert.equal(server.received[0]?.path, '/conversations/c%201/events');
     assert.equal(server.received[0].query.toString(), 'limit=2&embeddings=true');
     const ids: string[] = [];
-    for await (const { id } of client.conversationEvents('c/1', { limit: 2, waitSeconds: 1 })) {
+    for await (const { id } of client.conversationEvents('c 1', { limit: 2, waitSeconds: 1 })) {
       ids.push(id);
     }
     assert.deepEqual(ids, ['a', 'b', 'c']);

@@ -35,7 +35,7 @@ class Read:
 def event(id: str) -> Read:
     """GET /event/{id}."""
     check_id(id)
-    return Read(f"/event/{_segment(id)}", [])
+    return _locate("/event", "/event/{}", id)
 
 
 def conversation(
@@ -43,10 +43,9 @@ def conversation(
 ) -> Read:
     """GET /conversations/{id}/events."""
     check_conversation_id(id)
-    return Read(
-        f"/conversations/{_segment(id)}/events",
-        _params(limit=limit, cursor=cursor, embeddings=embeddings or None),
-    )
+    read = _locate("/conversation/events", "/conversations/{}/events", id)
+    read.params.extend(_params(limit=limit, cursor=cursor, embeddings=embeddings or None))
+    return read
 
 
 def analytics(
@@ -143,11 +142,15 @@ def _decoded(body: bytes) -> Any:
         raise NetworkError("the answer cannot be read") from None
 
 
-def _segment(text: str) -> str:
-    # A path takes these two for steps, unless they are escaped.
-    if text in (".", ".."):
-        return text.replace(".", "%2E")
-    return quote(text, safe="")
+def _locate(by_id: str, path: str, id: str) -> Read:
+    """The path with the id in it, or by_id with the id as a parameter.
+
+    The latter where a path may not arrive as it was sent: proxies decode an escaped slash, and take
+    "." and ".." for steps.
+    """
+    if id in (".", "..") or "/" in id:
+        return Read(by_id, [("id", id)])
+    return Read(path.format(quote(id, safe="")), [])
 
 
 def _params(**values: str | int | bool | None) -> list[tuple[str, str]]:
