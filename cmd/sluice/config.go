@@ -20,6 +20,7 @@ type httpFlags struct {
 	Listen      string        `help:"Address of the API, host:port. An address other than loopback needs --api-keys." default:"127.0.0.1:8080" group:"http"`
 	APIKeys     string        `name:"api-keys" help:"File of API keys, a line each, as \"sluice key new\" prints it. Changes take effect within 5 s." placeholder:"FILE" type:"path" group:"http"`
 	Insecure    bool          `help:"Allow any address without API keys." group:"http"`
+	CORSOrigins []string      `name:"cors-origins" help:"Origins whose pages may use the API from a browser, such as https://app.example; * for all, which needs --api-keys." placeholder:"ORIGIN,..." group:"http"`
 	EventNames  []string      `help:"Event names that are accepted." default:"event_a,event_b,event_c" group:"http"`
 	BatchItems  int           `help:"Most items of one batch." default:"50000" group:"http"`
 	Connections int           `help:"Most open connections. 0: as --memory-limit allows, 4096 at most." default:"0" group:"http"`
@@ -29,9 +30,13 @@ type httpFlags struct {
 func (f *httpFlags) config() (api.Config, error) {
 	cfg := api.Config{
 		Addr: f.Listen, Insecure: f.Insecure, EventNames: f.EventNames,
-		BatchItemsMax: f.BatchItems, Now: fault.Now,
+		BatchItemsMax: f.BatchItems, CORSOrigins: f.CORSOrigins, Now: fault.Now,
 	}
-	return cfg, api.CheckBind(f.Listen, f.APIKeys != "", f.Insecure)
+	err := api.CheckBind(f.Listen, f.APIKeys != "", f.Insecure)
+	if originErr := api.CheckOrigins(f.CORSOrigins, f.APIKeys != ""); originErr != nil {
+		err = errors.Join(err, fmt.Errorf("--cors-origins: %w", originErr))
+	}
+	return cfg, err
 }
 
 // readerFlags are those of a process that reads the database for others.

@@ -71,6 +71,11 @@ type Config struct {
 	Keys *KeyStore
 	// Insecure allows an address other than loopback without keys.
 	Insecure bool
+	// CORSOrigins are the origins whose pages may use the API from a browser, as
+	// browsers send them, such as https://app.example. [AnyOrigin] allows all, and
+	// needs Keys. On a server without keys on loopback, their pages may write too.
+	// Default: none.
+	CORSOrigins []string
 	// EventNames are the event names that writes may use. Default:
 	// event.DefaultEventNames.
 	EventNames []string
@@ -238,6 +243,9 @@ func (c Config) Validate() error {
 		if f.value < 0 {
 			errs = append(errs, fmt.Errorf("%s: must not be negative", f.name))
 		}
+	}
+	if err := CheckOrigins(d.CORSOrigins, d.Keys != nil); err != nil {
+		errs = append(errs, fmt.Errorf("CORSOrigins: %w", err))
 	}
 	if d.BodyBytesMax > d.BatchBytesMax {
 		errs = append(errs, errors.New("BodyBytesMax: must not be above BatchBytesMax"))

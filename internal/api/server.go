@@ -153,7 +153,15 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 		// Each holds all metrics until its reader has taken them.
 		MaxRequestsInFlight: scrapesMax,
 	})
-	s.handler = s.routes()
+	for _, origin := range cfg.CORSOrigins {
+		if origin == AnyOrigin {
+			continue // which has keys, and so no need of crossOrigin
+		}
+		if err := s.crossOrigin.AddTrustedOrigin(origin); err != nil {
+			return nil, fmt.Errorf("configure the API: CORSOrigins: %w", err)
+		}
+	}
+	s.handler = s.cors(s.routes())
 	return s, nil
 }
 
