@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 from sluice import _reads
 from sluice._http import Transport
@@ -22,6 +22,13 @@ from sluice.types import WriteError
 _JOIN_TIMEOUT = 1.0
 
 _log = logging.getLogger("sluice")
+
+
+class OpenStream(Protocol):
+    """See `_streams.Stream`."""
+
+    def end(self) -> None:
+        """Tracks the stream's event, as far as it came."""
 
 
 class Core:
@@ -44,6 +51,7 @@ class Core:
 
     def _assemble(self) -> None:
         self.closed = False
+        self.streams: set[OpenStream] = set()  # what traced calls returned and has not ended
         self._close_lock = threading.Lock()
         self._stopped = threading.Event()
         self.read_sleep = self._stopped.wait
@@ -77,6 +85,11 @@ class Core:
         # The error callback must not wait for the room that only its own thread makes.
         block = block and not self.options.fail_when_full and not self.sender.is_current()
         self.queue.put(write, block=block, timeout=self.options.block_timeout)
+
+    def put_at_once(self, write: Write) -> None:
+        """Queues the write without ever waiting. The sender was started before."""
+        self.check_open()
+        self.queue.put_at_once(write)
 
     def start_sender(self) -> None:
         """Starts the sender with the first write, so that a client costs no thread before."""
@@ -146,9 +159,15 @@ class Core:
         with self._close_lock:
             if self.closed:
                 return
+            self.end_streams()
             seq = self.queue.flush_begin(closing=True)
             self.queue.flush_wait(seq, timeout)
             self.shut(seq)
+
+    def end_streams(self) -> None:
+        """Tracks the streams that are still open, as far as they came."""
+        for stream in list(self.streams):
+            stream.end()
 
     def shut(self, seq: int) -> None:
         """Ends everything after a flush that was begun to close."""

@@ -23,6 +23,7 @@ EVENT_NAME_BYTES_MAX = 128
 ID_BYTES_MAX = 128
 DIMENSIONS_MAX = 4096
 WRITE_BYTES_MAX = 1 << 20
+STREAM_BYTES_MAX = WRITE_BYTES_MAX - (64 << 10)  # what is kept of a stream; the rest is for others
 
 _TIMESTAMP_MIN = 946_684_800_000_000  # 2000-01-01, in Unix microseconds
 _TIMESTAMP_AHEAD = 24 * 3600 * 1_000_000

@@ -26,6 +26,8 @@ DEPTH_MAX = 31
 METADATA_BYTES_MAX = 16 << 10
 
 _TEXT_CHARS_MAX = 1000  # of what is only known by its text and nests too deep
+# An object whose methods give another such object for ever, as a mock does, ends here.
+_PARENTS_MAX = 2 * DEPTH_MAX + 2
 _CUT_CHARS_MIN = 256  # shorter strings are never cut
 _CIRCULAR = "[circular]"
 _MARK = re.compile(r"… \[sluice_truncated: (\d+) bytes\]\Z", re.ASCII)
@@ -109,6 +111,8 @@ def _plain(value: Any, depth: int, parents: list[object], rename: bool) -> objec
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if any(value is parent for parent in parents):
         return _CIRCULAR
+    if len(parents) > _PARENTS_MAX:
+        return _text(value)[:_TEXT_CHARS_MAX]
     try:
         known = _known(value)
         if known is not value:

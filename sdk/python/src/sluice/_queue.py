@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import itertools
 import math
 import threading
@@ -66,6 +68,7 @@ class Queue:
         self._work = threading.Condition(self._lock)  # the sender waits
         self._room = threading.Condition(self._lock)  # calls that found the queue full
         self._progress = threading.Condition(self._lock)  # flushes
+        self._late: deque[Write] = deque()  # of put_at_once, to be queued by who has the lock
         self._wakers: dict[Callable[[], None], None] = {}  # coroutines, for room or progress
 
         self._unanswered: OrderedDict[int, Write] = OrderedDict()  # by seq
@@ -100,6 +103,24 @@ class Queue:
                 return True
             self._wakers[wake] = None
             return False
+
+    def put_at_once(self, write: Write) -> None:
+        """Queues the write without ever waiting, not even for the lock.
+
+        So it can be called by the garbage collector, whose thread may have the lock. Raises as
+        `put` does, but for SpoolError where another thread queues the write.
+        """
+        if not self._fits(write):
+            raise QueueFullError("the queue is full")
+        self._late.append(write)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._admit_late()
+            finally:
+                self._lock.release()
+            return
+        with contextlib.suppress(RuntimeError):  # no thread can be started at shutdown
+            _thread.start_new_thread(self._wait_to_admit_late, ())
 
     def restore(self, writes: Iterable[Write]) -> None:
         """Queues what the spool has kept, whatever the bounds."""
@@ -171,6 +192,7 @@ class Queue:
         with self._lock:
             if self._closing and not closing:
                 raise ClosedError
+            self._admit_late()
             self._closing = closing
             seq = self._flush_seq = self._last_seq
             self._work.notify()
@@ -218,6 +240,14 @@ class Queue:
             len(self._unanswered) < options.queue_writes_max
             and self._bytes + len(write.item) <= options.queue_bytes_max
         )
+
+    def _wait_to_admit_late(self) -> None:
+        with self._lock:
+            self._admit_late()
+
+    def _admit_late(self) -> None:
+        while self._late:
+            self._admit(self._late.popleft())
 
     def _admit(self, write: Write) -> None:
         if self._spool is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -13,6 +14,9 @@ from sluice._ids import PROCESS
 from sluice._queue import Write
 from sluice.errors import ClosedError, QueueFullError, SluiceError, ValidationError
 from sluice.types import UNSET, Embedding, WriteError
+
+FIRST_PART = "time_to_first_token_ms"
+"""The member of the metadata of a stream's event that says when its first part came."""
 
 _log = logging.getLogger("sluice")
 
@@ -44,6 +48,7 @@ class Span:
         self._micros = PROCESS.micros()
         self._started = time.perf_counter()
         self._returned: object = None
+        self._first_part: float | None = None  # when the first part of a stream came
         if id is None:
             # What is wrong with a conversation is told when the event is made of the span.
             known = conversation_id if isinstance(conversation_id, str) else ""
@@ -91,9 +96,14 @@ def _snapshot(value: object) -> _encode.Snapshot | None:
     return _encode.Snapshot(encoded)
 
 
-def finished(core: Core, span: Span, raised: BaseException | None) -> Write | None:
-    """The event of a span that has ended; one that cannot be is reported and None."""
-    latency = round((time.perf_counter() - span._started) * 1000, 3)
+def finished(
+    core: Core, span: Span, raised: BaseException | None, ended: float | None = None
+) -> Write | None:
+    """The event of a span that has ended; one that cannot be is reported and None.
+
+    `ended` is when, by time.perf_counter; None for now.
+    """
+    latency = _millis(span, time.perf_counter() if ended is None else ended)
     if raised is not None and span.error is None:
         span.error = _payload.text_of(raised) or type(raised).__name__
     output = span._returned if span.output is UNSET else span.output
@@ -109,6 +119,21 @@ def finished(core: Core, span: Span, raised: BaseException | None) -> Write | No
     except Exception as e:
         report(core, span, e)
         return None
+
+
+def _millis(span: Span, at: float) -> float:
+    return round((at - span._started) * 1000, 3)
+
+
+def _metadata(span: Span) -> _encode.Snapshot | None:
+    """The span's metadata, and the time to the first part of a stream."""
+    metadata = span._metadata_snapshot
+    if span._first_part is None:
+        return metadata
+    members = {} if metadata is None else json.loads(metadata.json)
+    first = {FIRST_PART: _millis(span, span._first_part)}
+    # First, as the last members are left out of what is too large; the caller's own wins.
+    return _encode.Snapshot(_payload.encode_object(first | members))
 
 
 def report(core: Core, span: Span, error: Exception) -> None:
@@ -136,7 +161,7 @@ def _event(span: Span, latency: float, output: object) -> Write:
         timestamp=started if span._own_id else None,
         conversation_id=span.conversation_id,
         event_name=span.event_name,
-        conversation_metadata=span._metadata_snapshot,
+        conversation_metadata=_metadata(span),
         error=span.error,
         latency=latency,
         input=span._input_snapshot,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import time
 from collections.abc import (
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Literal, TypeVar, cast, overload
 
-from sluice import _encode, _reads
+from sluice import _encode, _reads, _streams
 from sluice._core import Core
 from sluice._options import CLOSE_TIMEOUT, DEFAULT_URL, OnError, Options
 from sluice._queue import Queue, Write
@@ -193,6 +194,7 @@ class AsyncClient:
         """Flushes and ends the client; see `Client.close`."""
         if self._core.closed:
             return
+        self._core.end_streams()
         seq = self._core.queue.flush_begin(closing=True)
         await self._flushed(seq, timeout)
         self._threads.shutdown(wait=False)
@@ -355,6 +357,18 @@ class AsyncClient:
     def trace(
         self,
         conversation_id: str,
+        fn: Callable[[Span], AsyncIterator[T]],
+        *,
+        event_name: str | None = None,
+        id: str | None = None,
+        conversation_metadata: Mapping[str, object] | None = None,
+        input: object = None,
+    ) -> Coroutine[Any, Any, AsyncIterator[T]]: ...
+
+    @overload
+    def trace(
+        self,
+        conversation_id: str,
         fn: None = None,
         *,
         event_name: str | None = None,
@@ -366,32 +380,39 @@ class AsyncClient:
     def trace(
         self,
         conversation_id: str,
-        fn: Callable[[Span], Awaitable[T]] | None = None,
+        fn: Callable[[Span], Awaitable[T] | AsyncIterator[T]] | None = None,
         *,
         event_name: str | None = None,
         id: str | None = None,
         conversation_metadata: Mapping[str, object] | None = None,
         input: object = None,
-    ) -> Coroutine[Any, Any, T] | contextlib.AbstractAsyncContextManager[Span]:
+    ) -> Coroutine[Any, Any, T | AsyncIterator[T]] | contextlib.AbstractAsyncContextManager[Span]:
         """Awaits `fn` with a span and tracks one event for it; see `Client.trace`.
 
-        Without `fn`, it is an asynchronous context manager. A call that is cancelled is tracked as
-        one that raised.
+        A stream that `fn` returns is passed through as there; `fn` may be an asynchronous generator
+        function itself. Without `fn`, it is an asynchronous context manager. A call that is
+        cancelled is tracked as one that raised.
         """
-        traced = self._traced(conversation_id, event_name, id, conversation_metadata, input)
-        return traced if fn is None else _call(traced, fn)
-
-    @contextlib.asynccontextmanager
-    async def _traced(
-        self,
-        conversation_id: str,
-        event_name: str | None,
-        id: str | None,
-        conversation_metadata: Mapping[str, object] | None,
-        input: object,
-    ) -> AsyncIterator[Span]:
         name = self._core.options.trace_event_name if event_name is None else event_name
         span = Span(conversation_id, name, id, conversation_metadata, input)
+        return self._traced(span) if fn is None else self._call(span, fn)
+
+    async def _call(self, span: Span, fn: Callable[[Span], Any]) -> Any:
+        try:
+            result = fn(span)
+            if not hasattr(result, "__aiter__") or inspect.isawaitable(result):
+                result = await result
+        except BaseException as e:
+            await self._track(span, e)
+            raise
+        if _streams.is_stream(result):
+            return _streams.passed_through(self._core, span, result)
+        span._returned = result
+        await self._track(span, None)
+        return result
+
+    @contextlib.asynccontextmanager
+    async def _traced(self, span: Span) -> AsyncIterator[Span]:
         raised: BaseException | None = None
         try:
             yield span
@@ -399,16 +420,19 @@ class AsyncClient:
             raised = e
             raise
         finally:
-            write = finished(self._core, span, raised)
-            if write is not None:
-                try:
-                    if raised is None or isinstance(raised, Exception):
-                        await self._put(write)
-                    else:
-                        # A task that was cancelled is not to wait for the network.
-                        self._core.put(write, block=False)
-                except SluiceError as e:
-                    report(self._core, span, e)
+            await self._track(span, raised)
+
+    async def _track(self, span: Span, raised: BaseException | None) -> None:
+        write = finished(self._core, span, raised)
+        if write is not None:
+            try:
+                if raised is None or isinstance(raised, Exception):
+                    await self._put(write)
+                else:
+                    # A task that was cancelled is not to wait for the network.
+                    self._core.put(write, block=False)
+            except SluiceError as e:
+                report(self._core, span, e)
 
     async def _put(self, write: Write) -> None:
         options = self._core.options
@@ -431,15 +455,6 @@ class AsyncClient:
         self._core.check_open()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._core.read, read, seconds)
-
-
-async def _call(
-    traced: contextlib.AbstractAsyncContextManager[Span], fn: Callable[[Span], Awaitable[T]]
-) -> T:
-    async with traced as span:
-        result = await fn(span)
-        span._returned = result
-    return result
 
 
 async def _until(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, TypeVar, cast, overload
 
-from sluice import _encode, _reads
+from sluice import _encode, _reads, _streams
 from sluice._core import Core
 from sluice._options import CLOSE_TIMEOUT, DEFAULT_URL, OnError, Options
 from sluice._trace import Span, finished, report
@@ -515,6 +515,13 @@ class Client:
         The event's timestamp is the time of the start, its latency how long the call took, its
         error the text of the exception that it raised, which goes on to the caller unchanged, and
         its output, unless set on the span, what it returned (as text where that is not JSON).
+        A stream that `fn` returns (a generator, an asynchronous one, an iterator) is passed
+        through. Its event ends with it: the output is its parts (texts and bytes joined, others as
+        an array), the latency the time to the last, and `time_to_first_token_ms` in the metadata
+        the time to the first. One that is closed early, or dropped, is tracked as far as it came.
+        Who reads the stream never waits for room in the queue: without room, the event goes to
+        `on_error`.
+
         Without `fn`, it is a context manager that gives the span, on which the output is to be set:
 
             with client.trace("support-42", input=question) as span:
@@ -533,25 +540,23 @@ class Client:
         """
         if inspect.iscoroutinefunction(fn):
             raise TypeError("fn is a coroutine function; trace it with an AsyncClient")
-        traced = self._traced(conversation_id, event_name, id, conversation_metadata, input)
+        name = self._core.options.trace_event_name if event_name is None else event_name
+        span = Span(conversation_id, name, id, conversation_metadata, input)
         if fn is None:
-            return traced
-        with traced as span:
+            return self._traced(span)
+        try:
             result = fn(span)
-            span._returned = result
+        except BaseException as e:
+            self._track(span, e)
+            raise
+        if _streams.is_stream(result):
+            return cast(T, _streams.passed_through(self._core, span, result))
+        span._returned = result
+        self._track(span, None)
         return result
 
     @contextlib.contextmanager
-    def _traced(
-        self,
-        conversation_id: str,
-        event_name: str | None,
-        id: str | None,
-        conversation_metadata: Mapping[str, object] | None,
-        input: object,
-    ) -> Iterator[Span]:
-        name = self._core.options.trace_event_name if event_name is None else event_name
-        span = Span(conversation_id, name, id, conversation_metadata, input)
+    def _traced(self, span: Span) -> Iterator[Span]:
         raised: BaseException | None = None
         try:
             yield span
@@ -559,13 +564,16 @@ class Client:
             raised = e
             raise
         finally:
-            write = finished(self._core, span, raised)
-            if write is not None:
-                try:
-                    # What is about to end the thread or program is not to wait for the network.
-                    self._core.put(write, block=raised is None or isinstance(raised, Exception))
-                except SluiceError as e:
-                    report(self._core, span, e)
+            self._track(span, raised)
+
+    def _track(self, span: Span, raised: BaseException | None) -> None:
+        write = finished(self._core, span, raised)
+        if write is not None:
+            try:
+                # What is about to end the thread or program is not to wait for the network.
+                self._core.put(write, block=raised is None or isinstance(raised, Exception))
+            except SluiceError as e:
+                report(self._core, span, e)
 
     def _read(self, read: _reads.Read, wait: float | None) -> object:
         seconds = None if wait is None else _reads.check_wait(wait)

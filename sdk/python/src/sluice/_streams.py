@@ -1,0 +1,358 @@
+"""Streams: what a traced call returned and its caller still iterates over.
+
+The caller gets the stream's own parts, in its own order and at its own pace. The event of the call
+ends with the stream: when it is exhausted, fails, is closed, or is dropped.
+"""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import contextlib
+import functools
+import inspect
+import sys
+import time
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from typing import Any
+
+from sluice import _payload
+from sluice._core import Core
+from sluice._encode import STREAM_BYTES_MAX, Snapshot
+from sluice._trace import Span, finished, report
+from sluice.errors import SluiceError
+
+
+def is_stream(value: object) -> bool:
+    """Whether the value gives parts one after the other: an iterator, or an async iterable."""
+    kind = type(value)
+    return not callable(value) and any(
+        hasattr(kind, name) for name in ("__next__", "__anext__", "__aiter__")
+    )
+
+
+def passed_through(core: Core, span: Span, value: Any) -> Any:
+    """The stream, of which what passes is the output of the span's event.
+
+    A generator stays a generator, of which all methods work. Anything else stays what it is by
+    `isinstance`, and has all its attributes.
+    """
+    try:
+        # Now, as the stream may end where no thread can be started: in the garbage collector.
+        core.start_sender()
+    except SluiceError as e:
+        report(core, span, e)
+        return value
+    stream = Stream(core, span)
+    passing: Any
+    if isinstance(value, Generator):
+        passing = _generator(value, stream)
+        next(passing)
+        _name_as(passing, value)
+    elif isinstance(value, AsyncGenerator):
+        # Where no event loop runs, it could not take note of a generator that is started.
+        in_loop = sys.get_asyncgen_hooks().firstiter is not None
+        passing = _async_generator(value, stream, started=in_loop)
+        if in_loop:
+            _start_async(passing)
+        _name_as(passing, value)
+    else:
+        passing = _Stream(value, stream)
+    # One that is dropped without a close is tracked as far as it came.
+    weakref.finalize(passing, stream.end).atexit = False
+    return passing
+
+
+class Stream:
+    """The event of a call that returned a stream. Its methods never raise and never wait."""
+
+    def __init__(self, core: Core, span: Span) -> None:
+        self._core = core
+        self._span = span
+        self._parts = Parts()
+        self._first: float | None = None
+        self._last: float | None = None
+        core.streams.add(self)
+
+    def add(self, part: object) -> None:
+        """Notes a part, before the caller gets it."""
+        self._last = time.perf_counter()
+        if self._first is None:
+            self._first = self._last
+        with contextlib.suppress(Exception):
+            self._parts.add(part)
+
+    def end(self, raised: BaseException | None = None) -> None:
+        """Tracks the event, as far as the stream came; only the first call does."""
+        try:
+            self._core.streams.remove(self)
+        except KeyError:
+            return
+        span = self._span
+        try:
+            if self._first is not None:
+                span._first_part = self._first
+                span._returned = Snapshot(self._parts.joined())
+            # What failed did so now; else the call ended with its last part.
+            write = finished(self._core, span, raised, self._last if raised is None else None)
+            if write is not None:
+                self._core.put_at_once(write)
+        except Exception as e:
+            report(self._core, span, e)
+
+
+class Parts:
+    """The parts of a stream, of which so many are kept as an output can have."""
+
+    def __init__(self) -> None:
+        self._kept: list[str | bytes | Snapshot] = []
+        self._kinds: set[type] = set()
+        self._room = STREAM_BYTES_MAX
+        self._bytes = 0
+        self._count = 0
+
+    def add(self, part: object) -> None:
+        """Adds a part, as it is now."""
+        kept: str | bytes | Snapshot
+        if isinstance(part, str):
+            kept = str.__str__(part)
+            size = len(kept) if kept.isascii() else len(kept.encode("utf-8", "surrogatepass"))
+        elif isinstance(part, (bytes, bytearray, memoryview)):
+            kept = bytes(part)
+            size = len(kept)
+        else:
+            encoded = _payload.encode(part, rename=True)
+            kept = Snapshot(encoded)
+            size = len(encoded)
+        self._kinds.add(type(kept))
+        self._bytes += size
+        self._count += 1
+        if size > self._room:
+            if self._room > 0 and not isinstance(kept, Snapshot):
+                self._kept.append(kept[: self._room])
+            self._room = 0
+            return
+        self._kept.append(kept)
+        self._room -= size
+
+    def joined(self) -> bytes:
+        """The parts as JSON: texts and bytes as one text, others as an array."""
+        if self._kinds == {str}:
+            text = "".join(part for part in self._kept if isinstance(part, str))
+            return self._text(text)
+        if self._kinds == {bytes}:
+            return self._text(
+                _decoded(b"".join(part for part in self._kept if isinstance(part, bytes)))
+            )
+        members = [
+            part.json if isinstance(part, Snapshot) else _payload.encode(part)
+            for part in self._kept
+        ]
+        if self._room == 0:
+            cut = {"sluice_truncated": {"bytes": self._bytes, "parts": self._count}}
+            members.append(_payload.encode(cut))
+        return b"[%b]" % b",".join(members)
+
+    def _text(self, text: str) -> bytes:
+        if self._room == 0 and self._bytes > STREAM_BYTES_MAX:
+            text = f"{text}… [sluice_truncated: {self._bytes} bytes]"
+        return _payload.encode(text)
+
+
+def _decoded(data: bytes) -> str:
+    """Bytes as UTF-8, of which the last character may be cut off; what is none as base64."""
+    try:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        text = decoder.decode(data)
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode()
+    return text + "\ufffd" if decoder.getstate()[0] else text
+
+
+def _name_as(passing: Any, value: Any) -> None:
+    with contextlib.suppress(Exception):
+        passing.__name__, passing.__qualname__ = value.__name__, value.__qualname__
+
+
+def _generator(source: Generator[Any, Any, Any], stream: Stream) -> Generator[Any, Any, Any]:
+    """What `yield from` does, with a look at each part. It is started by its maker.
+
+    One that was not could be closed without running a line.
+    """
+    part = None
+    try:
+        while True:
+            try:
+                sent = yield part
+            except GeneratorExit:
+                returned: Any = source.close()  # type: ignore[func-returns-value]
+                if returned is None:  # as it always is before Python 3.13
+                    raise
+                return returned
+            except BaseException as e:
+                step = functools.partial(source.throw, e)
+            else:
+                step = functools.partial(next, source)
+                if sent is not None:
+                    step = functools.partial(source.send, sent)
+            try:
+                part = step()
+            except StopIteration as e:
+                return e.value
+            stream.add(part)
+    except GeneratorExit:
+        raise
+    except BaseException as e:
+        stream.end(e)
+        raise
+    finally:
+        stream.end()
+
+
+async def _async_generator(
+    source: AsyncGenerator[Any, Any], stream: Stream, *, started: bool = False
+) -> AsyncGenerator[Any, Any]:
+    """The same. With `started`, it is started by its maker too."""
+    part = None
+    step: Callable[[], Any]
+    try:
+        while True:
+            if not started:
+                started = True
+                step = source.__anext__
+            else:
+                try:
+                    sent = yield part
+                except GeneratorExit:
+                    await source.aclose()
+                    raise
+                except BaseException as e:
+                    step = functools.partial(source.athrow, e)
+                else:
+                    step = functools.partial(source.asend, sent)
+            try:
+                part = await step()
+            except StopAsyncIteration:
+                return
+            stream.add(part)
+    except GeneratorExit:
+        raise
+    except BaseException as e:
+        stream.end(e)
+        raise
+    finally:
+        stream.end()
+
+
+def _start_async(passing: AsyncGenerator[Any, Any]) -> None:
+    with contextlib.suppress(StopIteration):
+        passing.asend(None).__await__().send(None)
+
+
+class _Stream:
+    """An iterator of another kind, such as the stream object of a model's client library."""
+
+    __slots__ = ("__weakref__", "_sluice_source", "_sluice_stream")
+
+    def __init__(self, source: Any, stream: Stream) -> None:
+        object.__setattr__(self, "_sluice_source", source)
+        object.__setattr__(self, "_sluice_stream", stream)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self._sluice_source)
+
+    def __repr__(self) -> str:
+        return repr(self._sluice_source)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._sluice_source, name)
+        if name in ("close", "aclose") and callable(value):
+            return self._closing(value)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._sluice_source, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._sluice_source, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        if not hasattr(type(self._sluice_source), "__next__"):
+            return iter(self._sluice_source)
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            part = next(self._sluice_source)
+        except StopIteration:
+            self._sluice_stream.end()
+            raise
+        except BaseException as e:
+            self._sluice_stream.end(e)
+            raise
+        self._sluice_stream.add(part)
+        return part
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        if hasattr(type(self._sluice_source), "__anext__"):
+            return self
+        iterator = self._sluice_source.__aiter__()
+        if isinstance(iterator, AsyncGenerator):
+            return _async_generator(iterator, self._sluice_stream)
+        return _Stream(iterator, self._sluice_stream)
+
+    async def __anext__(self) -> Any:
+        try:
+            part = await self._sluice_source.__anext__()
+        except StopAsyncIteration:
+            self._sluice_stream.end()
+            raise
+        except BaseException as e:
+            self._sluice_stream.end(e)
+            raise
+        self._sluice_stream.add(part)
+        return part
+
+    def __enter__(self) -> Any:
+        return self._entered(self._sluice_source.__enter__())
+
+    def __exit__(self, *exc: Any) -> Any:
+        try:
+            return self._sluice_source.__exit__(*exc)
+        finally:
+            self._sluice_stream.end()
+
+    async def __aenter__(self) -> Any:
+        return self._entered(await self._sluice_source.__aenter__())
+
+    async def __aexit__(self, *exc: Any) -> Any:
+        try:
+            return await self._sluice_source.__aexit__(*exc)
+        finally:
+            self._sluice_stream.end()
+
+    def _entered(self, entered: Any) -> Any:
+        return self if entered is self._sluice_source else entered
+
+    def _closing(self, close: Callable[..., Any]) -> Callable[..., Any]:
+        """The method, with which the stream ends."""
+        stream = self._sluice_stream
+
+        async def awaited(result: Any) -> Any:
+            try:
+                return await result
+            finally:
+                stream.end()
+
+        def closing(*args: Any, **kwargs: Any) -> Any:
+            result = None
+            try:
+                result = close(*args, **kwargs)
+                return awaited(result) if inspect.isawaitable(result) else result
+            finally:
+                if not inspect.isawaitable(result):
+                    stream.end()
+
+        return closing
