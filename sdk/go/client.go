@@ -2,6 +2,7 @@ package sluice
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -25,6 +26,7 @@ type Client struct {
 	spool    *spool // nil without SpoolDir
 	receipts receipts
 	encoders sync.Pool // of *encoder
+	streams  sync.Map  // of *stream, those that are open, to struct{}
 
 	http    *http.Client // which leaves redirects to do
 	ownHTTP bool         // whether its connections are the client's own
@@ -84,15 +86,16 @@ func New(o Options) (*Client, error) {
 // system's where there is a spool; nothing was queued then. What becomes of
 // the event later is told to [Options].OnError alone.
 func (c *Client) TrackEvent(ctx context.Context, e Event) (string, error) {
-	return c.track(ctx, &e, c.opts.Strict)
+	return c.track(ctx, &e, "", c.opts.Strict)
 }
 
-func (c *Client) track(ctx context.Context, e *Event, strict bool) (string, error) {
+// track queues an event, whose id was minted before unless that is empty.
+func (c *Client) track(ctx context.Context, e *Event, minted string, strict bool) (string, error) {
 	now := time.Now()
 	if err := e.check(now); err != nil {
 		return "", err
 	}
-	eventID := e.ID
+	eventID := cmp.Or(e.ID, minted)
 	if eventID == "" {
 		micros := e.Timestamp.UnixMicro()
 		if e.Timestamp.IsZero() {
@@ -174,6 +177,9 @@ func (c *Client) Flush(ctx context.Context) error {
 // context's: with a spool they are sent by the next client, else they are lost.
 // Calls after Close, or that still wait for room, return [ErrClosed].
 func (c *Client) Close(ctx context.Context) error {
+	for open := range c.streams.Range {
+		open.(*stream).end() // as far as it came
+	}
 	if c.spool != nil {
 		c.spool.stop()
 	}

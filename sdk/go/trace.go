@@ -19,11 +19,25 @@ import (
 // have no effect.
 type Span struct {
 	start time.Time // for the latency, which the monotonic clock tells
+	id    string
 
 	mu    sync.Mutex
 	ended bool
 	event Event
 }
+
+// newSpan begins a call.
+func (c *Client) newSpan(conversationID string) *Span {
+	start := time.Now()
+	// Later than that of any call traced before.
+	micros := id.Current().Time(start)
+	return &Span{start: start, id: id.Current().Mint(conversationID, micros), event: Event{
+		ConversationID: conversationID, EventName: c.opts.TraceEventName, Timestamp: time.UnixMicro(micros),
+	}}
+}
+
+// EventID returns the id of the event, by which to update it once it is tracked.
+func (s *Span) EventID() string { return s.id }
 
 // SetEventName replaces [Options].TraceEventName for this event.
 func (s *Span) SetEventName(name string) { s.set(func(e *Event) { e.EventName = name }) }
@@ -90,14 +104,10 @@ func (s *Span) set(set func(*Event)) {
 //
 // The error is that of fn, unchanged, and a panic goes on. That the event could
 // not be queued never fails the call that is traced: eventID is then empty, and
-// [Options].OnError is told why.
+// [Options].OnError is told why. For a call that returns a stream, there are
+// [TraceSeq], [TraceSeq2] and [Client.TraceReader].
 func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx context.Context, span *Span) error) (eventID string, err error) {
-	start := time.Now()
-	span := &Span{start: start, event: Event{
-		ConversationID: conversationID, EventName: c.opts.TraceEventName,
-		// Later than that of any call traced before.
-		Timestamp: time.UnixMicro(id.Current().Time(start)),
-	}}
+	span := c.newSpan(conversationID)
 	returned := false
 	defer func() {
 		if returned {
@@ -106,36 +116,36 @@ func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx c
 		// A panic, or else runtime.Goexit.
 		v := recover()
 		if v == nil {
-			c.trackSpan(ctx, span, "the function did not return")
+			c.trackSpan(ctx, span, "the function did not return", time.Now())
 			return
 		}
-		c.trackSpan(ctx, span, fmt.Sprint(v))
+		c.trackSpan(ctx, span, fmt.Sprint(v), time.Now())
 		panic(v)
 	}()
 	err = fn(ctx, span)
 	returned = true
 	if err != nil {
-		return c.trackSpan(ctx, span, fmt.Sprint(err)), err // which outlives an Error that panics
+		return c.trackSpan(ctx, span, fmt.Sprint(err), time.Now()), err // which outlives an Error that panics
 	}
-	return c.trackSpan(ctx, span, ""), nil
+	return c.trackSpan(ctx, span, "", time.Now()), nil
 }
 
-// trackSpan ends the span and tracks its event.
-func (c *Client) trackSpan(ctx context.Context, span *Span, failure string) (eventID string) {
+// trackSpan ends the span and tracks its event, of a call that lasted until at.
+func (c *Client) trackSpan(ctx context.Context, span *Span, failure string, at time.Time) (eventID string) {
 	span.mu.Lock()
 	span.ended = true
 	event := span.event
 	span.mu.Unlock()
-	event.Latency = Millis(time.Since(span.start))
+	event.Latency = Millis(at.Sub(span.start))
 	if event.Error == "" {
 		event.Error = failure
 	}
-	id, err := c.track(ctx, &event, false)
+	id, err := c.track(ctx, &event, span.id, false)
 	var refused *FieldError
 	if errors.As(err, &refused) && strings.Contains(refused.Field, "_embeddings") {
 		c.opts.Logger.Warn("the embeddings of a traced event are left out", slog.Any("error", err))
 		event.InputEmbeddings, event.OutputEmbeddings = nil, nil
-		id, err = c.track(ctx, &event, false)
+		id, err = c.track(ctx, &event, span.id, false)
 	}
 	if err != nil {
 		c.report(WriteError{Op: OpCreate, Err: err})

@@ -1,0 +1,372 @@
+package sluice
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"reflect"
+	"strconv"
+	"sync"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	// streamBytesMax is what is kept of a stream; the rest of a write is for the
+	// other fields.
+	streamBytesMax = writeBytesMax - 64<<10
+	// firstPart is the member of the metadata of a stream's event that says when
+	// its first part came.
+	firstPart = "time_to_first_token_ms"
+)
+
+// TraceSeq returns a sequence that calls fn and passes the parts of its sequence
+// on, and tracks one event for it, as [Client.Trace] does for a call; if it is
+// ranged over again, it tracks another event. The event's output, unless set, is
+// the parts: strings joined to one, bytes joined and read as UTF-8 (base64 where
+// they are not), anything else an array. Its latency is the time to the last
+// part, and its metadata has time_to_first_token_ms, the time to the first. At
+// most about 1 MiB of the parts is kept; sluice_truncated then says how much
+// passed.
+//
+// A loop that breaks off is tracked as far as it came, and so is one that still
+// runs when the client is closed. The loop never waits for room in the queue:
+// without room, [Options].OnError is told.
+func TraceSeq[T any](ctx context.Context, c *Client, conversationID string, fn func(ctx context.Context, span *Span) iter.Seq[T]) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		run(ctx, c, conversationID, func(s *stream) {
+			seq := fn(ctx, s.span)
+			if seq == nil {
+				return
+			}
+			seq(func(part T) bool {
+				s.add(part)
+				return s.yield(func() bool { return yield(part) })
+			})
+		})
+	}
+}
+
+// TraceSeq2 is [TraceSeq] for a sequence of parts that may fail: the last error
+// of the sequence is that of the event. What comes with an error is no part.
+func TraceSeq2[T any](ctx context.Context, c *Client, conversationID string, fn func(ctx context.Context, span *Span) iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		run(ctx, c, conversationID, func(s *stream) {
+			seq := fn(ctx, s.span)
+			if seq == nil {
+				return
+			}
+			seq(func(part T, err error) bool {
+				if err != nil {
+					s.fail(fmt.Sprint(err))
+				} else {
+					s.add(part)
+				}
+				return s.yield(func() bool { return yield(part, err) })
+			})
+		})
+	}
+}
+
+// TraceReader calls fn and returns a reader of what fn's reader gives, such as
+// the body of an answer. It tracks one event, as [TraceSeq] does, when that has
+// been read to its end, has failed, or is closed; so close it. The error is that
+// of fn, whose event is tracked at once.
+func (c *Client) TraceReader(ctx context.Context, conversationID string, fn func(ctx context.Context, span *Span) (io.ReadCloser, error)) (io.ReadCloser, error) {
+	s := c.newStream(ctx, conversationID)
+	var reader io.ReadCloser
+	err := s.call(func() (err error) {
+		reader, err = fn(ctx, s.span)
+		if err != nil {
+			s.fail(fmt.Sprint(err))
+		}
+		return err
+	})
+	if err != nil || reader == nil {
+		s.end()
+		return reader, err
+	}
+	return &tracedReader{reader, s}, nil
+}
+
+// run calls fn with a stream that ends when fn does.
+func run(ctx context.Context, c *Client, conversationID string, fn func(s *stream)) {
+	s := c.newStream(ctx, conversationID)
+	_ = s.call(func() error { fn(s); return nil }) // which returns none
+	s.end()
+}
+
+// tracedReader is what TraceReader returns.
+type tracedReader struct {
+	reader io.ReadCloser
+	stream *stream
+}
+
+func (r *tracedReader) Read(p []byte) (int, error) {
+	n, err := r.reader.Read(p)
+	if n > 0 {
+		r.stream.add(p[:n])
+	}
+	if err != nil {
+		if err != io.EOF { //nolint:errorlint // a reader returns it as it is
+			r.stream.fail(fmt.Sprint(err))
+		}
+		r.stream.end()
+	}
+	return n, err
+}
+
+func (r *tracedReader) Close() error {
+	err := r.reader.Close()
+	r.stream.end()
+	return err
+}
+
+// A stream is a call that is traced until what it returned has ended. Its
+// methods may be called concurrently.
+type stream struct {
+	client *Client
+	ctx    context.Context // with its values alone
+	span   *Span
+
+	mu          sync.Mutex
+	ended       bool
+	yielding    bool
+	first, last time.Time // when parts came; zero for none
+	failure     string
+	failed      time.Time
+	parts       parts
+}
+
+func (c *Client) newStream(ctx context.Context, conversationID string) *stream {
+	// Whoever takes the parts does not wait for room in the queue.
+	done, cancel := context.WithCancel(ctx)
+	cancel()
+	s := &stream{client: c, ctx: done, span: c.newSpan(conversationID)}
+	c.streams.Store(s, struct{}{})
+	return s
+}
+
+// call calls fn. A panic of fn is the stream's failure, and goes on.
+func (s *stream) call(fn func() error) error {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		// A panic, or else runtime.Goexit.
+		v := recover()
+		s.mu.Lock()
+		mine := !s.yielding // or else the loop's own
+		s.mu.Unlock()
+		switch {
+		case mine && v != nil:
+			s.fail(fmt.Sprint(v))
+		case mine:
+			s.fail("the function did not return")
+		}
+		s.end()
+		if v != nil {
+			panic(v)
+		}
+	}()
+	err := fn()
+	returned = true
+	return err
+}
+
+// yield runs the body of the caller's loop.
+func (s *stream) yield(body func() bool) bool {
+	s.setYielding(true)
+	goOn := body()
+	s.setYielding(false)
+	return goOn
+}
+
+func (s *stream) setYielding(yielding bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.yielding = yielding
+}
+
+// add notes a part, before the caller gets it.
+func (s *stream) add(part any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	s.last = time.Now()
+	if s.first.IsZero() {
+		s.first = s.last
+	}
+	s.parts.add(part)
+}
+
+func (s *stream) fail(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failure, s.failed = text, time.Now()
+}
+
+// end tracks the event as far as the stream came; only the first call does.
+func (s *stream) end() {
+	if at, failure, first := s.finish(); first {
+		s.client.trackSpan(s.ctx, s.span, failure, at)
+	}
+}
+
+// finish ends the stream. It returns when the call was over, and how it failed.
+func (s *stream) finish() (at time.Time, failure string, first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return time.Time{}, "", false
+	}
+	s.ended = true
+	s.client.streams.Delete(s)
+	if at = s.last; s.failure != "" {
+		at = s.failed
+	}
+	if at.IsZero() {
+		at = time.Now()
+	}
+	if !s.first.IsZero() {
+		output := s.parts.joined()
+		s.span.set(func(e *Event) {
+			if e.Output == nil {
+				e.Output = output
+			}
+			e.ConversationMetadata = withFirst(e.ConversationMetadata, s.first.Sub(s.span.start))
+		})
+	}
+	return at, s.failure, true
+}
+
+// withFirst adds the time to the first part to metadata that a span has: first,
+// as the last members are left out of what is too large. One of the caller's own
+// stays.
+func withFirst(metadata any, first time.Duration) any {
+	member := strconv.AppendFloat([]byte(`{"`+firstPart+`":`), *Millis(first), 'g', -1, 64)
+	raw, _ := metadata.(json.RawMessage)
+	var own map[string]json.RawMessage
+	if json.Unmarshal(raw, &own) != nil || len(own) == 0 {
+		return json.RawMessage(append(member, '}'))
+	}
+	if own[firstPart] != nil {
+		return metadata
+	}
+	return json.RawMessage(append(append(member, ','), raw[1:]...))
+}
+
+// What a part of a stream is.
+const (
+	partText = iota
+	partBytes
+	partJSON
+	partKinds
+)
+
+// parts are those of a stream, of which so many are kept as an output can have.
+type parts struct {
+	// kept has the parts one behind the other, ends where each ends.
+	kept   []byte
+	ends   []int
+	kinds  []byte
+	counts [partKinds]int // of all, also those that are not kept
+	bytes  int
+	full   bool
+}
+
+// add adds a part, as it is now.
+func (p *parts) add(part any) {
+	kind, text := partJSON, []byte(nil)
+	switch v := part.(type) {
+	case string:
+		kind, text = partText, []byte(v)
+	case []byte:
+		kind, text = partBytes, v
+	case json.Marshaler:
+	default:
+		if v := reflect.ValueOf(part); v.Kind() == reflect.String {
+			kind, text = partText, []byte(v.String())
+		}
+	}
+	if kind == partJSON {
+		e := newEncoder()
+		_ = e.appendJSON(part) // which fails only where it is strict
+		text = e.line
+	}
+	p.counts[kind]++
+	p.bytes += len(text)
+	if p.full {
+		return
+	}
+	if room := streamBytesMax - len(p.kept); len(text) > room {
+		p.full = true
+		if kind == partJSON {
+			return
+		}
+		text = text[:room]
+	}
+	p.kept = append(p.kept, text...)
+	p.ends, p.kinds = append(p.ends, len(p.kept)), append(p.kinds, byte(kind))
+}
+
+// joined returns the parts as JSON.
+func (p *parts) joined() json.RawMessage {
+	switch p.counts[partText] + p.counts[partBytes] + p.counts[partJSON] {
+	case p.counts[partText]:
+		return p.text(string(p.kept))
+	case p.counts[partBytes]:
+		return p.text(textOf(p.kept))
+	}
+	b := []byte{'['}
+	start := 0
+	for i, end := range p.ends {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		switch part := p.kept[start:end]; p.kinds[i] {
+		case partText:
+			b = appendString(b, string(part))
+		case partBytes:
+			b = appendString(b, base64.StdEncoding.EncodeToString(part))
+		default:
+			b = append(b, part...)
+		}
+		start = end
+	}
+	if p.full {
+		if start > 0 {
+			b = append(b, ',')
+		}
+		b = fmt.Appendf(b, `{"sluice_truncated":{"bytes":%d,"parts":%d}}`, p.bytes, p.counts[partText]+p.counts[partBytes]+p.counts[partJSON])
+	}
+	return append(b, ']')
+}
+
+func (p *parts) text(text string) json.RawMessage {
+	if p.full {
+		text += "… [sluice_truncated: " + strconv.Itoa(p.bytes) + " bytes]"
+	}
+	return appendString(nil, text)
+}
+
+// textOf reads bytes as UTF-8, of which the last character may be cut off, and
+// what is none as base64.
+func textOf(b []byte) string {
+	for cut := range min(len(b), utf8.UTFMax) {
+		whole := b[:len(b)-cut]
+		if rest := b[len(whole):]; utf8.Valid(whole) && (cut == 0 || !utf8.FullRune(rest)) {
+			if cut > 0 {
+				return string(whole) + "\ufffd"
+			}
+			return string(whole)
+		}
+	}
+	return base64.StdEncoding.EncodeToString(b)
+}
