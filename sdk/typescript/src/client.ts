@@ -2,14 +2,17 @@
 
 import { setMaxListeners } from 'node:events';
 
+import { clockOffsetMs, describeClock, serverTimeMs } from './clock.js';
 import { checkConversationId, encodeCreate, encodeDelete, encodeTraced, encodeUpdate, type Encoded, type Encoding } from './encode.js';
-import { ApiError, ClosedError, NetworkError, QueueFullError, SluiceError, TimeoutError, ValidationError } from './errors.js';
+import { ApiError, ClockError, ClosedError, NetworkError, QueueFullError, SluiceError, TimeoutError, ValidationError } from './errors.js';
+import { followServer } from './ids.js';
 import { Queue, Write } from './queue.js';
 import { Reader } from './reads.js';
 import { Sender, type Outcome } from './sender.js';
 import { Spool } from './spool.js';
+import type { Watcher } from './streams.js';
 import { Span, traceCall } from './trace.js';
-import { Transport } from './transport.js';
+import { Transport, type Answer } from './transport.js';
 import type {
   ClientOptions,
   ConversationOptions,
@@ -54,9 +57,13 @@ export class Client implements AsyncDisposable {
   readonly #traceEventName: string;
   readonly #encoding: Encoding;
   readonly #onError: (failure: WriteFailure) => void;
+  readonly #ownOnError: boolean;
+  #toldClock = false;
   /** Ends what is under way when the client is closed. */
   readonly #abort = new AbortController();
   #closed: Promise<void> | undefined;
+  /** What traced calls returned and has not ended. */
+  readonly #streams = new Set<Watcher>();
 
   /** The bytes of the write that was refused last for lack of room; 0 once one was taken. */
   #refusedBytes = 0;
@@ -73,6 +80,7 @@ export class Client implements AsyncDisposable {
     const requestTimeoutMs = bounded(options, 'requestTimeoutMs', 30_000, 1, timeoutMsMax);
     this.#traceEventName = options.traceEventName ?? 'event_a';
     this.#onError = options.onError ?? warn;
+    this.#ownOnError = options.onError !== undefined;
     this.#encoding = { strict: options.strict ?? false };
     this.#queue = new Queue(
       bounded(options, 'queueWritesMax', 10_000, 1, Number.MAX_SAFE_INTEGER),
@@ -93,10 +101,12 @@ export class Client implements AsyncDisposable {
     this.#sender = new Sender(this.#queue, this.#spool, this.#transport, senderOptions);
     this.#sender.onFailure = (write, error) => { this.#report(error, write); };
     this.#sender.onHeld = warnHeld;
+    this.#sender.onAnswer = (answer, refused) => { this.#observe(answer, refused); };
     this.#sender.onRoom = () => { this.#wakeWaiters(); };
     const readerOptions = {
       requestTimeoutMs,
       checkOpen: () => { this.#checkOpen(); },
+      observe: (answer: Answer) => { this.#observe(answer, 0); },
       writes: async (timeoutMs: number) => {
         await this.flush({ timeoutMs });
         return this.#sender.receipts();
@@ -256,6 +266,11 @@ export class Client implements AsyncDisposable {
    * What the function returns or throws goes on to the caller unchanged; where it returns a promise, so does this, and the call
    * ends when that is settled. An event that cannot be queued goes to `onError`.
    *
+   * A stream that is returned (an iterator or generator, an async iterable, a `ReadableStream`, a stream of Node's, a `Response`) is
+   * passed through, and the call ends with it: the output is its parts (texts and bytes joined, others as an array), the latency
+   * the time to the last, and `time_to_first_token_ms` in the metadata the time to the first. One that is closed early, or dropped,
+   * is tracked as far as it came. It is the stream itself that is handed on, but for a `ReadableStream` another one that reads it.
+   *
    * @throws {@link ValidationError} for a conversation's id that cannot be, and {@link ClosedError} after close, before the
    * function is called.
    */
@@ -263,10 +278,10 @@ export class Client implements AsyncDisposable {
     this.#checkOpen();
     checkConversationId(conversationId);
     const span = new Span(conversationId, this.#traceEventName, options);
-    return traceCall(span, fn, () => {
+    return traceCall(span, fn, this.#streams, (ended) => {
       try {
         this.#checkOpen();
-        this.#push('create', encodeSpan(span));
+        this.#push('create', encodeSpan(span.id, span.end(ended)));
       } catch (error) {
         queueMicrotask(() => { this.#report(error as SluiceError, { op: 'create', id: span.id }); });
       }
@@ -330,6 +345,9 @@ export class Client implements AsyncDisposable {
   }
 
   async #close(timeoutMs: number): Promise<void> {
+    for (const stream of this.#streams) {
+      stream.end(); // as far as it came
+    }
     const outcome = await this.#flushWithin(timeoutMs);
     this.#abort.abort();
     await this.#sender.stop();
@@ -355,6 +373,28 @@ export class Client implements AsyncDisposable {
     }
   }
 
+  /**
+   * Learns from an answer of Sluice's whether this machine's clock is right. While it is wrong, events without a timestamp get the
+   * server's time. It is told once.
+   */
+  #observe(answer: Answer, refused: number): void {
+    const server = serverTimeMs(answer.headers);
+    if (server === undefined) {
+      return;
+    }
+    const local = Date.now();
+    const isWrong = clockOffsetMs(server, local) !== 0;
+    followServer(isWrong ? server : undefined);
+    if (isWrong && !this.#toldClock) {
+      const error = new ClockError(describeClock(server, local, refused));
+      console.error(`sluice: ${error.message}`);
+      if (this.#ownOnError) {
+        this.#report(error);
+      }
+    }
+    this.#toldClock = isWrong;
+  }
+
   #report(error: SluiceError, write?: { op: Op; id: string }): void {
     const { status, detail } = error instanceof ApiError ? error : { status: undefined, detail: error.message };
     const field = error instanceof ApiError || error instanceof ValidationError ? error.field : undefined;
@@ -367,16 +407,15 @@ export class Client implements AsyncDisposable {
 }
 
 /** The event of a traced call. Embeddings that cannot be are left out. */
-function encodeSpan(span: Span): Encoded {
-  const event = span.end();
+function encodeSpan(id: string, event: NewEvent): Encoded {
   try {
-    return encodeTraced(span.id, event);
+    return encodeTraced(id, event);
   } catch (error) {
     if (!(error instanceof ValidationError && /^(input|output)_embeddings/.test(error.field))) {
       throw error;
     }
-    console.warn(`sluice: the embeddings of the traced event ${span.id} are left out: ${error.message}`);
-    return encodeTraced(span.id, { ...event, inputEmbeddings: undefined, outputEmbeddings: undefined });
+    console.warn(`sluice: the embeddings of the traced event ${id} are left out: ${error.message}`);
+    return encodeTraced(id, { ...event, inputEmbeddings: undefined, outputEmbeddings: undefined });
   }
 }
 
@@ -387,6 +426,7 @@ function codeOf(error: SluiceError, write: object | undefined): string | undefin
   if (error instanceof ValidationError) return 'invalid';
   if (error instanceof QueueFullError) return 'queue_full';
   if (error instanceof ClosedError) return 'closed';
+  if (error instanceof ClockError) return 'wrong_clock';
   return write === undefined ? 'spool_corrupt' : 'spool';
 }
 

@@ -1,7 +1,7 @@
 import { endianness } from 'node:os';
 
 import { ValidationError } from './errors.js';
-import { conversationHash, conversationIdBytesMax, mintId, nowMicros } from './ids.js';
+import { conversationHash, conversationIdBytesMax, currentMicros, mintId, nowMicros } from './ids.js';
 import { encodeObject, encodeValue, fit, fitObject, messageOf, metadataBytesMax } from './payload.js';
 import type { Embedding, EventUpdate, NewEvent, Time } from './types.js';
 
@@ -259,7 +259,9 @@ function timestampMicros(time: Time): number {
   if (Number.isNaN(micros)) {
     throw new ValidationError('timestamp', 'must be a valid Date, Unix milliseconds, or RFC 3339 such as 2026-01-31T12:00:00.25Z');
   }
-  if (micros < timestampMinMicros || micros > Date.now() * 1000 + timestampAheadMicros) {
+  const now = currentMicros();
+  // A clock of before 2000 is wrong, and judges nothing.
+  if (micros < timestampMinMicros || (now >= timestampMinMicros && micros > now + timestampAheadMicros)) {
     throw new ValidationError('timestamp', 'must lie between 2000-01-01T00:00:00Z and 24 h from now');
   }
   return micros;

@@ -71,3 +71,8 @@ export class ClosedError extends SluiceError {
 export class SpoolInUseError extends SluiceError {
   override name = 'SpoolInUseError';
 }
+
+/** This machine's clock is wrong. `onError` gets it, once; the message says what to do. */
+export class ClockError extends SluiceError {
+  override name = 'ClockError';
+}

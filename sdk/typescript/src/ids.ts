@@ -37,6 +37,8 @@ export interface Minted {
   count: number;
   /** The last time that was given out, in Unix microseconds. */
   lastMicros: number;
+  /** The server's time in Unix milliseconds, and that of the performance clock at the moment, while the system's clock is known to be wrong. */
+  server?: { ms: number; since: number } | undefined;
 }
 
 const countMax = 2 ** 38 - 1;
@@ -79,11 +81,22 @@ export function mintId(unixMicros: number, hash: number, process = ofProcess()):
   return makeId(millis, unixMicros - millis * 1000, hash, Math.floor(count / 2 ** 32), count >>> 0);
 }
 
+/** Has the time be the server's, in Unix milliseconds, from now on; undefined for the system's. */
+export function followServer(ms: number | undefined): void {
+  ofProcess().server = ms === undefined ? undefined : { ms, since: performance.now() };
+}
+
+/** The time in Unix microseconds, by the system's clock unless that is known to be wrong. */
+export function currentMicros({ server } = ofProcess()): number {
+  return server === undefined ? Date.now() * 1000 : Math.floor((server.ms + performance.now() - server.since) * 1000);
+}
+
 /**
  * The time of an event without a timestamp, in Unix microseconds: the clock's, but later than any given out before, so that events
  * sort as they were tracked. It follows a clock that is set back by more than 10 s.
  */
-export function nowMicros(clockMicros = Date.now() * 1000, process = ofProcess()): number {
+export function nowMicros(clock?: number, process = ofProcess()): number {
+  const clockMicros = clock ?? currentMicros(process);
   const ahead = process.lastMicros - clockMicros;
   if (ahead < 0 || ahead > backMaxMicros) {
     process.lastMicros = clockMicros;

@@ -293,7 +293,8 @@ function cut(token: string, limit: number): string {
   return JSON.stringify(marked(beginning(text, limit), size));
 }
 
-function marked(text: string, bytes: number): string {
+/** A text that was cut, with its true size. */
+export function marked(text: string, bytes: number): string {
   return `${text}… [sluice_truncated: ${bytes} bytes]`;
 }
 

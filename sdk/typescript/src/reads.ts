@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { checkConversationId, checkId, formatMicros } from './encode.js';
 import { ApiError, ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
-import { apiError, isTransient, parseJson, pauseMs, retryAfterMs, type Transport } from './transport.js';
+import { apiError, isProblem, isTransient, parseJson, pauseMs, retryAfterMs, type Answer, type Transport } from './transport.js';
 import type {
   ConversationPage,
   ConversationPageOptions,
@@ -29,6 +29,8 @@ export interface ReaderOptions {
   requestTimeoutMs: number;
   /** Throws where the client is closed. */
   checkOpen: () => void;
+  /** Is told of each answer of Sluice's. */
+  observe: (answer: Answer) => void;
   /** Flushes, and returns the receipts to wait for. */
   writes: (timeoutMs: number) => Promise<string[]>;
 }
@@ -145,6 +147,9 @@ export class Reader {
       const answer = await this.#transport.send({ method: 'GET', path, headers, timeoutMs });
       if (answer.status !== 200) {
         const error = apiError(answer);
+        if (isProblem(answer, error)) {
+          this.#options.observe(answer);
+        }
         // A wait that is over is not begun again.
         if (!isTransient(answer.status) || error.code === 'not_yet_applied') {
           throw error;
@@ -155,6 +160,7 @@ export class Reader {
       if (typeof value !== 'object' || value === null) {
         throw new NetworkError(`GET ${path.replace(/\?.*/, '')}: an answer that cannot be read`);
       }
+      this.#options.observe(answer);
       return { value, retryAfter: 0 };
     } catch (error) {
       if (error instanceof NetworkError || error instanceof TimeoutError) {

@@ -10,6 +10,7 @@ import {
   isFinal,
   isFinalItem,
   isHeld,
+  isProblem,
   itemError,
   mayHaveWritten,
   parseJson,
@@ -84,6 +85,8 @@ export class Sender {
   onFailure: (write: Write, error: SluiceError) => void = () => undefined;
   /** Calls back when writes are held because of an answer that time alone does not change; once for each such answer. */
   onHeld: (error: SluiceError) => void = () => undefined;
+  /** Calls back with each answer of Sluice's, and how many writes it refuses for their time, before it goes by them. */
+  onAnswer: (answer: Answer, refused: number) => void = () => undefined;
   /** Calls back when there may be room in the queue. */
   onRoom: () => void = () => undefined;
   /** Why the last batch failed; undefined once one got through. */
@@ -267,6 +270,7 @@ export class Sender {
     const results = judged ? parseResults(answer.body, batch.length) : undefined;
     if (results !== undefined) {
       this.#limits.ok();
+      this.onAnswer(answer, results.filter(({ error }) => error !== undefined && isOfTime(error)).length);
       this.#take(batch, results, retryAfterMs(answer.headers));
       return;
     }
@@ -276,6 +280,9 @@ export class Sender {
       return;
     }
     const error = apiError(answer);
+    if (isProblem(answer, error)) {
+      this.onAnswer(answer, isOfTime(error) ? batch.length : 0);
+    }
     if (!isFinal(answer, error)) {
       this.#retryAll(batch, error, retryAfterMs(answer.headers));
     } else if (batch.length === 1) {
@@ -437,6 +444,11 @@ function parseReceipt(text: string): Receipt | undefined {
 interface Result {
   receipt?: string;
   error?: { status: number; code: string; detail?: unknown; field?: unknown; receipt?: unknown };
+}
+
+/** Whether the time of a write is refused, which a minted id has. */
+function isOfTime({ code, field }: { code?: string | undefined; field?: unknown }): boolean {
+  return code === 'invalid_value' && (field === 'id' || field === 'timestamp');
 }
 
 /** The results of a batch; undefined where the body is not such, for each of its writes. */

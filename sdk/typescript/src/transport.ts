@@ -276,17 +276,19 @@ const judging = new Set<string | undefined>([
   'rejected_by_store', 'id_taken', 'event_deleted',
 ]);
 
+/** Whether an answer with this error is a problem of Sluice's. */
+export function isProblem(answer: Answer, { code }: ApiError): boolean {
+  const mediaType = answer.headers['content-type']?.split(';', 1)[0]?.trim().toLowerCase();
+  const problem = parseJson(answer.body) as { type?: unknown } | null | undefined;
+  return mediaType === 'application/problem+json' && problem?.type === `urn:sluice:problem:${code ?? ''}`;
+}
+
 /**
  * Whether the answer to a request with one write judges that write for good: Sluice does by the code of its problem, and anything
  * by saying that it is too large.
  */
-export function isFinal(answer: Answer, { code }: ApiError): boolean {
-  if (answer.status === 413) {
-    return true;
-  }
-  const mediaType = answer.headers['content-type']?.split(';', 1)[0]?.trim().toLowerCase();
-  const problem = parseJson(answer.body) as { type?: unknown } | null | undefined;
-  return mediaType === 'application/problem+json' && problem?.type === `urn:sluice:problem:${code ?? ''}` && judging.has(code);
+export function isFinal(answer: Answer, error: ApiError): boolean {
+  return answer.status === 413 || (judging.has(error.code) && isProblem(answer, error));
 }
 
 /** The same of an item's error, which nothing but Sluice makes. */

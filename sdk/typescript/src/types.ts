@@ -68,18 +68,18 @@ export interface StoredEvent {
 /** What a write does. */
 export type Op = 'create' | 'update' | 'delete';
 
-/** A write that will never be, or lines of the spool that cannot be read. */
+/** A write that will never be, lines of the spool that cannot be read, or a clock that is wrong. */
 export interface WriteFailure {
-  /** What the write was; undefined for lines of the spool. */
+  /** What the write was; undefined where it is about none. */
   op: Op | undefined;
-  /** The id of its event; undefined for lines of the spool. */
+  /** The id of its event; undefined where it is about none. */
   id: string | undefined;
   /** The HTTP status; undefined where the server did not answer. */
   status: number | undefined;
   /**
    * The API's code, such as `immutable`, or, with `waitAppliedSeconds`, `id_taken` and `event_deleted` for writes that had no
    * effect; or `network` or `timeout` for what was given up after `retryForMs`, `spool_corrupt`
-   * for a line of the spool, and `invalid`, `queue_full`, `closed` or `spool` for the event of a traced call that could not be
+   * for a line of the spool, `wrong_clock` for this machine's clock, and `invalid`, `queue_full`, `closed` or `spool` for the event of a traced call that could not be
    * queued. Undefined where the answer was a proxy's.
    */
   code: string | undefined;
