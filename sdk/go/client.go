@@ -32,6 +32,8 @@ type Client struct {
 	ownHTTP bool         // whether its connections are the client's own
 	// lastFailure is why the last batch was not acknowledged, nil within if it was.
 	lastFailure atomic.Pointer[error]
+	// toldClock says whether it was told that the clock is wrong.
+	toldClock atomic.Bool
 
 	gzip   *gzip.Writer       // of the sender
 	stop   context.CancelFunc // ends the sender
@@ -92,7 +94,7 @@ func (c *Client) TrackEvent(ctx context.Context, e Event) (string, error) {
 // track queues an event, whose id was minted before unless that is empty.
 func (c *Client) track(ctx context.Context, e *Event, minted string, strict bool) (string, error) {
 	now := time.Now()
-	if err := e.check(now); err != nil {
+	if err := e.check(id.Current().Now(now)); err != nil {
 		return "", err
 	}
 	eventID := cmp.Or(e.ID, minted)

@@ -28,6 +28,10 @@ var (
 	// ErrSpoolCorrupt is what the error callback gets for each line of the
 	// spool that is torn or whose checksum is wrong.
 	ErrSpoolCorrupt = errors.New("sluice: spool_corrupt")
+	// ErrWrongClock is what the error callback gets, once, where the server's
+	// answers show that this machine's clock is wrong. Its text says how far, and
+	// what to do. It may come from a read's goroutine.
+	ErrWrongClock = errors.New("sluice: the clock of this machine is wrong")
 )
 
 // CodeUnknownEvent is the code of the [APIError] for an event that is not
@@ -95,15 +99,15 @@ func (e *APIError) Error() string {
 	return s
 }
 
-// A WriteError is a write that will not be tried again, or a line of the spool
-// that cannot be read. It is what [Options].OnError gets.
+// A WriteError is a write that will not be tried again, a line of the spool
+// that cannot be read, or a clock that is wrong. It is what [Options].OnError gets.
 type WriteError struct {
-	// Op and ID name the write. Both are empty for a line of the spool.
+	// Op and ID name the write. Both are empty where it is about none.
 	Op Op
 	ID string
 	// Err is an [*APIError] for what the server refused. For a write that was
 	// given up after [Options].RetryFor it wraps the last error, and it wraps
-	// [ErrSpoolCorrupt] for a line of the spool. An event of [Client.Trace]
+	// [ErrSpoolCorrupt] for a line of the spool, [ErrWrongClock] for the clock. An event of [Client.Trace]
 	// that could not be queued has the error that [Client.TrackEvent] returned.
 	Err error
 }
@@ -166,9 +170,22 @@ func isFinal(err error) bool {
 	if hasStatus(err, http.StatusRequestEntityTooLarge) {
 		return true
 	}
+	var refusal *APIError
+	return isSluices(err) && errors.As(err, &refusal) && judgesWrite(refusal.Code)
+}
+
+// isSluices reports whether the error is a problem of Sluice's own.
+func isSluices(err error) bool {
 	var foreign *foreignError
 	var refusal *APIError
-	return !errors.As(err, &foreign) && errors.As(err, &refusal) && judgesWrite(refusal.Code)
+	return !errors.As(err, &foreign) && errors.As(err, &refusal)
+}
+
+// isOfTime reports whether the server refused the time of a write, which a
+// minted id has.
+func isOfTime(err error) bool {
+	var refusal *APIError
+	return errors.As(err, &refusal) && refusal.Code == "invalid_value" && (refusal.Field == "id" || refusal.Field == "timestamp")
 }
 
 // isHeld reports whether the error needs somebody to change something, rather

@@ -9,6 +9,12 @@ const GrowAfterBatches = growAfterBatches
 
 var MayFollow = mayFollow
 
+// ServerTime and ClockOffset are what tells that a clock is wrong.
+var (
+	ServerTime  = serverTime
+	ClockOffset = clockOffset
+)
+
 // SpooledWrite is what a segment has of a write.
 type SpooledWrite struct {
 	Op     Op

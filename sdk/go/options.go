@@ -81,7 +81,8 @@ type Options struct {
 	// the client's own goroutine, one call at a time, before a Flush that waits
 	// for the write returns. It must not block, and so not use the client. A
 	// [Client.Trace] that cannot queue its event calls it as well, from where
-	// it was called. Default: a warning is logged.
+	// it was called, and a read whose answer shows that this machine's clock is
+	// wrong ([ErrWrongClock]) from where that was. Default: a warning is logged.
 	OnError func(WriteError)
 	// Logger gets the warnings, which never hold contents. Default [slog.Default].
 	Logger *slog.Logger

@@ -428,11 +428,16 @@ func (c *Client) getOnce(ctx context.Context, path string, wait time.Duration, a
 		return 0, err
 	}
 	if got.status >= 300 {
-		return got.retryAfter, plain(got.err())
+		err := got.err()
+		if isSluices(err) {
+			c.observe(got.date, 0)
+		}
+		return got.retryAfter, plain(err)
 	}
 	if err := json.Unmarshal(got.body, answer); err != nil {
 		return got.retryAfter, fmt.Errorf("%w: %w", errBadAnswer, err)
 	}
+	c.observe(got.date, 0)
 	return got.retryAfter, nil
 }
 

@@ -245,10 +245,25 @@ func (c *Client) send(ctx context.Context, batch []*write) (results []result, re
 	// A batch of which every write is refused may have a status of 4xx.
 	if answer.status < 300 || answer.status >= 400 && answer.status < 500 {
 		if results := parseResults(answer.body, len(batch)); results != nil {
+			refused := 0
+			for i := range results {
+				if isOfTime(results[i].err()) {
+					refused++
+				}
+			}
+			c.observe(answer.date, refused)
 			return results, answer.retryAfter, nil
 		}
 	}
-	return nil, answer.retryAfter, answer.err()
+	err = answer.err()
+	if isSluices(err) {
+		refused := 0
+		if isOfTime(err) {
+			refused = len(batch)
+		}
+		c.observe(answer.date, refused)
+	}
+	return nil, answer.retryAfter, err
 }
 
 // preferWait is the value of the header Prefer for a wait.
@@ -264,6 +279,8 @@ type answer struct {
 	body       []byte
 	retryAfter time.Duration
 	mediaType  string
+	// date is the server's time, zero where the answer does not have it.
+	date time.Time
 	// location is where a redirect that is not followed leads.
 	location string
 }
@@ -327,7 +344,7 @@ func (c *Client) doOnce(req *http.Request) (*answer, error) {
 		return nil, fmt.Errorf("sluice: %w", err)
 	}
 	defer func() { _ = got.Body.Close() }() // all that matters was read
-	a := &answer{status: got.StatusCode, retryAfter: parseRetryAfter(got.Header.Get("Retry-After"))}
+	a := &answer{status: got.StatusCode, retryAfter: parseRetryAfter(got.Header.Get("Retry-After")), date: serverTime(got.Header)}
 	a.mediaType, _, _ = mime.ParseMediaType(got.Header.Get("Content-Type"))
 	if a.status >= 300 && a.status < 400 {
 		a.location = got.Header.Get("Location")

@@ -32,6 +32,30 @@ type Process struct {
 	count atomic.Uint64
 	// last is the last time given out, in Unix microseconds.
 	last atomic.Int64
+	// server is set while the system's clock is known to be wrong.
+	server atomic.Pointer[serverClock]
+}
+
+// serverClock is what the server's clock showed, and the system's then.
+type serverClock struct{ server, local time.Time }
+
+// Follow has the time be the server's from now on, or the system's again where
+// server is zero. local is the time of this call by the system.
+func (p *Process) Follow(server, local time.Time) {
+	if server.IsZero() {
+		p.server.Store(nil)
+		return
+	}
+	p.server.Store(&serverClock{server, local})
+}
+
+// Now is the time, given the system's, which it is unless that is known to be
+// wrong. What the system's clock is set to meanwhile does not matter.
+func (p *Process) Now(local time.Time) time.Time {
+	if c := p.server.Load(); c != nil {
+		return c.server.Add(local.Sub(c.local))
+	}
+	return local
 }
 
 // NewProcess returns a process whose first id has the count first.
@@ -55,11 +79,11 @@ func (p *Process) Mint(conversationID string, unixMicros int64) string {
 	return Mint(conversationID, unixMicros, p.count.Add(1))
 }
 
-// Time is the time of an event that has no timestamp, in Unix microseconds: now,
-// which must be read for this call, but later than the time given out before. It
+// Time is the time of an event that has no timestamp, in Unix microseconds: that
+// of [Process.Now] for local, which must be read for this call, but later than the time given out before. It
 // follows a clock that is set back by more than 10 s.
-func (p *Process) Time(now time.Time) int64 {
-	micros := now.UnixMicro()
+func (p *Process) Time(local time.Time) int64 {
+	micros := p.Now(local).UnixMicro()
 	for {
 		last := p.last.Load()
 		next := micros

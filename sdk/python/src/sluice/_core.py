@@ -8,10 +8,13 @@ import json
 import logging
 import os
 import threading
+import time
 from typing import Any, Protocol
 
-from sluice import _reads
-from sluice._http import Transport
+from sluice import _clock, _reads
+from sluice._encode import rfc3339
+from sluice._http import Response, Transport
+from sluice._ids import PROCESS
 from sluice._options import CLOSE_TIMEOUT, Options
 from sluice._queue import Queue, Write
 from sluice._sender import Sender
@@ -59,7 +62,15 @@ class Core:
             self.options.url, self.options.api_key, ca_file=self.options.ca_file
         )
         self.queue = Queue(self.options, self._spool)
-        self.sender = Sender(self.options, self.queue, self._transport, self.report, self._stopped)
+        self._told_clock = False
+        self.sender = Sender(
+            self.options,
+            self.queue,
+            self._transport,
+            self.report,
+            self._stopped,
+            self._observe,
+        )
 
     def _recover(self, spool: Spool) -> None:
         found = spool.recover()
@@ -115,6 +126,36 @@ class Core:
         except Exception:
             _log.exception("on_error raised")
 
+    def _observe(self, response: Response, refused: int = 0) -> None:
+        """Learns from an answer of Sluice's whether this machine's clock is right.
+
+        While it is wrong, events without a timestamp get the server's time. It is told once.
+        """
+        if response.date is None:
+            return
+        local = time.time()
+        ahead = _clock.offset(response.date, local)
+        PROCESS.follow(response.date if ahead else None)
+        if not ahead:
+            self._told_clock = False
+            return
+        if self._told_clock:
+            return
+        self._told_clock = True
+        there, here = (rfc3339(int(at) * 1_000_000) for at in (response.date, local))
+        detail = (
+            f"the clock of this machine is {_clock.text_of(ahead)} "
+            f"{'behind' if ahead > 0 else 'ahead of'} the server's: here {here}, there {there}. "
+            f"Ids that were minted by now have the wrong time: the server refuses those of before "
+            f"the year 2000 or of more than 24 hours ahead (of {refused} writes just now; each "
+            f"goes to on_error), and keeps the others under that time. From now on, events "
+            f"without a timestamp get the server's time. Set the clock of this machine, by NTP "
+            f"for one; no restart is needed"
+        )
+        _log.error("%s", detail)
+        if self.options.on_error is not None:
+            self.report(WriteError("", "", 0, "wrong_clock", detail, ""))
+
     def flush(self, timeout: float | None) -> None:
         """Waits until what was queued is answered. Raises FlushTimeoutError and ClosedError."""
         self._not_in_callback()
@@ -140,6 +181,7 @@ class Core:
             deadline=_reads.deadline(),
             stopped=self._stopped,
             sleep=self.read_sleep,
+            observe=self._observe,
         )
         receipts = self.sender.receipts() if wait is not None else []
         while len(receipts) > _reads.RECEIPTS_MAX:

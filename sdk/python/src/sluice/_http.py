@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
-from sluice import _proxies
+from sluice import _clock, _proxies
 from sluice._version import __version__
 from sluice.errors import ApiError, NetworkError, ValidationError
 
@@ -44,6 +44,8 @@ class Response:
     media_type: str = ""
     # Where a redirect leads that was not followed.
     location: str | None = None
+    # The server's time in Unix seconds, where the answer has it.
+    date: float | None = None
 
     def error(self) -> ApiError:
         """The answer as an error, from the problem that its body is, if it is one."""
@@ -63,13 +65,15 @@ class Response:
         """
         if self.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return True
+        return self._problem().get("code") in _JUDGING and self.is_problem()
+
+    def is_problem(self) -> bool:
+        """Whether it is a problem of Sluice's."""
         problem = self._problem()
-        code = problem.get("code")
         return (
             self.status >= HTTPStatus.BAD_REQUEST
             and self.media_type == "application/problem+json"
-            and code in _JUDGING
-            and problem.get("type") == f"urn:sluice:problem:{code}"
+            and problem.get("type") == f"urn:sluice:problem:{problem.get('code')}"
         )
 
     def _problem(self) -> dict[str, object]:
@@ -372,6 +376,7 @@ def _exchange(
         _seconds(answer.headers.get("Retry-After", "")),
         answer.headers.get_content_type(),
         answer.headers.get("Location") if 300 <= answer.status < 400 else None,
+        _clock.server_time(answer.headers),
     )
     return response, not answer.will_close and broken is None
 

@@ -90,6 +90,9 @@ class Process:
         self._count = first  # of the next id; None until there is one
         self._last = 0
         self._lock = threading.Lock()
+        # The server's time in Unix seconds, and time.monotonic() when it was that, while the
+        # system's clock is known to be wrong.
+        self._server: tuple[float, float] | None = None
 
     def mint(self, conversation_id: str, unix_micros: int) -> str:
         """The id of an event of the conversation at the time, in Unix microseconds."""
@@ -102,14 +105,25 @@ class Process:
             self._count = count + 1
         return mint(conversation_id, unix_micros, count)
 
+    def follow(self, server: float | None) -> None:
+        """Has the time be the server's, in Unix seconds, from now on; None for the system's."""
+        self._server = None if server is None else (server, time.monotonic())
+
+    def now(self) -> int:
+        """The time in Unix microseconds, by the system's clock unless that is known to be wrong."""
+        server = self._server
+        if server is None:
+            return time.time_ns() // 1000
+        return int((server[0] + time.monotonic() - server[1]) * 1_000_000)
+
     def micros(self, clock: int | None = None) -> int:
         """The time of an event without a timestamp, in Unix microseconds.
 
-        It is the system's, but later than any given out before, unless the clock was set back by
+        It is `now`, but later than any given out before, unless the clock was set back by
         more than 10 s. `clock` stands for the system's clock in tests.
         """
         with self._lock:
-            now = time.time_ns() // 1000 if clock is None else clock
+            now = self.now() if clock is None else clock
             ahead = self._last - now
             if ahead < 0 or ahead > _BACK_MAX:
                 self._last = now

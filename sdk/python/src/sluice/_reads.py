@@ -92,6 +92,7 @@ def perform(
     deadline: float,
     stopped: threading.Event,
     sleep: Callable[[float], object],
+    observe: Callable[[_http.Response], None],
 ) -> Any:
     """Asks the server until it answers or the deadline is over; with `wait`, it waits for `after`.
 
@@ -115,7 +116,11 @@ def perform(
             timeout = min(request_timeout, max(deadline - time.monotonic(), 1)) + (wait or 0)
             response = transport.request("GET", target, headers=headers, timeout=timeout)
             if response.status == 200:
-                return _decoded(response.body)
+                decoded = _decoded(response.body)
+                observe(response)
+                return decoded
+            if response.is_problem():
+                observe(response)
             retry_after = response.retry_after
             raise response.error()
         except (ApiError, NetworkError) as e:

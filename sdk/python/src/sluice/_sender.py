@@ -34,12 +34,14 @@ class Sender:
         transport: _http.Transport,
         report: Callable[[WriteError], None],
         stopped: threading.Event,
+        observe: Callable[[_http.Response, int], None],
     ) -> None:
         self._options = options
         self._queue = queue
         self._transport = transport
         self._report = report
         self._stopped = stopped
+        self._observe = observe
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._receipts: dict[str, tuple[str, int, str]] = {}  # the last of each partition
@@ -176,6 +178,9 @@ class Sender:
         if results is None:
             if status < 300:
                 raise _http.UnreadableError(f"an answer of status {status} that is not Sluice's")
+            if response.is_problem():
+                error = response.error()
+                self._observe(response, writes if _is_of_time(error) else 0)
             raise _Refused(response.error(), response.is_final())
         self._queue.batch_ok()
         outcomes = []
@@ -188,6 +193,8 @@ class Sender:
             else:
                 outcomes.append(_Outcome(None, True))
                 self._keep(result.get("receipt"))
+        refused = sum(isinstance(e, ApiError) and _is_of_time(e) for e, _ in outcomes)
+        self._observe(response, refused)
         return outcomes
 
     def _keep(self, receipt: object) -> None:
@@ -214,6 +221,11 @@ class _Refused(Exception):
     def __init__(self, error: ApiError, final: bool) -> None:
         self.error = error
         self.final = final
+
+
+def _is_of_time(error: ApiError) -> bool:
+    """Whether the server refused the time of a write, which a minted id has."""
+    return error.code == "invalid_value" and error.field in ("id", "timestamp")
 
 
 def _is_own(write: Write, error: ApiError | NetworkError) -> bool:

@@ -49,8 +49,9 @@ class WriteError:
 
     `status` is that of the item or of the whole batch's answer. It is 0 where there was none: a
     write given up after `retry_for` with a network error (`code` is `network`), one that `trace`
-    could not queue (`invalid`, `queue_full`, `closed`, `spool`), or a line of the spool that
-    cannot be read (`spool_corrupt`; it has neither op nor id).
+    could not queue (`invalid`, `queue_full`, `closed`, `spool`), or what has neither op nor id: a
+    line of the spool that cannot be read (`spool_corrupt`), or that this machine's clock is wrong
+    (`wrong_clock`, once, with what to do in `detail`).
     """
 
     op: Op | Literal[""]
