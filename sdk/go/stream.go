@@ -111,7 +111,7 @@ func (r *tracedReader) Read(p []byte) (int, error) {
 		r.stream.add(p[:n])
 	}
 	if err != nil {
-		if err != io.EOF { //nolint:errorlint // a reader returns it as it is
+		if err != io.EOF {
 			r.stream.fail(fmt.Sprint(err))
 		}
 		r.stream.end()
