@@ -87,6 +87,9 @@ func appendValue(b []byte, v reflect.Value, depth int, parents []uintptr) []byte
 			return strconv.AppendFloat(b, f, 'g', -1, v.Type().Bits())
 		}
 	case reflect.String:
+		if n := v.String(); v.Type() == reflect.TypeFor[json.Number]() && json.Valid([]byte(n)) {
+			return append(b, n...) // with all its digits
+		}
 		return appendString(b, v.String())
 	case reflect.Complex64, reflect.Complex128:
 		return appendString(b, strconv.FormatComplex(v.Complex(), 'g', -1, v.Type().Bits()))

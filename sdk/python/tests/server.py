@@ -29,7 +29,10 @@ class Request:
         body = self.body
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
-        return [json.loads(line) for line in body.splitlines()]
+        try:
+            return [json.loads(line) for line in body.splitlines()]
+        except ValueError:  # an integer that is too long for Python
+            return [json.loads(line, parse_int=str) for line in body.splitlines()]
 
     @property
     def ids(self) -> list[str]:

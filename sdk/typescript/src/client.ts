@@ -21,13 +21,13 @@ import type {
   ConversationRow,
   ConversationsOptions,
   ErrorCount,
+  EventOptions,
   EventUpdate,
   FilterOptions,
   LatencyOptions,
   LatencyRow,
   NewEvent,
   Op,
-  ReadOptions,
   StoredEvent,
   TimeoutOptions,
   TimeSeriesOptions,
@@ -81,7 +81,7 @@ export class Client implements AsyncDisposable {
     this.#traceEventName = options.traceEventName ?? 'event_a';
     this.#onError = options.onError ?? warn;
     this.#ownOnError = options.onError !== undefined;
-    this.#encoding = { strict: options.strict ?? false };
+    this.#encoding = { strict: options.strict ?? false, bigIntegers: options.bigIntegers ?? false };
     this.#queue = new Queue(
       bounded(options, 'queueWritesMax', 10_000, 1, Number.MAX_SAFE_INTEGER),
       bounded(options, 'queueBytesMax', 64 << 20, 1, Number.MAX_SAFE_INTEGER),
@@ -105,6 +105,7 @@ export class Client implements AsyncDisposable {
     this.#sender.onRoom = () => { this.#wakeWaiters(); };
     const readerOptions = {
       requestTimeoutMs,
+      bigIntegers: options.bigIntegers ?? false,
       checkOpen: () => { this.#checkOpen(); },
       observe: (answer: Answer) => { this.#observe(answer, 0); },
       writes: async (timeoutMs: number) => {
@@ -214,7 +215,7 @@ export class Client implements AsyncDisposable {
    * @throws {@link ValidationError} for an id or option that cannot be.
    * @throws {@link ClosedError} after close.
    */
-  event(id: string, options: ReadOptions = {}): Promise<StoredEvent> {
+  event(id: string, options: EventOptions = {}): Promise<StoredEvent> {
     return this.#reader.event(id, options);
   }
 

@@ -2,7 +2,7 @@ import { endianness } from 'node:os';
 
 import { ValidationError } from './errors.js';
 import { conversationHash, conversationIdBytesMax, currentMicros, mintId, nowMicros } from './ids.js';
-import { encodeObject, encodeValue, fit, fitObject, messageOf, metadataBytesMax } from './payload.js';
+import { encodeObject, encodeValue, fit, fitObject, messageOf, metadataBytesMax, stringify } from './payload.js';
 import type { Embedding, EventUpdate, NewEvent, Time } from './types.js';
 
 /** The most bytes of one write as encoded, the server's own limit. */
@@ -34,6 +34,8 @@ interface Item {
 export interface Encoding {
   /** Refuses them, and what is too large. */
   strict?: boolean;
+  /** Takes BigInt as JSON though strict, as a client does that reads it. */
+  bigIntegers?: boolean;
   /** Takes whatever can be taken somehow: a call must not fail because it is traced. */
   traced?: boolean;
 }
@@ -146,7 +148,7 @@ function isEventName(name: unknown): boolean {
 }
 
 /** A field's value as JSON; undefined where it is left out. */
-function encodeContent(field: string, value: unknown, { strict, traced }: Encoding): string | undefined {
+function encodeContent(field: string, value: unknown, { strict, bigIntegers, traced }: Encoding): string | undefined {
   if (value === undefined || value === null) {
     return value === null ? 'null' : undefined;
   }
@@ -157,7 +159,7 @@ function encodeContent(field: string, value: unknown, { strict, traced }: Encodi
     return encodeValue(messageOf(value), false);
   }
   if (strict) {
-    return encodeStrictly(field, value);
+    return encodeStrictly(field, value, bigIntegers ?? false);
   }
   try {
     return encodeValue(value, traced === true);
@@ -167,9 +169,9 @@ function encodeContent(field: string, value: unknown, { strict, traced }: Encodi
 }
 
 /** The same, but it throws a {@link ValidationError} for all that JSON does not say as it is. */
-function encodeStrictly(field: string, value: unknown): string {
+function encodeStrictly(field: string, value: unknown, bigIntegers: boolean): string {
   try {
-    const json = JSON.stringify(value) as string | undefined; // undefined of functions and symbols
+    const json = stringify(value, bigIntegers); // undefined of functions and symbols
     if (json !== undefined && json === encodeValue(value, false)) {
       return json;
     }

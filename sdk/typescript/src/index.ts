@@ -5,5 +5,6 @@
  */
 export { Client } from './client.js';
 export * from './errors.js';
+export { RawJson } from './payload.js';
 export type { Span } from './trace.js';
 export type * from './types.js';

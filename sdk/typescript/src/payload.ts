@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { inspect } from 'node:util';
 import { isAnyArrayBuffer, isNativeError } from 'node:util/types';
 
@@ -20,6 +21,24 @@ export class TwoKeysError extends Error {}
 /** A value as it was, already encoded. */
 export class Snapshot {
   constructor(readonly json: string) {}
+}
+
+/**
+ * JSON that is written as it is, with every digit of its numbers: what `raw` of a read gives, or your own. What is not JSON is
+ * written as text, and refused by a client that is strict.
+ */
+export class RawJson {
+  constructor(readonly json: string) {}
+
+  /** The JSON. */
+  toString(): string {
+    return this.json;
+  }
+
+  /** The value, for `JSON.stringify`, which loses digits beyond those of a number. */
+  toJSON(): unknown {
+    return JSON.parse(this.json);
+  }
 }
 
 /** The value as JSON; undefined where there is none. Of keys that are the same as text the later ones are renamed if so told. */
@@ -141,6 +160,9 @@ function write(value: unknown, depth: number, parents: readonly object[], rename
 }
 
 function writeObject(value: object, depth: number, parents: readonly object[], rename: boolean): string {
+  if (value instanceof RawJson) {
+    return writeRaw(value.json, depth, rename);
+  }
   const known = bytesOf(value);
   if (known !== undefined) {
     return quote(known.toString('base64'));
@@ -193,6 +215,28 @@ function writeObject(value: object, depth: number, parents: readonly object[], r
     members.set(name, write(member, depth - 1, parents, rename));
   }
   return `{${Array.from(members, ([name, json]) => `${quote(name)}:${json}`).join(',')}}`;
+}
+
+function writeRaw(json: string, depth: number, rename: boolean): string {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(json);
+  } catch {
+    return quote(json);
+  }
+  if (isNestedWithin(parsed, depth) && !json.toLowerCase().includes('\\ud') && json.isWellFormed()) {
+    return onOneLine(json);
+  }
+  return write(parsed, depth, [], rename);
+}
+
+/** The same JSON, whose line breaks are between tokens. */
+function onOneLine(json: string): string {
+  return json.replace(/[\r\n]/g, ' ').trim();
+}
+
+function isNestedWithin(value: unknown, depth: number): boolean {
+  return typeof value !== 'object' || value === null || (depth > 0 && Object.values(value).every((member) => isNestedWithin(member, depth - 1)));
 }
 
 /** The bytes of what has bytes; undefined for all else, also for arrays of larger numbers. */
@@ -252,8 +296,8 @@ export function fitObject(json: string, room: number): string {
   }
   const kept = [`"sluice_truncated":{"bytes":${bytes}}`];
   let size = (kept[0]?.length ?? 0) + 2;
-  for (const [name, value] of Object.entries(JSON.parse(json) as Record<string, unknown>)) {
-    const member = `${JSON.stringify(name)}:${JSON.stringify(value)}`;
+  for (const [name, value] of membersOf(json)) {
+    const member = `${JSON.stringify(name)}:${value}`;
     const more = Buffer.byteLength(member) + 1;
     if (size + more <= room && name !== 'sluice_truncated') {
       kept.push(member);
@@ -272,15 +316,92 @@ function mapStrings(json: string, change: (token: string) => string): string {
       parts.push(json.slice(at));
       return parts.join('');
     }
-    let end = start + 1;
-    for (let escapes = 1; escapes % 2 === 1; ) {
-      end = json.indexOf('"', end) + 1;
-      for (escapes = 0; json[end - 2 - escapes] === '\\'; escapes++);
-    }
+    const end = endOfString(json, start);
     const token = json.slice(start, end);
     parts.push(json.slice(at, start), json[end] === ':' ? token : change(token));
     at = end;
   }
+}
+
+/** Where the string ends that begins at start. */
+function endOfString(json: string, start: number): number {
+  let end = start + 1;
+  for (let escapes = 1; escapes % 2 === 1; ) {
+    end = json.indexOf('"', end) + 1;
+    for (escapes = 0; json[end - 2 - escapes] === '\\'; escapes++);
+  }
+  return end;
+}
+
+/** The elements of an array, or the members of an object with their names, as the JSON that they are. */
+export function piecesOf(json: string): string[] {
+  const pieces: string[] = [];
+  let depth = 0;
+  let start = json.search(/[[{]/) + 1;
+  for (let at = start - 1; at >= 0 && at < json.length; at++) {
+    const c = json[at];
+    if (c === '"') {
+      at = endOfString(json, at) - 1;
+    } else if (c === '{' || c === '[') {
+      depth++;
+    } else if (c === '}' || c === ']') {
+      depth--;
+    }
+    if (depth === 0 || (c === ',' && depth === 1)) {
+      pieces.push(json.slice(start, at).trim());
+      start = at + 1;
+    }
+    if (depth === 0) {
+      break;
+    }
+  }
+  return pieces.filter((piece) => piece !== '');
+}
+
+/** The members of an object, each as the JSON that it is. */
+export function membersOf(json: string): Map<string, string> {
+  return new Map(piecesOf(json).map((piece) => {
+    const end = endOfString(piece, 0);
+    return [JSON.parse(piece.slice(0, end)) as string, piece.slice(piece.indexOf(':', end) + 1).trim()];
+  }));
+}
+
+/** What stands before the digits of an integer in a string that is none of the caller's. */
+const integerMark = `sluice integer ${randomBytes(16).toString('hex')} `;
+
+/** Parses JSON, with integers that a number does not hold as BigInt. */
+export function parseBigIntegers(json: string): unknown {
+  if (!/\d{16}/.test(json)) {
+    return JSON.parse(json);
+  }
+  const parts: string[] = [];
+  for (let at = 0; at < json.length; ) {
+    const quoted = json.indexOf('"', at);
+    const start = quoted < 0 ? json.length : quoted;
+    parts.push(json.slice(at, start).replace(/-?\d+(\.\d+)?([eE][+-]?\d+)?/g, (token: string, fraction?: string, exponent?: string) =>
+      fraction !== undefined || exponent !== undefined || Number.isSafeInteger(Number(token)) ? token : `"${integerMark}${token}"`));
+    at = start < json.length ? endOfString(json, start) : start;
+    parts.push(json.slice(start, at));
+  }
+  return JSON.parse(parts.join(''), (_, value: unknown) =>
+    typeof value === 'string' && value.startsWith(integerMark) ? BigInt(value.slice(integerMark.length)) : value);
+}
+
+/** What JSON.stringify makes of the value, but with raw JSON as it is, even where that is no JSON, and BigInt as a number if so told. */
+export function stringify(value: unknown, bigIntegers: boolean): string | undefined {
+  const raw: string[] = [];
+  // A value's own toJSON was called before, so that raw JSON is looked for in its holder.
+  const json = JSON.stringify({ value }, function (this: Record<string, unknown>, name: string, member: unknown) {
+    const own = this[name];
+    if (!(typeof member === 'bigint' && bigIntegers) && !(own instanceof RawJson)) {
+      return member;
+    }
+    raw.push(own instanceof RawJson ? onOneLine(own.json) : String(member));
+    return integerMark;
+  });
+  const parts = json.split(JSON.stringify(integerMark));
+  const whole = parts.map((part, i) => part + (raw[i] ?? '')).join('');
+  return whole === '{}' ? undefined : whole.slice('{"value":'.length, -1);
 }
 
 function cut(token: string, limit: number): string {

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { checkConversationId, checkId, formatMicros } from './encode.js';
 import { ApiError, ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
+import { membersOf, parseBigIntegers, piecesOf, RawJson } from './payload.js';
 import { apiError, isProblem, isTransient, parseJson, pauseMs, retryAfterMs, type Answer, type Transport } from './transport.js';
 import type {
   ConversationPage,
@@ -9,6 +10,7 @@ import type {
   ConversationRow,
   ConversationsOptions,
   ErrorCount,
+  EventOptions,
   FilterOptions,
   LatencyOptions,
   LatencyRow,
@@ -27,6 +29,7 @@ const receiptsMax = 100;
 
 export interface ReaderOptions {
   requestTimeoutMs: number;
+  bigIntegers: boolean;
   /** Throws where the client is closed. */
   checkOpen: () => void;
   /** Is told of each answer of Sluice's. */
@@ -47,20 +50,25 @@ export class Reader {
     this.#signal = signal;
   }
 
-  async event(id: string, options: ReadOptions): Promise<StoredEvent> {
+  async event(id: string, { raw, ...options }: EventOptions): Promise<StoredEvent> {
     checkId(id);
     const { path, query } = locate('/event', '/event/', id);
-    return storedEvent((await this.#get(path, query, options)) as ApiEvent);
+    const json = await this.#read(path, query, options);
+    return storedEvent(this.#parse(json) as ApiEvent, raw ? json : undefined);
   }
 
-  async conversation(id: string, { limit, cursor, embeddings, ...options }: ConversationPageOptions): Promise<ConversationPage> {
+  async conversation(id: string, { limit, cursor, embeddings, raw, ...options }: ConversationPageOptions): Promise<ConversationPage> {
     checkConversationId(id);
     const { path, query } = locate('/conversation/events', '/conversations/', id, '/events');
-    const page = (await this.#get(path, { ...query, limit, cursor: cursor ?? undefined, embeddings }, options)) as {
-      events: ApiEvent[];
-      next_cursor: string | null;
-    };
-    return { events: page.events.map(storedEvent), nextCursor: page.next_cursor };
+    const json = await this.#read(path, { ...query, limit, cursor: cursor ?? undefined, embeddings }, options);
+    const page = this.#parse(json) as { events: ApiEvent[]; next_cursor: string | null };
+    const raws = raw ? piecesOf(membersOf(json).get('events') ?? '[]') : [];
+    return { events: page.events.map((event, i) => storedEvent(event, raws[i])), nextCursor: page.next_cursor };
+  }
+
+  /** Parses an answer with contents of events. */
+  #parse(json: string): unknown {
+    return this.#options.bigIntegers ? parseBigIntegers(json) : JSON.parse(json);
   }
 
   async errors(options: FilterOptions): Promise<ErrorCount> {
@@ -100,7 +108,12 @@ export class Reader {
     return rows.map(({ error_rate: errorRate, ...rest }) => ({ errorRate, ...rest }));
   }
 
-  async #get(path: string, query: Query, { waitSeconds }: ReadOptions): Promise<unknown> {
+  async #get(path: string, query: Query, options: ReadOptions): Promise<unknown> {
+    return JSON.parse(await this.#read(path, query, options));
+  }
+
+  /** The answer, which is a JSON object or array. */
+  async #read(path: string, query: Query, { waitSeconds }: ReadOptions): Promise<string> {
     this.#options.checkOpen();
     const wait = waitSeconds ?? 0;
     if (!Number.isInteger(wait) || wait < 0 || wait > 30) {
@@ -126,12 +139,12 @@ export class Reader {
   }
 
   /** Tries until the end, in milliseconds of the performance clock. */
-  async #ask(target: string, headers: Record<string, string>, wait: number, end: number): Promise<unknown> {
+  async #ask(target: string, headers: Record<string, string>, wait: number, end: number): Promise<string> {
     for (let attempts = 1; ; attempts++) {
       const timeoutMs = Math.min(this.#options.requestTimeoutMs, Math.max(end - performance.now(), 1)) + wait * 1000;
       const { value, error, retryAfter } = await this.#try(target, headers, timeoutMs);
       if (error === undefined) {
-        return value;
+        return value ?? '';
       }
       const pause = pauseMs(attempts, retryAfter, Math.random());
       if (performance.now() + pause > end) {
@@ -161,7 +174,7 @@ export class Reader {
         throw new NetworkError(`GET ${path.replace(/\?.*/, '')}: an answer that cannot be read`);
       }
       this.#options.observe(answer);
-      return { value, retryAfter: 0 };
+      return { value: answer.body.toString(), retryAfter: 0 };
     } catch (error) {
       if (error instanceof NetworkError || error instanceof TimeoutError) {
         return { error, retryAfter: 0 };
@@ -180,7 +193,8 @@ export class Reader {
 }
 
 interface Try {
-  value?: unknown;
+  /** The answer's body. */
+  value?: string;
   error?: SluiceError;
   retryAfter: number;
 }
@@ -239,14 +253,21 @@ interface ApiEvent {
   event_name: string;
   timestamp: string;
   error: string | null;
-  latency: number | null;
+  /** Numbers may be BigInt where large integers are read so. */
+  latency: number | bigint | null;
   input: unknown;
   output: unknown;
-  input_embeddings?: number[] | null;
-  output_embeddings?: number[] | null;
+  input_embeddings?: (number | bigint)[] | null;
+  output_embeddings?: (number | bigint)[] | null;
 }
 
-function storedEvent(event: ApiEvent): StoredEvent {
+/** The event, with its contents as they are where they are given as JSON. */
+function storedEvent(event: ApiEvent, json: string | undefined): StoredEvent {
+  const members = json === undefined ? undefined : membersOf(json);
+  const raw = (name: string) => {
+    const text = members?.get(name);
+    return text === undefined || text === 'null' ? null : new RawJson(text);
+  };
   return {
     id: event.id,
     conversationId: event.conversation_id,
@@ -254,10 +275,11 @@ function storedEvent(event: ApiEvent): StoredEvent {
     eventName: event.event_name,
     timestamp: event.timestamp,
     error: event.error,
-    latency: event.latency,
+    latency: event.latency === null ? null : Number(event.latency),
     input: event.input,
     output: event.output,
-    ...(event.input_embeddings !== undefined && { inputEmbeddings: event.input_embeddings }),
-    ...(event.output_embeddings !== undefined && { outputEmbeddings: event.output_embeddings }),
+    ...(event.input_embeddings !== undefined && { inputEmbeddings: event.input_embeddings?.map(Number) ?? null }),
+    ...(event.output_embeddings !== undefined && { outputEmbeddings: event.output_embeddings?.map(Number) ?? null }),
+    ...(members && { raw: { conversationMetadata: raw('conversation_metadata'), input: raw('input'), output: raw('output') } }),
   };
 }

@@ -1,4 +1,5 @@
 import type { SluiceError } from './errors.js';
+import type { RawJson } from './payload.js';
 
 /** A time: a `Date`, Unix milliseconds (fractions count, to the microsecond), or RFC 3339 such as `2026-01-31T12:00:00.25Z`. */
 export type Time = Date | number | string;
@@ -63,6 +64,8 @@ export interface StoredEvent {
   /** Undefined where embeddings were not asked for. */
   inputEmbeddings?: number[] | null;
   outputEmbeddings?: number[] | null;
+  /** The contents as the JSON that they are, with every digit, to be written back as they are; where `raw` asked for it. */
+  raw?: { conversationMetadata: RawJson | null; input: RawJson | null; output: RawJson | null };
 }
 
 /** What a write does. */
@@ -130,6 +133,11 @@ export interface ClientOptions {
    * so. Traced calls always do that.
    */
   strict?: boolean | undefined;
+  /**
+   * Whether integers of contents that a number does not hold exactly (beyond 2^53) are read as BigInt, with all their digits. This
+   * library writes those as numbers; `JSON.stringify` refuses them. Default no: they are read as the nearest number.
+   */
+  bigIntegers?: boolean | undefined;
   /** The event name of traced calls. Default `event_a`. */
   traceEventName?: string | undefined;
   /**
@@ -154,8 +162,14 @@ export interface ReadOptions {
   waitSeconds?: number | undefined;
 }
 
+/** See {@link Client.event}. */
+export interface EventOptions extends ReadOptions {
+  /** Whether an event brings its contents as JSON too, in {@link StoredEvent.raw}. Default no. */
+  raw?: boolean | undefined;
+}
+
 /** See {@link Client.conversationEvents}. */
-export interface ConversationOptions extends ReadOptions {
+export interface ConversationOptions extends EventOptions {
   /** The most events of a page: 1 to 1,000. Default 100. */
   limit?: number | undefined;
   /** Whether events bring their embeddings. Default no. */

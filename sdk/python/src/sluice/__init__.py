@@ -1,5 +1,6 @@
 """Client library of Sluice, an event pipeline for chat, agent and LLM products."""
 
+from sluice._json import RawJSON
 from sluice._options import OnError
 from sluice._trace import Span
 from sluice._version import __version__
@@ -28,6 +29,7 @@ from sluice.types import (
     LatencyRows,
     Moment,
     Op,
+    RawContents,
     TimeSeriesRow,
     TimeSeriesRows,
     Timestamp,
@@ -55,6 +57,8 @@ __all__ = [
     "OnError",
     "Op",
     "QueueFullError",
+    "RawContents",
+    "RawJSON",
     "SluiceError",
     "Span",
     "SpoolError",

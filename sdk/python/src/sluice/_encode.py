@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import binascii
+import json
 import math
 import re
 import struct
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 
-from sluice import _payload
+from sluice import _json, _payload
 from sluice._ids import PROCESS
 from sluice._queue import Write
 from sluice.errors import ValidationError
@@ -43,7 +44,7 @@ def create(
     event_name: str,
     id: str | None = None,
     timestamp: Timestamp | None = None,
-    conversation_metadata: Mapping[str, object] | Snapshot | None = None,
+    conversation_metadata: Mapping[str, object] | _json.RawJSON | Snapshot | None = None,
     error: str | None = None,
     latency: float | None = None,
     input: object = None,
@@ -95,7 +96,7 @@ def update(
     id: str,
     *,
     event_name: str | Unset = UNSET,
-    conversation_metadata: Mapping[str, object] | Unset | None = UNSET,
+    conversation_metadata: Mapping[str, object] | _json.RawJSON | Unset | None = UNSET,
     error: str | Unset | None = UNSET,
     latency: float | Unset | None = UNSET,
     input: object = UNSET,
@@ -269,6 +270,10 @@ def _metadata(value: object, strict: bool, traced: bool) -> bytes:
     elif traced:
         encoded = _payload.encode_object(value)
     elif strict:
+        if isinstance(value, _json.RawJSON):
+            encoded = _strict(field, value)
+            if encoded.startswith(b"{"):
+                return encoded
         if not isinstance(value, Mapping):
             raise ValidationError(field, "must be an object (a mapping)")
         return _strict(field, value if isinstance(value, dict) else dict(value))
@@ -279,10 +284,21 @@ def _metadata(value: object, strict: bool, traced: bool) -> bytes:
     return _payload.fit_object(encoded, _payload.METADATA_BYTES_MAX)
 
 
+def _raw_json(value: object) -> str:
+    if isinstance(value, _json.RawJSON):
+        return _json.marked(value.json)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+_raw_to_json = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_raw_json
+).encode
+
+
 def _strict(field: str, value: object) -> bytes:
     """The value as JSON. Raises ValidationError for all that JSON has not, without the value."""
     try:
-        encoded = _to_json(value).encode()
+        encoded = _json.unmarked(_raw_to_json(value).encode())
         if _payload.encode(value) != encoded:
             raise ValidationError(field, "cannot be encoded as JSON as it is")
         return encoded

@@ -20,6 +20,8 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
+from sluice import _json
+
 DEPTH_MAX = 31
 """How deep a field may nest, for the server takes 32 levels with the write's own."""
 
@@ -51,7 +53,7 @@ def encode(value: object, *, rename: bool = False) -> bytes:
     except Exception:
         pass  # NaN, lone surrogates, integers of thousands of digits
     try:
-        return to_json(_plain(value, DEPTH_MAX, [], rename)).encode()
+        return _json.unmarked(to_json(_plain(value, DEPTH_MAX, [], rename)).encode())
     except TwoKeysError:
         raise
     except Exception:
@@ -95,6 +97,8 @@ def _plain(value: Any, depth: int, parents: list[object], rename: bool) -> objec
     """The value made of what JSON knows."""
     if value is None or value is True or value is False:
         return value
+    if isinstance(value, _json.RawJSON):
+        return _raw(value, depth, rename)
     if isinstance(value, Enum):
         return _plain(value.value, depth, parents, rename)
     if isinstance(value, str):
@@ -129,6 +133,27 @@ def _plain(value: Any, depth: int, parents: list[object], rename: bool) -> objec
     except Exception:
         pass  # its own methods fail; its text may not
     return _text(value)
+
+
+def _raw(value: _json.RawJSON, depth: int, rename: bool) -> object:
+    """What stands for the JSON as it is; for what is none, or nests too deep, what it says."""
+    try:
+        parsed = _json.loads_exactly(value.json)
+    except (ValueError, RecursionError, TypeError):
+        return _text(value)
+    if isinstance(parsed, _json.RawJSON) or (
+        _nests_within(parsed, depth) and "\\ud" not in value.json.lower()
+    ):
+        return _json.marked(value.json)
+    return _plain(parsed, depth, [], rename)
+
+
+def _nests_within(value: object, depth: int) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_nests_within(member, depth - 1) for member in value)
+    return True
 
 
 def _known(value: Any) -> object:
@@ -206,7 +231,7 @@ def fit(fields: dict[str, bytes], room: int) -> dict[str, bytes]:
 
     Where that is not enough, the largest field becomes the beginning of its JSON.
     """
-    values = {name: json.loads(encoded) for name, encoded in fields.items()}
+    values = {name: _json.loads_exactly(encoded) for name, encoded in fields.items()}
     lengths = sorted(_size(text) for value in values.values() for text in _strings(value))
     lengths = [length for length in lengths if length > _CUT_CHARS_MIN]
     excess = sum(map(len, fields.values())) - room
@@ -220,7 +245,9 @@ def fit(fields: dict[str, bytes], room: int) -> dict[str, bytes]:
             limit, low = middle, middle + 1
         else:
             high = middle - 1
-    result = {name: to_json(_cut(value, limit)).encode() for name, value in values.items()}
+    result = {
+        name: _json.unmarked(to_json(_cut(value, limit)).encode()) for name, value in values.items()
+    }
     while (total := sum(map(len, result.values()))) > room:
         name = max(result, key=lambda name: len(result[name]))
         rest = total - len(result[name])
@@ -238,14 +265,14 @@ def fit_object(encoded: bytes, room: int) -> bytes:
     """An object of which the last members are left out so that it has room; it says its size."""
     if len(encoded) <= room:
         return encoded
-    kept: dict[str, object] = {"sluice_truncated": {"bytes": len(encoded)}}
-    size = len(to_json(kept).encode())
-    for name, value in json.loads(encoded).items():
-        member = len(to_json({name: value}).encode()) - 1
-        if size + member <= room and name not in kept:
-            kept[name] = value
-            size += member
-    return to_json(kept).encode()
+    kept = [to_json({"sluice_truncated": {"bytes": len(encoded)}})[1:-1].encode()]
+    size = len(kept[0]) + 2
+    for name, value in _json.members(encoded.decode()).items():
+        member = f"{to_json(name)}:{value}".encode()
+        if size + len(member) + 1 <= room and name != "sluice_truncated":
+            kept.append(member)
+            size += len(member) + 1
+    return b"{%b}" % b",".join(kept)
 
 
 def _size(text: str) -> int:
@@ -286,4 +313,6 @@ def _cut(value: Any, limit: int) -> object:
         return {name: _cut(member, limit) for name, member in value.items()}
     if isinstance(value, list):
         return [_cut(member, limit) for member in value]
+    if isinstance(value, _json.RawJSON):
+        return _json.marked(value.json)
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -12,8 +11,9 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from sluice import _http
+from sluice import _http, _json
 from sluice._encode import check_conversation_id, check_id, datetime_micros, rfc3339
+from sluice._payload import to_json
 from sluice.errors import ApiError, ClosedError, NetworkError, ValidationError
 from sluice.types import Moment
 
@@ -30,20 +30,26 @@ class Read:
 
     path: str
     params: list[tuple[str, str]]
+    raw: bool = False  # whether events bring their contents as JSON too
 
 
-def event(id: str) -> Read:
+def event(id: str, *, raw: bool) -> Read:
     """GET /event/{id}."""
     check_id(id)
-    return _locate("/event", "/event/{}", id)
+    return _locate("/event", "/event/{}", id, raw=raw)
 
 
 def conversation(
-    id: str, *, limit: int | None = None, cursor: str | None = None, embeddings: bool = False
+    id: str,
+    *,
+    limit: int | None = None,
+    cursor: str | None = None,
+    embeddings: bool = False,
+    raw: bool = False,
 ) -> Read:
     """GET /conversations/{id}/events."""
     check_conversation_id(id)
-    read = _locate("/conversation/events", "/conversations/{}/events", id)
+    read = _locate("/conversation/events", "/conversations/{}/events", id, raw=raw)
     read.params.extend(_params(limit=limit, cursor=cursor, embeddings=embeddings or None))
     return read
 
@@ -116,7 +122,7 @@ def perform(
             timeout = min(request_timeout, max(deadline - time.monotonic(), 1)) + (wait or 0)
             response = transport.request("GET", target, headers=headers, timeout=timeout)
             if response.status == 200:
-                decoded = _decoded(response.body)
+                decoded = _decoded(response.body, read.raw)
                 observe(response)
                 return decoded
             if response.is_problem():
@@ -140,22 +146,37 @@ def _worth_another(error: ApiError | NetworkError) -> bool:
     return _http.is_retryable(error)
 
 
-def _decoded(body: bytes) -> Any:
+def _decoded(body: bytes, raw: bool) -> Any:
     try:
-        return json.loads(body)
+        decoded = _json.loads(body)
+        if raw:
+            _add_raw(decoded, body.decode())
+        return decoded
     except (ValueError, RecursionError):
         raise NetworkError("the answer cannot be read") from None
 
 
-def _locate(by_id: str, path: str, id: str) -> Read:
+def _add_raw(decoded: Any, text: str) -> None:
+    members = _json.members(text)
+    if "events" in members:
+        for event, json in zip(decoded["events"], _json.elements(members["events"]), strict=True):
+            _add_raw(event, json)
+        return
+    decoded["raw"] = {
+        name: None if decoded.get(name) is None else _json.RawJSON(members[name])
+        for name in ("conversation_metadata", "input", "output")
+    }
+
+
+def _locate(by_id: str, path: str, id: str, *, raw: bool) -> Read:
     """The path with the id in it, or by_id with the id as a parameter.
 
     The latter where a path may not arrive as it was sent: proxies decode an escaped slash, and take
     "." and ".." for steps.
     """
     if id in (".", "..") or "/" in id:
-        return Read(by_id, [("id", id)])
-    return Read(path.format(quote(id, safe="")), [])
+        return Read(by_id, [("id", id)], raw)
+    return Read(path.format(quote(id, safe="")), [], raw)
 
 
 def _params(**values: str | int | bool | None) -> list[tuple[str, str]]:
@@ -163,7 +184,7 @@ def _params(**values: str | int | bool | None) -> list[tuple[str, str]]:
 
 
 def _text(value: str | float | bool) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else to_json(value)
 
 
 def _moment(field: str, value: Moment | None) -> str | int | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
 
-from sluice import _encode, _payload
+from sluice import _encode, _json, _payload
 from sluice._core import Core
 from sluice._ids import PROCESS
 from sluice._queue import Write
@@ -41,7 +40,7 @@ class Span:
         conversation_id: str,
         event_name: str,
         id: str | None,
-        conversation_metadata: Mapping[str, object] | None,
+        conversation_metadata: Mapping[str, object] | _json.RawJSON | None,
         input: object,
     ) -> None:
         self._own_id = id is not None
@@ -64,12 +63,12 @@ class Span:
         self.error: str | None = None
 
     @property
-    def conversation_metadata(self) -> Mapping[str, object] | None:
+    def conversation_metadata(self) -> Mapping[str, object] | _json.RawJSON | None:
         """The metadata, as it was set."""
         return self._metadata
 
     @conversation_metadata.setter
-    def conversation_metadata(self, value: Mapping[str, object] | None) -> None:
+    def conversation_metadata(self, value: Mapping[str, object] | _json.RawJSON | None) -> None:
         self._metadata = value
         self._metadata_snapshot = None
         if value is not None:
@@ -130,10 +129,13 @@ def _metadata(span: Span) -> _encode.Snapshot | None:
     metadata = span._metadata_snapshot
     if span._first_part is None:
         return metadata
-    members = {} if metadata is None else json.loads(metadata.json)
-    first = {FIRST_PART: _millis(span, span._first_part)}
-    # First, as the last members are left out of what is too large; the caller's own wins.
-    return _encode.Snapshot(_payload.encode_object(first | members))
+    own = b"{}" if metadata is None else metadata.json
+    names = _json.members(own.decode())
+    if FIRST_PART in names:
+        return metadata  # the caller's own wins
+    # First, as the last members are left out of what is too large.
+    first = b'"%b":%b' % (FIRST_PART.encode(), str(_millis(span, span._first_part)).encode())
+    return _encode.Snapshot(b"{" + first + (b"," + own[1:] if names else b"}"))
 
 
 def report(core: Core, span: Span, error: Exception) -> None:

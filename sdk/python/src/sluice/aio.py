@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar, cast, overload
 
 from sluice import _encode, _reads, _streams
 from sluice._core import Core
+from sluice._json import RawJSON
 from sluice._options import CLOSE_TIMEOUT, DEFAULT_URL, OnError, Options
 from sluice._queue import Queue, Write
 from sluice._trace import Span, finished, report
@@ -123,7 +124,7 @@ class AsyncClient:
         event_name: str,
         id: str | None = None,
         timestamp: Timestamp | None = None,
-        conversation_metadata: Mapping[str, object] | None = None,
+        conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         error: str | None = None,
         latency: float | None = None,
         input: object = None,
@@ -157,7 +158,7 @@ class AsyncClient:
         id: str,
         *,
         event_name: str | Unset = UNSET,
-        conversation_metadata: Mapping[str, object] | Unset | None = UNSET,
+        conversation_metadata: Mapping[str, object] | RawJSON | Unset | None = UNSET,
         error: str | Unset | None = UNSET,
         latency: float | Unset | None = UNSET,
         input: object = UNSET,
@@ -201,9 +202,9 @@ class AsyncClient:
         # It waits for the sender's thread for a moment.
         await asyncio.to_thread(self._core.shut, seq)
 
-    async def event(self, id: str, *, wait: float | None = None) -> Event:
+    async def event(self, id: str, *, raw: bool = False, wait: float | None = None) -> Event:
         """Reads an event; see `Client.event`."""
-        return cast(Event, await self._read(_reads.event(id), wait))
+        return cast(Event, await self._read(_reads.event(id, raw=raw), wait))
 
     async def conversation(
         self,
@@ -212,11 +213,12 @@ class AsyncClient:
         limit: int | None = None,
         cursor: str | None = None,
         embeddings: bool = False,
+        raw: bool = False,
         wait: float | None = None,
     ) -> ConversationPage:
         """Reads a page of a conversation's events; see `Client.conversation`."""
         read = _reads.conversation(
-            conversation_id, limit=limit, cursor=cursor, embeddings=embeddings
+            conversation_id, limit=limit, cursor=cursor, embeddings=embeddings, raw=raw
         )
         return cast(ConversationPage, await self._read(read, wait))
 
@@ -226,13 +228,19 @@ class AsyncClient:
         *,
         limit: int | None = None,
         embeddings: bool = False,
+        raw: bool = False,
         wait: float | None = None,
     ) -> AsyncIterator[Event]:
         """Iterates over all events of a conversation; see `Client.conversation_events`."""
         cursor = None
         while True:
             page = await self.conversation(
-                conversation_id, limit=limit, cursor=cursor, embeddings=embeddings, wait=wait
+                conversation_id,
+                limit=limit,
+                cursor=cursor,
+                embeddings=embeddings,
+                raw=raw,
+                wait=wait,
             )
             for event in page["events"]:
                 yield event
@@ -349,7 +357,7 @@ class AsyncClient:
         *,
         event_name: str | None = None,
         id: str | None = None,
-        conversation_metadata: Mapping[str, object] | None = None,
+        conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         input: object = None,
     ) -> Coroutine[Any, Any, T]: ...
 
@@ -361,7 +369,7 @@ class AsyncClient:
         *,
         event_name: str | None = None,
         id: str | None = None,
-        conversation_metadata: Mapping[str, object] | None = None,
+        conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         input: object = None,
     ) -> Coroutine[Any, Any, AsyncIterator[T]]: ...
 
@@ -373,7 +381,7 @@ class AsyncClient:
         *,
         event_name: str | None = None,
         id: str | None = None,
-        conversation_metadata: Mapping[str, object] | None = None,
+        conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         input: object = None,
     ) -> contextlib.AbstractAsyncContextManager[Span]: ...
 
@@ -384,7 +392,7 @@ class AsyncClient:
         *,
         event_name: str | None = None,
         id: str | None = None,
-        conversation_metadata: Mapping[str, object] | None = None,
+        conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         input: object = None,
     ) -> Coroutine[Any, Any, T | AsyncIterator[T]] | contextlib.AbstractAsyncContextManager[Span]:
         """Awaits `fn` with a span and tracks one event for it; see `Client.trace`.

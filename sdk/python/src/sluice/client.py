@@ -11,6 +11,7 @@ from typing import Literal, TypeVar, cast, overload
 
 from sluice import _encode, _reads, _streams
 from sluice._core import Core
+from sluice._json import RawJSON
 from sluice._options import CLOSE_TIMEOUT, DEFAULT_URL, OnError, Options
 from sluice._trace import Span, finished, report
 from sluice.errors import FlushTimeoutError, SluiceError
@@ -152,7 +153,7 @@ class Client:
         event_name: str,
         id: str | None = None,
         timestamp: Timestamp | None = None,
-        conversation_metadata: Mapping[str, object] | None = None,
+        conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         error: str | None = None,
         latency: float | None = None,
         input: object = None,
@@ -206,7 +207,7 @@ class Client:
         id: str,
         *,
         event_name: str | Unset = UNSET,
-        conversation_metadata: Mapping[str, object] | Unset | None = UNSET,
+        conversation_metadata: Mapping[str, object] | RawJSON | Unset | None = UNSET,
         error: str | Unset | None = UNSET,
         latency: float | Unset | None = UNSET,
         input: object = UNSET,
@@ -264,7 +265,7 @@ class Client:
         """
         self._core.close(timeout)
 
-    def event(self, id: str, *, wait: float | None = None) -> Event:
+    def event(self, id: str, *, raw: bool = False, wait: float | None = None) -> Event:
         """Reads an event, with its embeddings.
 
         Like all reads, it is one request, tried again after network errors and the statuses 408,
@@ -272,6 +273,8 @@ class Client:
 
         Args:
             id: The event's.
+            raw: Whether the event brings its contents as JSON too, as `RawJSON` in `raw`: with
+                every digit of its numbers, to be written back as they are.
             wait: To read what this client has written: flushes in so many seconds (1 to 30), and
                 has the server wait for as many until it is applied. Default neither.
 
@@ -283,7 +286,7 @@ class Client:
             ValidationError: The id or the wait is not valid.
             ClosedError: The client is closed.
         """
-        return cast(Event, self._read(_reads.event(id), wait))
+        return cast(Event, self._read(_reads.event(id, raw=raw), wait))
 
     def conversation(
         self,
@@ -292,6 +295,7 @@ class Client:
         limit: int | None = None,
         cursor: str | None = None,
         embeddings: bool = False,
+        raw: bool = False,
         wait: float | None = None,
     ) -> ConversationPage:
         """Reads a page of a conversation's events, in order of time; see `event` for the rest.
@@ -301,10 +305,11 @@ class Client:
             limit: The most events of the page, 1 to 1,000. Default 100.
             cursor: The `next_cursor` of the page before. Default the first page.
             embeddings: Whether the events bring their embeddings.
+            raw: As of `event`.
             wait: As of `event`.
         """
         read = _reads.conversation(
-            conversation_id, limit=limit, cursor=cursor, embeddings=embeddings
+            conversation_id, limit=limit, cursor=cursor, embeddings=embeddings, raw=raw
         )
         return cast(ConversationPage, self._read(read, wait))
 
@@ -314,6 +319,7 @@ class Client:
         *,
         limit: int | None = None,
         embeddings: bool = False,
+        raw: bool = False,
         wait: float | None = None,
     ) -> Iterator[Event]:
         """Iterates over all events of a conversation, page by page.
@@ -323,7 +329,12 @@ class Client:
         cursor = None
         while True:
             page = self.conversation(
-                conversation_id, limit=limit, cursor=cursor, embeddings=embeddings, wait=wait
+                conversation_id,
+                limit=limit,
+                cursor=cursor,
+                embeddings=embeddings,
+                raw=raw,
+                wait=wait,
             )
             yield from page["events"]
             cursor = page["next_cursor"]
@@ -484,7 +495,7 @@ class Client:
         *,
         event_name: str | None = None,
         id: str | None = None,
-        conversation_metadata: Mapping[str, object] | None = None,
+        conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         input: object = None,
     ) -> T: ...
 
@@ -496,7 +507,7 @@ class Client:
         *,
         event_name: str | None = None,
         id: str | None = None,
-        conversation_metadata: Mapping[str, object] | None = None,
+        conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         input: object = None,
     ) -> contextlib.AbstractContextManager[Span]: ...
 
@@ -507,7 +518,7 @@ class Client:
         *,
         event_name: str | None = None,
         id: str | None = None,
-        conversation_metadata: Mapping[str, object] | None = None,
+        conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         input: object = None,
     ) -> T | contextlib.AbstractContextManager[Span]:
         """Calls `fn` with a span and tracks one event for it; returns what it returned.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
+from sluice._json import RawJSON
+
 
 class Unset(enum.Enum):
     """The type of `UNSET`."""
@@ -74,13 +76,22 @@ class _EventFields(TypedDict):
     output: Any
 
 
+class RawContents(TypedDict):
+    """The contents of an event as JSON, with every digit, to be written back as they are."""
+
+    conversation_metadata: RawJSON | None
+    input: RawJSON | None
+    output: RawJSON | None
+
+
 class Event(_EventFields, total=False):
     """An event as the server has it.
 
     `timestamp` is RFC 3339 in UTC, `latency` in milliseconds. The embeddings are there where they
-    were asked for.
+    were asked for, and so is `raw`.
     """
 
+    raw: RawContents
     input_embeddings: list[float] | None
     output_embeddings: list[float] | None
 
