@@ -17,19 +17,20 @@ import (
 
 // httpFlags are those of a process that serves the API.
 type httpFlags struct {
-	Listen      string        `help:"Address of the API, host:port. An address other than loopback needs --api-keys." default:"127.0.0.1:8080" group:"http"`
-	APIKeys     string        `name:"api-keys" help:"File of API keys, a line each, as \"sluice key new\" prints it. Changes take effect within 5 s." placeholder:"FILE" type:"path" group:"http"`
-	Insecure    bool          `help:"Allow any address without API keys." group:"http"`
-	CORSOrigins []string      `name:"cors-origins" help:"Origins whose pages may use the API from a browser, such as https://app.example; * for all, which needs --api-keys." placeholder:"ORIGIN,..." group:"http"`
-	EventNames  []string      `help:"Event names that are accepted." default:"event_a,event_b,event_c" group:"http"`
-	BatchItems  int           `help:"Most items of one batch." default:"50000" group:"http"`
-	Connections int           `help:"Most open connections. 0: as --memory-limit allows, 4096 at most." default:"0" group:"http"`
-	AckTimeout  time.Duration `help:"Longest wait for the broker's acknowledgement, before 503: so that it comes within 5 s." default:"4500ms" group:"http"`
+	Listen        string        `help:"Address of the API, host:port. An address other than loopback needs --api-keys." default:"127.0.0.1:8080" group:"http"`
+	APIKeys       string        `name:"api-keys" help:"File of API keys, a line each, as \"sluice key new\" prints it. Changes take effect within 5 s." placeholder:"FILE" type:"path" group:"http"`
+	Insecure      bool          `help:"Allow any address without API keys." group:"http"`
+	CORSOrigins   []string      `name:"cors-origins" help:"Origins whose pages may use the API from a browser, such as https://app.example; * for all, which needs --api-keys." placeholder:"ORIGIN,..." group:"http"`
+	EventNames    []string      `help:"Event names that are accepted. One that ends in * is a pattern: checkout.* accepts every name that begins with checkout., and * every name." default:"event_a,event_b,event_c" group:"http"`
+	EventNamesMax int           `help:"Most distinct event names that patterns let in, until the process ends." default:"1000" group:"http"`
+	BatchItems    int           `help:"Most items of one batch." default:"50000" group:"http"`
+	Connections   int           `help:"Most open connections. 0: as --memory-limit allows, 4096 at most." default:"0" group:"http"`
+	AckTimeout    time.Duration `help:"Longest wait for the broker's acknowledgement, before 503: so that it comes within 5 s." default:"4500ms" group:"http"`
 }
 
 func (f *httpFlags) config() (api.Config, error) {
 	cfg := api.Config{
-		Addr: f.Listen, Insecure: f.Insecure, EventNames: f.EventNames,
+		Addr: f.Listen, Insecure: f.Insecure, EventNames: f.EventNames, EventNamesMax: f.EventNamesMax,
 		BatchItemsMax: f.BatchItems, CORSOrigins: f.CORSOrigins, Now: fault.Now,
 	}
 	err := api.CheckBind(f.Listen, f.APIKeys != "", f.Insecure)

@@ -76,9 +76,12 @@ type Config struct {
 	// needs Keys. On a server without keys on loopback, their pages may write too.
 	// Default: none.
 	CORSOrigins []string
-	// EventNames are the event names that writes may use. Default:
-	// event.DefaultEventNames.
+	// EventNames are the event names that writes may use; one that ends in "*" is a
+	// pattern. Default: event.DefaultEventNames.
 	EventNames []string
+	// EventNamesMax bounds the distinct names that patterns let in, until the
+	// process ends. Default: event.DefaultEventNamesMax.
+	EventNamesMax int
 
 	// BodyBytesMax bounds the body of a single write and each item of a batch,
 	// after inflation.
@@ -195,7 +198,7 @@ func (c Config) Validate() error {
 	if err := CheckBind(d.Addr, c.Keys != nil, c.Insecure); err != nil {
 		errs = append(errs, fmt.Errorf("Addr: %w", err))
 	}
-	if err := (&event.Rules{EventNames: d.EventNames}).Validate(); err != nil {
+	if err := (&event.Rules{EventNames: d.EventNames, EventNamesMax: d.EventNamesMax}).Validate(); err != nil {
 		errs = append(errs, err)
 	}
 	for _, f := range []struct {
@@ -317,6 +320,7 @@ func (c Config) withDefaults() Config {
 	if c.EventNames == nil {
 		c.EventNames = event.DefaultEventNames()
 	}
+	setDefault(&c.EventNamesMax, event.DefaultEventNamesMax)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -127,7 +127,7 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	cfg = cfg.withDefaults()
 	s := &Server{
 		cfg: cfg, log: log, ports: ports,
-		rules:       event.Rules{EventNames: cfg.EventNames},
+		rules:       event.Rules{EventNames: cfg.EventNames, EventNamesMax: cfg.EventNamesMax},
 		crossOrigin: http.NewCrossOriginProtection(),
 		retryAfter:  seconds(cfg.RetryAfter),
 		// By then everybody who waits now has been admitted or turned away.

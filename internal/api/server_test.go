@@ -348,11 +348,11 @@ func TestRunReportsATakenPort(t *testing.T) {
 
 func TestConfigNamesEveryField(t *testing.T) {
 	cfg := api.Config{
-		Addr: ":8080", EventNames: []string{""}, BodyBytesMax: 32 << 20, BatchItemsMax: -1, InFlightBytesMax: 1,
+		Addr: ":8080", EventNames: []string{"", "*.paid"}, EventNamesMax: -1, BodyBytesMax: 32 << 20, BatchItemsMax: -1, InFlightBytesMax: 1,
 		WaitMax: time.Hour, QueryTimeout: -1,
 	}
 	_, err := api.New(cfg, api.Ports{}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	for _, field := range []string{"Addr", "EventNames[0]", "BodyBytesMax", "BatchItemsMax", "InFlightBytesMax", "WriteTimeout", "QueryTimeout"} {
+	for _, field := range []string{"Addr", "EventNames[0]", "EventNames[1]", "EventNamesMax", "BodyBytesMax", "BatchItemsMax", "InFlightBytesMax", "WriteTimeout", "QueryTimeout"} {
 		if err == nil || !strings.Contains(err.Error(), field+":") {
 			t.Errorf("does not name %s: %v", field, err)
 		}

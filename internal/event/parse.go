@@ -26,8 +26,50 @@ func DefaultEventNames() []string { return []string{"event_a", "event_b", "event
 // changed once in use; their methods may then be called concurrently.
 type Rules struct {
 	// EventNames are the allowed event names: at least one, each of 1 to
-	// [EventNameBytesMax] bytes of UTF-8. See [DefaultEventNames].
+	// [EventNameBytesMax] bytes of UTF-8. One that ends in "*" is a pattern, and
+	// allows every name that begins with what is before it. See
+	// [DefaultEventNames].
 	EventNames []string
+	// EventNamesMax bounds the distinct names that patterns let in, over the
+	// whole life of the rules. Default: [DefaultEventNamesMax].
+	EventNamesMax int
+
+	matched matchedNames
+}
+
+// DefaultEventNamesMax is the default of Rules.EventNamesMax. It is well below
+// the 8,192 values of a part up to which ClickHouse keeps names in a dictionary.
+const DefaultEventNamesMax = 1000
+
+// matchedNames are the names that patterns have let in.
+type matchedNames struct {
+	mu    sync.RWMutex
+	names map[string]string // to themselves
+}
+
+// find returns the name, if it was let in before.
+func (m *matchedNames) find(text []byte) (name string, ok bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	name, ok = m.names[string(text)]
+	return name, ok
+}
+
+// add lets the name in, and reports whether there is room for it.
+func (m *matchedNames) add(name string, namesMax int) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.names[name]; ok {
+		return true
+	}
+	if len(m.names) >= namesMax {
+		return false
+	}
+	if m.names == nil {
+		m.names = make(map[string]string)
+	}
+	m.names[name] = name
+	return true
 }
 
 // Validate reports everything that is wrong with the rules.
@@ -40,9 +82,15 @@ func (r *Rules) Validate() error {
 		if name == "" || len(name) > EventNameBytesMax || !utf8.ValidString(name) {
 			errs = append(errs, fmt.Errorf("EventNames[%d]: must be 1 to %d bytes of UTF-8", i, EventNameBytesMax))
 		}
+		if star := strings.IndexByte(name, '*'); star >= 0 && star < len(name)-1 {
+			errs = append(errs, fmt.Errorf("EventNames[%d]: has a * that is not at its end, as that of a pattern is", i))
+		}
 		if slices.Contains(r.EventNames[:i], name) {
 			errs = append(errs, fmt.Errorf("EventNames[%d]: repeats %q", i, name))
 		}
+	}
+	if r.EventNamesMax < 0 {
+		errs = append(errs, errors.New("EventNamesMax: must not be negative"))
 	}
 	return errors.Join(errs...)
 }
@@ -216,7 +264,7 @@ func (r *Rules) mutable(w *Write, m *members) error {
 		}
 		w.Set = w.Set.With(f)
 	}
-	return nil
+	return r.admitName(w.EventName)
 }
 
 // value reads the value of one field, which is not null, into the write. It
@@ -247,23 +295,56 @@ func (r *Rules) value(w *Write, f Field, m *members) (isNull bool, err error) {
 	return isNull, err
 }
 
-// eventName returns the configured name that the member equals, so that no copy
-// of it is made.
+// eventName returns the name that the member equals and that is configured or
+// was let in by a pattern before, so that no copy of it is made. A new one that a
+// pattern matches is returned as it is, for admitName.
 func (r *Rules) eventName(raw []byte) (string, error) {
 	if raw[0] != '"' {
 		return "", errType(memberEventName, "a string")
 	}
 	text := unquote(raw)
+	matches := false
 	for _, name := range r.EventNames {
-		if string(text) == name {
+		prefix, isPattern := strings.CutSuffix(name, "*")
+		if !isPattern && string(text) == name {
 			return name, nil
 		}
+		matches = matches || isPattern && len(text) >= len(prefix) && string(text[:len(prefix)]) == prefix
+	}
+	if matches {
+		switch name, known := r.matched.find(text); {
+		case known:
+			return name, nil
+		case len(text) == 0:
+			return "", Errorf(CodeInvalidValue, "event_name", "must not be empty")
+		case len(text) > EventNameBytesMax:
+			return "", Errorf(CodeTooLarge, "event_name", "is longer than %d bytes", EventNameBytesMax)
+		}
+		return string(text), nil
 	}
 	const namesMax = 10 // what an error message has room for
 	if len(r.EventNames) > namesMax {
 		return "", Errorf(CodeInvalidValue, "event_name", "is none of the %d configured names", len(r.EventNames))
 	}
 	return "", Errorf(CodeInvalidValue, "event_name", "must be one of %s", strings.Join(r.EventNames, ", "))
+}
+
+// admitName counts the name of a write that is valid otherwise against
+// EventNamesMax, where only a pattern allows it. A name that is refused for
+// something else takes no room.
+func (r *Rules) admitName(name string) error {
+	if name == "" || slices.Contains(r.EventNames, name) {
+		return nil
+	}
+	namesMax := r.EventNamesMax
+	if namesMax == 0 {
+		namesMax = DefaultEventNamesMax
+	}
+	if _, known := r.matched.find([]byte(name)); known || r.matched.add(name, namesMax) {
+		return nil
+	}
+	return Errorf(CodeInvalidValue, "event_name",
+		"is a new name, and this server has taken as many as it may beside those that are listed: %d", namesMax)
 }
 
 func parseMetadata(raw []byte, spaces int, finite bool) ([]byte, error) {

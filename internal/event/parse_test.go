@@ -4,9 +4,12 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -512,6 +515,87 @@ func TestRulesValidate(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestEventNamePatterns opens the list of names, within a bound.
+func TestEventNamePatterns(t *testing.T) {
+	rules := &event.Rules{EventNames: []string{"event_a", "checkout.*", "pre*"}, EventNamesMax: 3}
+	if err := rules.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	create := func(name, more string) error {
+		w, err := rules.ParseCreate([]byte(`{"conversation_id":"c","event_name":"`+name+`"`+more+`}`), now)
+		if err == nil && w.Validate(now) != nil {
+			t.Errorf("%q: accepted, and not valid: %v", name, w.Validate(now))
+		}
+		return err
+	}
+	long := "pre" + strings.Repeat("x", event.EventNameBytesMax-3)
+	for _, c := range []struct {
+		name, more string
+		code       event.Code // empty where it is accepted
+		field      string
+	}{
+		{"event_a", "", "", ""},
+		{"event_b", "", event.CodeInvalidValue, "event_name"},
+		{"", "", event.CodeInvalidValue, "event_name"},
+		{"checkout", "", event.CodeInvalidValue, "event_name"},
+		{"Checkout.pay", "", event.CodeInvalidValue, "event_name"},
+		{long + "x", "", event.CodeTooLarge, "event_name"},
+		// What is refused for something else takes no room.
+		{"checkout.1", `,"latency":-1`, event.CodeInvalidValue, "latency"},
+		{"checkout.2", `,"input_embeddings":[]`, event.CodeInvalidValue, "input_embeddings"},
+		{"checkout.pay", "", "", ""},
+		{"checkout.\u0070ay", "", "", ""}, // the same
+		{long, "", "", ""},
+		{"pre", "", "", ""},
+		{"prefix", "", event.CodeInvalidValue, "event_name"}, // one too many
+		{"checkout.refund", "", event.CodeInvalidValue, "event_name"},
+		{"checkout.pay", "", "", ""},
+		{"event_a", "", "", ""},
+	} {
+		err := create(c.name, c.more)
+		var got *event.Error
+		if c.code == "" && err != nil || c.code != "" && (!errors.As(err, &got) || got.Code != c.code || got.Field != c.field) {
+			t.Errorf("%q%s: %v, want %s of %s", c.name, c.more, err, c.code, c.field)
+		}
+	}
+	ref, _ := event.ParseRef("a", now)
+	if _, err := rules.ParseUpdate(ref, []byte(`{"event_name":"pre"}`), now); err != nil {
+		t.Error(err)
+	}
+	for _, body := range []string{`{"event_name":"prelude"}`, `{"event_name":null}`, `{"event_name":""}`} {
+		if _, err := rules.ParseUpdate(ref, []byte(body), now); err == nil {
+			t.Errorf("%s: accepted", body)
+		}
+	}
+	all := &event.Rules{EventNames: []string{"*"}}
+	for i := range event.DefaultEventNamesMax + 1 {
+		_, err := all.ParseItem([]byte(fmt.Sprintf(`{"conversation_id":"c","event_name":"漢字 %d"}`, i)), now)
+		if (err == nil) != (i < event.DefaultEventNamesMax) {
+			t.Fatalf("name %d: %v", i, err)
+		}
+	}
+}
+
+// TestEventNamesMaxAtOnce has many requests bring new names.
+func TestEventNamesMaxAtOnce(t *testing.T) {
+	rules := &event.Rules{EventNames: []string{"*"}, EventNamesMax: 100}
+	var accepted atomic.Int64
+	var all sync.WaitGroup
+	for n := range 8 {
+		all.Go(func() {
+			for i := range 50 {
+				if _, err := rules.ParseCreate([]byte(fmt.Sprintf(`{"conversation_id":"c","event_name":"%d-%d"}`, n, i)), now); err == nil {
+					accepted.Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := accepted.Load(); n != 100 {
+		t.Errorf("%d names accepted", n)
 	}
 }
 
