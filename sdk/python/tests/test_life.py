@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from typing import Any
 import pytest
 
 from conftest import MakeClient, track
-from server import Server, problem
-from sluice import Client, ClosedError, FlushTimeoutError, ValidationError
+from server import Server, as_json, problem
+from sluice import AsyncClient, Client, ClosedError, FlushTimeoutError, ValidationError
 from sluice._ids import PROCESS
 
 SRC = Path(__file__).resolve().parents[1] / "src"
@@ -240,6 +241,138 @@ def test_exit_with_asyncio(server: Server) -> None:
     assert server.ids == [["a"]]
 
 
+NO_THREADS = """
+import threading
+
+def refuse(thread):
+    # As from Python 3.12 on.
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+def no_more_threads():
+    threading.Thread.start = refuse
+"""
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_first_write_at_the_exit(full: bool, server: Server) -> None:
+    done = run(
+        NO_THREADS
+        + """
+import atexit, sluice, sys
+client = sluice.Client(sys.argv[1], queue_writes_max=int(sys.argv[2]))
+def last():
+    no_more_threads()
+    for id in "abc":
+        client.trace("c1", lambda span: None, id=id)
+    client.track_event(id="d", conversation_id="c1", event_name="event_a")
+    list(client.trace("c1", lambda span: iter("ef"), id="e"))
+atexit.register(last)
+""",
+        server.url,
+        "3" if full else "100",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [id for batch in server.ids for id in batch] == ["a", "b", "c", "d", "e"]
+
+
+def test_a_first_write_at_the_exit_with_asyncio(server: Server) -> None:
+    done = run(
+        NO_THREADS
+        + """
+import asyncio, atexit, sluice, sys
+client = sluice.AsyncClient(sys.argv[1], queue_writes_max=1)
+async def main():
+    for id in "ab":
+        await client.track_event(id=id, conversation_id="c1", event_name="event_a")
+    await client.flush()
+    await client.trace("c1", call, id="c")
+    await client.close()
+async def call(span):
+    return 1
+def last():
+    no_more_threads()
+    loop = asyncio.new_event_loop()  # asyncio.run would start a thread of its own
+    loop.run_until_complete(main())
+    loop.close()
+atexit.register(last)
+""",
+        server.url,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [id for batch in server.ids for id in batch] == ["a", "b", "c"]
+
+
+def test_an_exit_without_threads_waits_no_longer_than_close(nowhere: str) -> None:
+    done = run(
+        NO_THREADS
+        + """
+import atexit, sluice, sluice._core, sys
+sluice._core.CLOSE_TIMEOUT = 0.2
+client = sluice.Client(sys.argv[1])
+def last():
+    no_more_threads()
+    client.track_event(id="a", conversation_id="c1", event_name="event_a")
+atexit.register(last)
+""",
+        nowhere,
+    )
+    assert done.returncode == 0
+    assert "1 write was not sent in time" in done.stderr
+
+
+def test_sigterm_by_a_handler_that_exits(server: Server) -> None:
+    done = run(
+        """
+        import os, signal, sluice, sys
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        client = sluice.Client(sys.argv[1], batch_age_max=600)
+        client.track_event(id="a", conversation_id="c1", event_name="event_a")
+        os.kill(os.getpid(), signal.SIGTERM)
+        """,
+        server.url,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert server.ids == [["a"]]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing(method: str, server: Server, tmp_path: Path) -> None:
+    if method == "fork" and not hasattr(os, "fork"):
+        pytest.skip("there is no fork")
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import multiprocessing, sluice, sys
+            client = sluice.Client(sys.argv[1])
+            def work(id):
+                # A worker ends without the handlers of atexit.
+                client.track_event(id=id, conversation_id="c1", event_name="event_a")
+                client.close()
+            if __name__ == "__main__":
+                client.track_event(id="parent", conversation_id="c1", event_name="event_a")
+                context = multiprocessing.get_context(sys.argv[2])
+                workers = [context.Process(target=work, args=(id,)) for id in "ab"]
+                for worker in workers:
+                    worker.start()
+                for worker in workers:
+                    worker.join()
+                assert [worker.exitcode for worker in workers] == [0, 0]
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, str(program), server.url, method],
+        env=os.environ | {"PYTHONPATH": str(SRC)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(id for batch in server.ids for id in batch) == ["a", "b", "parent"]
+
+
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
 
@@ -334,3 +467,16 @@ def test_fork_leaves_the_spool_to_the_parent(
     assert server.ids == [["child"], ["before", "after"]]
     # The child had a copy of the lock's descriptor, and has closed it.
     make_client(spool_dir=spool_dir)
+
+
+@needs_fork
+def test_reads_of_asyncio_after_a_fork(server: Server) -> None:
+    server.default = lambda _: as_json(200, {"id": "a"})
+
+    async def read(client: AsyncClient) -> None:
+        assert (await asyncio.wait_for(client.event("a"), 30))["id"] == "a"
+
+    client = AsyncClient(server.url)
+    asyncio.run(read(client))
+    in_child(lambda: asyncio.run(read(client)))
+    asyncio.run(client.close())

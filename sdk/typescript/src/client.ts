@@ -43,8 +43,9 @@ const timeoutMsMax = 2 ** 31 - 1;
 /**
  * A client of one Sluice server. Make one and keep it: it has a queue, a background sender and connections.
  *
- * Writes are queued and sent in batches behind your back, which does not keep the process alive: call {@link Client.close}
- * before it ends, or what is still queued is lost (which is logged), unless there is a spool.
+ * Writes are queued and sent in batches behind your back. A process that has nothing else to do sends what is queued before it ends, for
+ * at most 10 s. One that ends otherwise (`process.exit`, a signal, an exception) calls {@link Client.close} before, or what is still queued
+ * is lost (which is logged), unless there is a spool.
  *
  * Requests go through the proxy that HTTPS_PROXY or HTTP_PROXY names, but for NO_PROXY and this machine itself.
  */
@@ -117,7 +118,8 @@ export class Client implements AsyncDisposable {
     if (this.#spool !== undefined) {
       this.#takeOver(this.#spool);
     }
-    warnAtExit(this, () => (this.#spool === undefined ? this.#queue.unanswered : 0));
+    openClients.set(this, this.#leaving());
+    listen();
   }
 
   /**
@@ -346,9 +348,7 @@ export class Client implements AsyncDisposable {
   }
 
   async #close(timeoutMs: number): Promise<void> {
-    for (const stream of this.#streams) {
-      stream.end(); // as far as it came
-    }
+    this.#endStreams();
     const outcome = await this.#flushWithin(timeoutMs);
     this.#abort.abort();
     await this.#sender.stop();
@@ -359,6 +359,24 @@ export class Client implements AsyncDisposable {
     if (outcome === 'timeout') {
       throw this.#timeoutError('close', timeoutMs);
     }
+  }
+
+  /** Tracks the streams that are still open, as far as they came. */
+  #endStreams(): void {
+    for (const stream of this.#streams) {
+      stream.end();
+    }
+  }
+
+  /** What a process that is about to end has to do with this client. */
+  #leaving(): Leaving {
+    return {
+      lost: () => (this.#spool === undefined ? this.#queue.unanswered : 0),
+      send: () => {
+        this.#endStreams();
+        return this.#queue.unanswered === 0 ? undefined : this.flush({ timeoutMs: closeTimeoutMs });
+      },
+    };
   }
 
   #timeoutError(call: string, timeoutMs: number): TimeoutError {
@@ -460,18 +478,37 @@ function wholeSeconds(seconds: number): number {
   return seconds;
 }
 
-/** Clients that are not closed, and how many writes of theirs would be lost now. */
-const openClients = new Map<Client, () => number>();
+/** What becomes of a client that is not closed when the process ends. */
+interface Leaving {
+  /** How many writes would be lost now. */
+  lost: () => number;
+  /** Sends what is queued; undefined where that is nothing. */
+  send: () => Promise<void> | undefined;
+}
 
-function warnAtExit(client: Client, unsent: () => number): void {
+/** Clients that are not closed. */
+const openClients = new Map<Client, Leaving>();
+/** Clients that could not send all in time when the process had nothing else to do. */
+const gaveUp = new WeakSet<Client>();
+
+function listen(): void {
   process.off('exit', warnUnsent).on('exit', warnUnsent); // one listener for all
-  openClients.set(client, unsent);
+  process.off('beforeExit', sendUnsent).on('beforeExit', sendUnsent);
+}
+
+/** Sends what is queued when the process has nothing else to do, which keeps it from ending meanwhile. */
+function sendUnsent(): void {
+  for (const [client, leaving] of openClients) {
+    if (!gaveUp.has(client)) {
+      leaving.send()?.catch(() => gaveUp.add(client));
+    }
+  }
 }
 
 function warnUnsent(): void {
-  for (const unsent of openClients.values()) {
-    if (unsent() > 0) {
-      console.warn(`sluice: ${writesAre(unsent())} lost, because the process ends without client.close()`);
+  for (const { lost } of openClients.values()) {
+    if (lost() > 0) {
+      console.warn(`sluice: ${writesAre(lost())} lost, because the process ends without client.close()`);
     }
   }
 }

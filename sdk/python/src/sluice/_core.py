@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from sluice import _clock, _reads
@@ -19,7 +20,13 @@ from sluice._options import CLOSE_TIMEOUT, Options
 from sluice._queue import Queue, Write
 from sluice._sender import Sender
 from sluice._spool import Spool
-from sluice.errors import ApiError, ClosedError, FlushTimeoutError, SluiceError
+from sluice.errors import (
+    ApiError,
+    ClosedError,
+    FlushTimeoutError,
+    QueueFullError,
+    SluiceError,
+)
 from sluice.types import WriteError
 
 _JOIN_TIMEOUT = 1.0
@@ -42,6 +49,7 @@ class Core:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.forked: Callable[[], None] = lambda: None  # called in the child of a fork
         self._spool = None if options.spool_dir is None else Spool(options.spool_dir)
         self._assemble()
         if self._spool is not None:
@@ -95,7 +103,22 @@ class Core:
         self.start_sender()
         # The error callback must not wait for the room that only its own thread makes.
         block = block and not self.options.fail_when_full and not self.sender.is_current()
-        self.queue.put(write, block=block, timeout=self.options.block_timeout)
+        timeout = self.options.block_timeout
+        if block and self.sender.is_missing():
+            try:
+                self.queue.put(write, block=False)
+            except QueueFullError:
+                self.wait(self.queue.flush_begin(), timeout)  # nobody else makes room
+                self.queue.put(write, block=False)
+            return
+        self.queue.put(write, block=block, timeout=timeout)
+
+    def wait(self, seq: int, timeout: float | None) -> None:
+        """Waits until all writes up to `seq` are answered, or the time is over."""
+        if self.sender.is_missing():
+            self.sender.send_here(seq, timeout)
+        else:
+            self.queue.flush_wait(seq, timeout)
 
     def put_at_once(self, write: Write) -> None:
         """Queues the write without ever waiting. The sender was started before."""
@@ -160,7 +183,7 @@ class Core:
         """Waits until what was queued is answered. Raises FlushTimeoutError and ClosedError."""
         self._not_in_callback()
         seq = self.queue.flush_begin()
-        self.queue.flush_wait(seq, timeout)
+        self.wait(seq, timeout)
         self.flush_end(seq)
 
     def flush_end(self, seq: int) -> None:
@@ -203,7 +226,7 @@ class Core:
                 return
             self.end_streams()
             seq = self.queue.flush_begin(closing=True)
-            self.queue.flush_wait(seq, timeout)
+            self.wait(seq, timeout)
             self.shut(seq)
 
     def end_streams(self) -> None:
@@ -237,6 +260,7 @@ class Core:
             self._spool = None
             _log.warning("the spool stays with the parent process; this one goes on without it")
         self._assemble()
+        self.forked()
 
     def _not_in_callback(self) -> None:
         if self.sender.is_current():

@@ -45,20 +45,45 @@ class Sender:
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._receipts: dict[str, tuple[str, int, str]] = {}  # the last of each partition
+        self._end = math.inf  # by time.monotonic, when send_here ends
         self._told = ""  # what the log was told last of writes that are held
         # Why the last batch was not acknowledged; None if it was.
         self.last_error: ApiError | NetworkError | None = None
         self.sleep: Callable[[float], object] = stopped.wait
 
     def start(self) -> None:
-        """Starts the thread, unless it was started already."""
+        """Starts the thread, unless it was started already.
+
+        Where no thread can be started, as at the interpreter's exit from Python 3.12 on, those who
+        wait for the queue send it by `send_here`.
+        """
         if self._thread is not None:
             return
         with self._start_lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="sluice-sender", daemon=True)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return
                 self._thread = thread
+
+    def is_missing(self) -> bool:
+        """Whether there is no thread that sends."""
+        return self._thread is None
+
+    def send_here(self, seq: int, timeout: float | None) -> None:
+        """Sends in this thread, for want of another, until all writes up to `seq` are answered."""
+        self._end = math.inf if timeout is None else time.monotonic() + timeout
+        self._thread = threading.current_thread()  # as which the error callback knows it
+        try:
+            while self._queue.left(seq) and (left := self._end - time.monotonic()) > 0:
+                pause = self._send(self._queue.take())
+                if pause:
+                    time.sleep(min(pause, max(left, 0)))
+        finally:
+            self._thread = None
+            self._end = math.inf
 
     def join(self, timeout: float) -> None:
         """Waits until the thread has ended."""
@@ -164,6 +189,7 @@ class Sender:
             wait = math.ceil(self._options.wait_applied)
             headers["Prefer"] = f"wait={wait}"
             timeout += wait
+        timeout = min(timeout, max(self._end - time.monotonic(), 0.001))
         return self._transport.request(
             "POST", "/events", body=body, headers=headers, timeout=timeout
         )

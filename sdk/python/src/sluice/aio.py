@@ -98,7 +98,12 @@ class AsyncClient:
                 on_error=on_error,
             )
         )
-        # Not the loop's own threads: reads may take long, and others need those.
+        self._start_threads()
+        self._core.forked = self._start_threads
+
+    def _start_threads(self) -> None:
+        # Not the loop's own threads: reads may take long, and others need those. Those of before a
+        # fork are the parent's.
         self._threads = ThreadPoolExecutor(_READS_MAX, thread_name_prefix="sluice-read")
 
     async def __aenter__(self) -> AsyncClient:
@@ -199,8 +204,13 @@ class AsyncClient:
         seq = self._core.queue.flush_begin(closing=True)
         await self._flushed(seq, timeout)
         self._threads.shutdown(wait=False)
-        # It waits for the sender's thread for a moment.
-        await asyncio.to_thread(self._core.shut, seq)
+        try:
+            # It waits for the sender's thread for a moment.
+            await asyncio.to_thread(self._core.shut, seq)
+        except RuntimeError:
+            if self._core.closed:
+                raise
+            self._core.shut(seq)  # the interpreter exits and starts no threads
 
     async def event(self, id: str, *, raw: bool = False, wait: float | None = None) -> Event:
         """Reads an event; see `Client.event`."""
@@ -444,15 +454,18 @@ class AsyncClient:
 
     async def _put(self, write: Write) -> None:
         options = self._core.options
-        if options.fail_when_full:
+        self._core.start_sender()
+        if options.fail_when_full or self._core.sender.is_missing():
             self._core.put(write)
             return
-        self._core.start_sender()
         queue = self._core.queue
         if not await _until(queue, lambda wake: queue.try_put(write, wake), options.block_timeout):
             raise QueueFullError("the queue is full")
 
     async def _flushed(self, seq: int, timeout: float | None) -> None:
+        if self._core.sender.is_missing():
+            self._core.wait(seq, timeout)  # with nothing to send, or nobody else to send it
+            return
         queue = self._core.queue
         await _until(queue, lambda wake: queue.flush_poll(seq, wake), timeout)
 
@@ -462,7 +475,12 @@ class AsyncClient:
             await self.flush(wait)
         self._core.check_open()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._core.read, read, seconds)
+        try:
+            future = loop.run_in_executor(self._threads, self._core.read, read, seconds)
+        except RuntimeError:  # the interpreter exits and starts no threads
+            self._core.check_open()
+            return self._core.read(read, seconds)
+        return await future
 
 
 async def _until(
