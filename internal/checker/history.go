@@ -95,7 +95,8 @@ func NewHistory() *History { return &History{start: time.Now()} }
 
 func (h *History) foreign(id string) bool { return h.Foreign != nil && h.Foreign(id) }
 
-func (h *History) now() time.Duration { return time.Since(h.start) }
+// Now is the time since the history's start, by which its writes are dated.
+func (h *History) Now() time.Duration { return time.Since(h.start) }
 
 // number is the next write's.
 func (h *History) number() int {
@@ -121,6 +122,20 @@ func (h *History) Count(o Outcome) int {
 	n := 0
 	for _, w := range h.writes {
 		if w.Outcome == o {
+			n++
+		}
+	}
+	return n
+}
+
+// AppliedSince is the number of writes that were begun at the time or later and
+// have been applied.
+func (h *History) AppliedSince(begun time.Duration) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, w := range h.writes {
+		if w.Outcome == Applied && w.Call >= begun {
 			n++
 		}
 	}

@@ -235,10 +235,10 @@ func (l *Load) single(p planned, wait bool) bool {
 	if w.Op != event.OpDelete {
 		body = w.item(false)
 	}
-	w.Call = l.History.now()
+	w.Call = l.History.Now()
 	var a answer
 	status := l.do(method, path, body, wait, &a)
-	w.Return = l.History.now()
+	w.Return = l.History.Now()
 	l.took(w, p.subject, status, &a)
 	l.History.add([]*Write{w}, nil)
 	return status != 0
@@ -290,12 +290,12 @@ func (l *Load) batch(random *rand.Rand) bool {
 		body.Write(all[i].write.item(true))
 		body.WriteByte('\n')
 	}
-	call := l.History.now()
+	call := l.History.Now()
 	var answers struct {
 		Results []answer `json:"results"`
 	}
 	status := l.do(http.MethodPost, "/events", body.Bytes(), random.IntN(8) == 0, &answers)
-	end := l.History.now()
+	end := l.History.Now()
 	writes := make([]*Write, len(all))
 	for i, p := range all {
 		writes[i] = p.write
@@ -330,10 +330,10 @@ func (l *Load) get(random *rand.Rand, s *subject) bool {
 	if r.After != (event.Receipt{}) {
 		path += "?after=" + r.After.String()
 	}
-	r.Call = l.History.now()
+	r.Call = l.History.Now()
 	var fields map[string]json.RawMessage
 	status := l.do(http.MethodGet, path, nil, false, &fields)
-	r.Return = l.History.now()
+	r.Return = l.History.Now()
 	switch status {
 	case http.StatusNotFound:
 	case http.StatusOK:
