@@ -18,7 +18,7 @@ const (
 	// sendBytes is what a piece of an answer takes on its way.
 	sendBytes = 2 * event.JSONPieceBytes
 	// eventBytesFirst is what a read of one event may take at first.
-	eventBytesFirst = 64 << 10
+	eventBytesFirst = 128 << 10
 	// pageBytesFirst is the same for the first part of a page. pageBytesMost is
 	// what a part grows to for a reader that takes it fast, and pageBytesLeast what
 	// it shrinks to for one that is slow, and is at first where memory is short.

@@ -520,7 +520,7 @@ func TestLargeEvents(t *testing.T) {
 	if len(a.body) < s.bytes || !json.Valid([]byte(a.body)) {
 		t.Errorf("%d bytes", len(a.body))
 	}
-	if diff := cmp.Diff([]int{64 << 10, s.bytes + s.bytes/8}, asked); diff != "" {
+	if diff := cmp.Diff([]int{128 << 10, s.bytes + s.bytes/8}, asked); diff != "" {
 		t.Error(diff)
 	}
 	// One that grows all the time is given up.

@@ -1,8 +1,12 @@
 package clickhouse_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,5 +101,66 @@ func BenchmarkLookup(b *testing.B) {
 			}
 			b.ReportMetric(float64(count*b.N)/b.Elapsed().Seconds(), "keys/s")
 		})
+	}
+}
+
+// BenchmarkEvent reads single events and pages, as one reader does and as 64 at
+// a time.
+func BenchmarkEvent(b *testing.B) {
+	const total = 300_000
+	store, server, database := migrated(b)
+	for from := 0; from < total; from += 50_000 {
+		rows := benchRows(from, 50_000, 500, 0)
+		if err := store.Insert(b.Context(), &rows); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, table := range []string{"events", "event_contents"} {
+		server.Query(b, "OPTIMIZE TABLE "+database+"."+table+" FINAL")
+	}
+	read := map[string]func(i int) error{
+		"event": func(i int) error {
+			id, _ := benchID(i)
+			e, err := store.Event(b.Context(), event.Ref{ID: id}, 64<<10)
+			if err == nil && e == nil {
+				err = errors.New("there is no such event")
+			}
+			return err
+		},
+		"page": func(i int) error {
+			_, conversation := benchID(i)
+			page, err := store.Conversation(b.Context(), event.PageQuery{ConversationID: conversation, LimitEvents: 100})
+			if err == nil && len(page.Events) != 20 {
+				err = fmt.Errorf("%d events", len(page.Events))
+			}
+			return err
+		},
+	}
+	for _, name := range []string{"event", "page"} {
+		for _, readers := range []int{1, 64} {
+			b.Run(fmt.Sprintf("%s/%d", name, readers), func(b *testing.B) {
+				var (
+					all  sync.WaitGroup
+					next atomic.Int64
+				)
+				took := make([]time.Duration, b.N)
+				for range readers {
+					all.Go(func() {
+						for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
+							begun := time.Now()
+							if err := read[name](rand.IntN(total)); err != nil {
+								b.Error(err)
+								return
+							}
+							took[n-1] = time.Since(begun)
+						}
+					})
+				}
+				all.Wait()
+				slices.Sort(took)
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "reads/s")
+				b.ReportMetric(float64(took[b.N/2].Microseconds())/1000, "ms-median")
+			})
+		}
 	}
 }

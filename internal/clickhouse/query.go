@@ -2,6 +2,7 @@ package clickhouse
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,8 +47,16 @@ var groupsOnShards = setting("distributed_group_by_no_merge", "2") //nolint:goch
 // Event returns the event, or nil when there is none or it is deleted. An
 // internal id is found by its alias only. An event that takes more than
 // bytesMax bytes of memory is a [*event.LargeError]; a bytesMax of 0 stands for
-// [Config.PageBytesMax].
+// [Config.PageBytesMax]. Calls at the same time share queries: see [gather].
 func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error) {
+	orDefault(&bytesMax, s.cfg.PageBytesMax)
+	gathered := bytesMax <= gatherBytesMax
+	if gathered {
+		e, err := s.gather.wait(ctx, ref, bytesMax, s.readBatch)
+		if !errors.Is(err, errAlone) && !isTooLarge(err) {
+			return e, err
+		}
+	}
 	id := ref.ID
 	if ref.Alias != "" {
 		rows, err := s.aliases(ctx, roleRead, []string{ref.Alias})
@@ -60,12 +69,13 @@ func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.
 		}
 		id = row.ID
 	}
-	orDefault(&bytesMax, s.cfg.PageBytesMax)
 	r := &room{left: bytesMax}
-	for range measuresMax {
-		e, err := s.event(ctx, id, ref.Alias, r)
-		if !isTooLarge(err) {
-			return e, err
+	for try := range measuresMax {
+		if try > 0 || !gathered {
+			e, err := s.event(ctx, id, ref.Alias, r)
+			if !isTooLarge(err) {
+				return e, err
+			}
 		}
 		size, err := s.eventSize(ctx, id)
 		if err != nil {

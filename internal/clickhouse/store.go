@@ -28,7 +28,8 @@ type Store struct {
 	pools [roles]*pool
 	admin *pool
 	// ready is the check that the callers of Ready share.
-	ready singleflight.Group
+	ready  singleflight.Group
+	gather gather
 	// encoders bounds the blocks being sent, and keeps the encoders' memory.
 	encoders chan *encoder
 	// ahead has the encoder of the one insert that waits for others to end.
