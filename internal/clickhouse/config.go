@@ -48,6 +48,7 @@ const (
 	DefaultBlockRowsMax         = 256 << 10
 	DefaultBlockBytesMax        = 64 << 20
 	DefaultLookupKeysMax        = 64 << 10
+	DefaultLookupBytesMax       = 16 << 20
 	DefaultPageBytesMax         = 64 << 20
 
 	// TimeSeriesRowsMax is the most buckets that one time series can span.
@@ -127,6 +128,9 @@ type Config struct {
 	// LookupKeysMax is the most keys of one query of a lookup. Default:
 	// [DefaultLookupKeysMax].
 	LookupKeysMax int
+	// LookupBytesMax bounds the memory of the rows that one [Store.Cores] returns.
+	// It must be more than one row. Default: [DefaultLookupBytesMax].
+	LookupBytesMax int
 	// PageBytesMax bounds the memory of one event, or of one page of a
 	// conversation, where the reader states no bound. Default:
 	// [DefaultPageBytesMax].
@@ -189,6 +193,7 @@ func (c Config) Validate() error {
 		{"BlockRowsMax", int64(c.BlockRowsMax)},
 		{"BlockBytesMax", int64(c.BlockBytesMax)},
 		{"LookupKeysMax", int64(c.LookupKeysMax)},
+		{"LookupBytesMax", int64(c.LookupBytesMax)},
 		{"PageBytesMax", int64(c.PageBytesMax)},
 	} {
 		if n.value < 0 {
@@ -222,6 +227,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.BlockRowsMax, DefaultBlockRowsMax)
 	orDefault(&c.BlockBytesMax, DefaultBlockBytesMax)
 	orDefault(&c.LookupKeysMax, DefaultLookupKeysMax)
+	orDefault(&c.LookupBytesMax, DefaultLookupBytesMax)
 	orDefault(&c.PageBytesMax, DefaultPageBytesMax)
 	return c
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -106,4 +107,47 @@ func TestCancelledQueriesEnd(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	until("0")
+}
+
+// The rows of a look-up are bounded in bytes, of which older versions of a row
+// take nothing.
+func TestLookupsAreBoundedInBytes(t *testing.T) {
+	server := enginetest.Server(t)
+	cfg := config(server, server.Database(t))
+	cfg.LookupBytesMax = 100 << 10
+	store := open(t, cfg)
+	if _, err := store.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	metadata := `{"k":"` + strings.Repeat("m", 16<<10) + `"}`
+	var ids []event.ID
+	for i := range 12 {
+		id := event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), "c")
+		ids = append(ids, id)
+		position, version := created(int64(i))
+		core := event.Core{ID: id, ConversationID: "c", EventName: "event_a", Metadata: metadata, Created: position, Version: version}
+		insert(t, store, event.Rows{Cores: []event.Core{core}})
+		if i == 0 {
+			for offset := range int64(12) {
+				core.Version = updated(100 + offset)
+				insert(t, store, event.Rows{Cores: []event.Core{core}})
+			}
+		}
+	}
+	if _, err := store.Cores(t.Context(), ids); !errors.Is(err, event.ErrQueryTooLarge) {
+		t.Errorf("%d rows of 16 KiB: error %v", len(ids), err)
+	}
+	for _, some := range [][]event.ID{ids[:1], ids[:4], ids[8:]} {
+		cores, err := store.Cores(t.Context(), some)
+		if err != nil || len(cores) != len(some) {
+			t.Errorf("%d of %d rows, error %v", len(cores), len(some), err)
+		}
+	}
+	if cores, err := store.Cores(t.Context(), ids[:1]); err != nil || cores[ids[0]].Version != updated(111) {
+		t.Errorf("version %v, error %v", cores[ids[0]].Version, err)
+	}
+	states, err := store.CoreStates(t.Context(), ids)
+	if err != nil || len(states) != len(ids) {
+		t.Errorf("%d of %d states, error %v", len(states), len(ids), err)
+	}
 }

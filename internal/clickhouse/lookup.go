@@ -51,8 +51,18 @@ func byLiteralKeys(ids []event.ID) (string, bool) {
 
 // Cores returns the core row with the highest version of each of the events
 // that has one within the retention, tombstones too. Duplicate ids are allowed.
+// The error wraps [event.ErrQueryTooLarge] where the rows take more than
+// [Config.LookupBytesMax]; those of one event never do.
 func (s *Store) Cores(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error) {
-	return s.cores(ctx, roleWrite, ids, nil)
+	cores, err := s.cores(ctx, roleWrite, ids, &room{left: s.cfg.LookupBytesMax})
+	if isTooLarge(err) {
+		// It may be the older versions, which no merge has taken away yet.
+		cores, err = s.cores(ctx, roleWrite, ids, &room{left: s.cfg.LookupBytesMax, newest: true})
+	}
+	if isTooLarge(err) {
+		return nil, fmt.Errorf("%w: core rows of %d events (%w)", event.ErrQueryTooLarge, len(ids), err)
+	}
+	return cores, err
 }
 
 func (s *Store) cores(ctx context.Context, r role, ids []event.ID, into *room) (map[event.ID]event.Core, error) {

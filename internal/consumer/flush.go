@@ -50,13 +50,25 @@ func (c *Consumer) flush(ctx context.Context, b *batch) error {
 // dead letters before any row is written: a later delete among the rows would
 // have a replay take the update before it for one without effect. Where the
 // database refuses the data itself, apply halves the items until the one record
-// at fault is found.
+// at fault is found; where what they need of the database is too large for the
+// memory, until it is not.
 func (c *Consumer) apply(ctx context.Context, items []item) error {
 	if len(items) == 0 {
 		return nil
 	}
-	if err := c.try(ctx, stepLookup, func() error { return c.resolve(ctx, items) }); err != nil {
+	var tooLarge bool
+	err := c.try(ctx, stepLookup, func() error {
+		err := c.resolve(ctx, items)
+		if tooLarge = len(items) > 1 && errors.Is(err, event.ErrQueryTooLarge); tooLarge {
+			return nil
+		}
 		return err
+	})
+	if err != nil {
+		return err
+	}
+	if tooLarge {
+		return c.applyHalves(ctx, items)
 	}
 	if err := c.refuse(ctx, c.fold.refused); err != nil {
 		return err
@@ -107,6 +119,11 @@ func (c *Consumer) bisect(ctx context.Context, items []item, cause error) error 
 			Detail: "the database refused the row of this record",
 		}})
 	}
+	return c.applyHalves(ctx, items)
+}
+
+// applyHalves applies the items in two steps, in log order.
+func (c *Consumer) applyHalves(ctx context.Context, items []item) error {
 	half := len(items) / 2
 	if err := c.apply(ctx, items[:half]); err != nil {
 		return err

@@ -89,6 +89,20 @@ func TestOrderOfSteps(t *testing.T) {
 			want:    []string{"cores fails", "pause", "cores [1]", "resume", "send 1", "insert 1", "commit map[0:2]"},
 		},
 		{
+			name:    "a look-up of rows that take too much memory is done in halves",
+			prepare: func(w *world) { w.onLookup = failing(1, event.ErrQueryTooLarge) },
+			writes:  []event.Write{update(failure("e")), update(id(2), failure("e")), create(id(3), fresh)},
+			want: []string{
+				"cores fails", "cores [1]", "send 1", "cores [2]", "send 1", "insert 1", "commit map[0:3]",
+			},
+		},
+		{
+			name:    "one row that takes too much is tried again",
+			prepare: func(w *world) { w.onLookup = failing(1, event.ErrQueryTooLarge) },
+			writes:  []event.Write{update(failure("e"))},
+			want:    []string{"cores fails", "pause", "cores [1]", "resume", "send 1", "commit map[0:1]"},
+		},
+		{
 			name:    "a send that says refused is tried again",
 			prepare: func(w *world) { w.onSend = failing(1, event.ErrRejected) },
 			writes:  []event.Write{update(failure("e"))},
