@@ -14,8 +14,9 @@ import (
 
 // benchCmd measures a Sluice.
 type benchCmd struct {
-	Scale benchScaleCmd `cmd:"" help:"Measure what writes and queries cost as the table grows."`
-	Run   benchRunCmd   `cmd:"" default:"withargs" help:"Create, update and delete events, and report the time until all of it is visible and verified."`
+	Scale   benchScaleCmd   `cmd:"" help:"Measure what writes and queries cost as the table grows."`
+	Readers benchReadersCmd `cmd:"" help:"Measure what readers wait, alone and beside others who ask for much."`
+	Run     benchRunCmd     `cmd:"" default:"withargs" help:"Create, update and delete events, and report the time until all of it is visible and verified."`
 }
 
 type benchRunCmd struct {

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/sluicehq/sluice/internal/bench"
+)
+
+// benchReadersCmd measures what readers wait.
+type benchReadersCmd struct {
+	Events  int           `help:"Events to create first." default:"500000"`
+	Step    time.Duration `help:"How long each step lasts." default:"15s"`
+	Askers  int           `help:"How many ask the dearest question at a time." default:"50"`
+	Seed    uint64        `help:"Seed of the choice of events." default:"1"`
+	Libchdb string        `help:"ClickHouse's library." placeholder:"FILE" type:"path"`
+	JSON    string        `help:"Write the figures to this file." placeholder:"FILE" type:"path"`
+}
+
+// Run runs the benchmark.
+func (c *benchReadersCmd) Run(ctx context.Context, e *env) (err error) {
+	cfg := bench.ReadersConfig{Events: c.Events, Step: c.Step, Askers: c.Askers, Seed: c.Seed, Progress: e.stdout}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "sluice-readers-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	binary, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cfg.System = bench.SystemConfig{Dir: dir, Binary: binary, Library: c.Libchdb}
+	report, err := bench.Readers(ctx, cfg, e.log)
+	if err != nil {
+		return err
+	}
+	report.Machine = bench.ThisMachine(version)
+	return bench.WriteJSON(c.JSON, report)
+}
