@@ -376,6 +376,7 @@ export class Client implements AsyncDisposable {
         this.#endStreams();
         return this.#queue.unanswered === 0 ? undefined : this.flush({ timeoutMs: closeTimeoutMs });
       },
+      giveUp: () => { this.#abort.abort(); }, // or else a request that is out would keep the process
     };
   }
 
@@ -484,6 +485,8 @@ interface Leaving {
   lost: () => number;
   /** Sends what is queued; undefined where that is nothing. */
   send: () => Promise<void> | undefined;
+  /** Ends what is under way. */
+  giveUp: () => void;
 }
 
 /** Clients that are not closed. */
@@ -500,7 +503,10 @@ function listen(): void {
 function sendUnsent(): void {
   for (const [client, leaving] of openClients) {
     if (!gaveUp.has(client)) {
-      leaving.send()?.catch(() => gaveUp.add(client));
+      leaving.send()?.catch(() => {
+        gaveUp.add(client);
+        leaving.giveUp();
+      });
     }
   }
 }
