@@ -53,9 +53,9 @@ test: engine kafka sdk ## every test, with the race detector, on real engines
 	$(GO) test -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -E '$(MEASURES)')
 
 sdk: ## build, lint and test the client libraries; make test has them work with a server
-	@scripts/install-tools.sh gcc npm python3 python3-venv
+	@scripts/install-tools.sh gcc npm python3 python3-venv chromium
 	cd sdk/go && CGO_ENABLED=1 $(GO) test -race ./...
-	cd sdk/typescript && npm ci --no-audit --no-fund && npm test
+	cd sdk/typescript && npm ci --no-audit --no-fund && SLUICE_TEST_BROWSER=1 npm test
 	sdk/python/check.sh
 
 manifests: ## check the systemd units and the Kubernetes manifests, with the program and their own types

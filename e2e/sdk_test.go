@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -23,6 +24,8 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/sluicehq/sluice/internal/api"
 )
 
 // sdk is a client library, by the program that sdk/README.md describes.
@@ -74,6 +77,77 @@ var sdks = []sdk{
 // sdkEnv says what to do where a client library is not built: 1 fails the test,
 // anything else skips it.
 const sdkEnv = "SLUICE_TEST_SDK"
+
+// TestBrowser tracks events from a page of another origin, in a real browser, with
+// a key that can only write, and leaves the page at once.
+func TestBrowser(t *testing.T) {
+	t.Parallel()
+	program := filesInSDK(t, "typescript", "build", "driver", "page.js")[0]
+	if _, err := exec.LookPath("chromium"); err != nil {
+		if os.Getenv(sdkEnv) == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	_, port, err := net.SplitHostPort(freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines, keys []string
+	for _, scope := range []api.Scope{api.ScopeWrite, api.ScopeRead} {
+		key, line, err := api.GenerateKey(scope.String(), scope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, keys = append(lines, line), append(keys, key)
+	}
+	keyFile := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(keyFile, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, "serve", "--listen", "127.0.0.1:0", "--data-dir", t.TempDir(), "--clickhouse-url", databaseURL(t),
+		"--api-keys", keyFile, "--cors-origins", "http://127.0.0.1:"+port)
+	out, err := exec.CommandContext(t.Context(), "node", program, port, "http://"+p.addr(t), keys[0]).Output()
+	if err != nil {
+		var failed *exec.ExitError
+		if errors.As(err, &failed) {
+			out = append(out, failed.Stderr...)
+		}
+		t.Fatalf("%v: %s", err, out)
+	}
+	var got struct {
+		IDs     []string
+		Refused string
+	}
+	if err := json.Unmarshal(out, &got); err != nil || len(got.IDs) != 2 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if got.Refused != "forbidden" {
+		t.Errorf("a read was answered %q to the page, want forbidden", got.Refused)
+	}
+	for i, want := range []object{{"input": "flushed", "output": nil}, {"input": "left", "output": "as well"}} {
+		eventually(t, applyBound, "the event of the page", func() error {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr(t)+"/event/"+got.IDs[i], nil)
+			if err != nil {
+				return err
+			}
+			req.Header.Set("X-API-Key", keys[1])
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = resp.Body.Close() }()
+			var event object
+			if err := json.NewDecoder(resp.Body).Decode(&event); err != nil {
+				return err
+			}
+			if resp.StatusCode != http.StatusOK || event["input"] != want["input"] || event["output"] != want["output"] {
+				return fmt.Errorf("status %d: %v, want %v", resp.StatusCode, event, want)
+			}
+			return nil
+		})
+	}
+}
 
 func sdkDir(t *testing.T) string {
 	t.Helper()

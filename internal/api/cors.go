@@ -17,7 +17,7 @@ const AnyOrigin = "*"
 const (
 	corsMethods = "GET, HEAD, POST, PUT, DELETE"
 	corsHeaders = "Authorization, X-API-Key, Content-Type, Content-Encoding, Prefer"
-	corsExposed = "Accept-Encoding, Allow, Location, Preference-Applied, Retry-After, WWW-Authenticate"
+	corsExposed = "Accept-Encoding, Allow, Date, Location, Preference-Applied, Retry-After, WWW-Authenticate"
 	corsMaxAge  = "7200"
 )
 

@@ -291,6 +291,15 @@ export class Client implements AsyncDisposable {
     });
   }
 
+  /**
+   * Sends what is queued, as far as it can be, in requests that have begun when the call returns.
+   *
+   * @internal
+   */
+  protected sendNow(): void {
+    this.#sender.sendNow();
+  }
+
   #checkOpen(): void {
     if (this.#closed !== undefined) {
       throw new ClosedError();

@@ -111,10 +111,43 @@ export class Queue {
     return batch;
   }
 
-  /** Puts writes that were taken before all that are ready, in their order. */
+  /** The same, of any number, with the writes that wait for them, each behind the one that it waits for. */
+  takeChains(bytesMax: number): Write[] {
+    const firsts = this.take(Infinity, bytesMax);
+    let bytes = firsts.reduce((sum, { line }) => sum + line.length, 0);
+    return firsts.flatMap((first) => {
+      const chain = [first];
+      for (let last = first; last.later !== undefined; ) {
+        const { later } = last;
+        bytes += later.line.length;
+        if (bytes > bytesMax) {
+          break; // and it goes on waiting
+        }
+        last.later = undefined;
+        chain.push(later);
+        last = later;
+      }
+      return chain;
+    });
+  }
+
+  /** Puts writes that were taken before all that are ready, in their order. Those of one id wait for each other again. */
   putBack(writes: readonly Write[]): void {
+    const first = new Set<Write>();
+    const last = new Map<string, Write>();
+    for (const write of writes) {
+      const before = last.get(write.id);
+      if (before === undefined) {
+        first.add(write);
+      } else {
+        before.later = write;
+      }
+      last.set(write.id, write);
+    }
     for (const write of writes.toReversed()) {
-      this.#pushFront(write);
+      if (first.has(write)) {
+        this.#pushFront(write);
+      }
     }
   }
 
@@ -124,7 +157,9 @@ export class Queue {
       write.answered = true;
       this.unanswered--;
       if (write.later === undefined) {
-        this.#lastOfId.delete(write.id);
+        if (this.#lastOfId.get(write.id) === write) {
+          this.#lastOfId.delete(write.id);
+        }
       } else {
         this.#pushFront(write.later);
         write.later = undefined;

@@ -107,6 +107,7 @@ export class Sender {
   /** Set while the sender sleeps. */
   #timer: Timer | undefined;
   #wake: (() => void) | undefined;
+  #sleepsUntil = 0;
   /** How many calls wait for the sender. */
   #holds = 0;
 
@@ -138,7 +139,7 @@ export class Sender {
   poke(): void {
     if (this.#running === undefined) {
       this.#running = this.#run();
-    } else if (this.#wake !== undefined && this.#isUrgent() && this.#dueInMs() === 0) {
+    } else if (this.#wake !== undefined && this.#isUrgent() && this.#clock.now() + this.#dueInMs() < this.#sleepsUntil) {
       this.#wake();
     }
   }
@@ -181,6 +182,19 @@ export class Sender {
   /** The last receipt of each partition that a write of this client went to. */
   receipts(): string[] {
     return Array.from(this.#receipts.values(), (receipt) => receipt.text);
+  }
+
+  /**
+   * Sends all that is ready, with what waits for it, before the call returns and without waiting for answers: nothing runs after it
+   * in a page that is left.
+   */
+  sendNow(): void {
+    while (!this.#stopped && this.#queue.head !== undefined) {
+      void this.#send(this.#queue.takeChains(this.#limits.bytes)).then(() => {
+        this.#wake?.(); // what is due may have changed
+        this.poke();
+      });
+    }
   }
 
   /** Ends, without sending more. The transport's signal ends what is under way. */
@@ -231,6 +245,7 @@ export class Sender {
   }
 
   async #sleep(ms: number): Promise<void> {
+    this.#sleepsUntil = this.#clock.now() + ms;
     await new Promise<void>((resolve) => {
       this.#wake = resolve;
       this.#timer = this.#clock.start(ms, resolve);

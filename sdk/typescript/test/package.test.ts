@@ -65,7 +65,7 @@ describe('the package, packed and installed', () => {
   test('has what it needs and nothing else', () => {
     const installed = path.join(dir, 'node_modules/@sluicehq/sluice');
     assert.deepEqual(readdirSync(installed).toSorted(), ['LICENSE', 'README.md', 'dist', 'package.json']);
-    assert.deepEqual(readdirSync(path.join(installed, 'dist')).toSorted(), ['cjs', 'esm']);
+    assert.deepEqual(readdirSync(path.join(installed, 'dist')).toSorted(), ['browser', 'cjs', 'esm']);
     assert.deepEqual(readdirSync(path.join(dir, 'node_modules')).filter((name) => !name.startsWith('.')), ['@sluicehq']);
   });
 
