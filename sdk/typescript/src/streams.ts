@@ -190,7 +190,7 @@ function watchedStream(stream: ReadableStream<unknown>, watcher: Watcher, owner:
       watcher.add(result.value);
       // An empty part is none to a stream of bytes.
       if (!isOfBytes || (result.value as Uint8Array).byteLength > 0) {
-        controller.enqueue(result.value as Uint8Array);
+        controller.enqueue(result.value as Uint8Array<ArrayBuffer>);
         return;
       }
     }
