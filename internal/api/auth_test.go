@@ -72,7 +72,7 @@ func TestScopes(t *testing.T) {
 		"POST /event": "write", "PUT /event/{id}": "write", "DELETE /event/{id}": "write", "POST /events": "write",
 		"GET /event/{id}": "read", "GET /conversations/{id}/events": "read", "GET /analytics/errors": "read",
 		"GET /analytics/latency": "read", "GET /analytics/conversations": "read", "GET /analytics/timeseries": "read",
-		"GET /event": "read", "PUT /event": "write", "DELETE /event": "write", "GET /conversation/events": "read",
+		"GET /event": "read", "PUT /event": "write", "PATCH /event": "write", "PATCH /event/{id}": "write", "DELETE /event": "write", "GET /conversation/events": "read",
 		"GET /openapi.yaml": "read", "GET /metrics": "read admin", "GET /healthz": "", "GET /readyz": "",
 	}
 	for _, route := range api.Routes() {
@@ -90,7 +90,7 @@ func TestScopes(t *testing.T) {
 		switch route {
 		case "POST /event", "POST /events":
 			body = small
-		case "PUT /event", "PUT /event/{id}":
+		case "PUT /event", "PUT /event/{id}", "PATCH /event", "PATCH /event/{id}":
 			body = `{"error":"e"}`
 		}
 		for name, key := range keys {

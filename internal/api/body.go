@@ -15,6 +15,7 @@ import (
 const (
 	typeJSON    = "application/json"
 	typeNDJSON  = "application/x-ndjson"
+	typePatch   = "application/merge-patch+json"
 	typeProblem = "application/problem+json"
 )
 
@@ -106,15 +107,16 @@ func overloaded() error {
 	}
 }
 
-// checkContentType refuses bodies that say they are something else. A body
-// without the header is taken for what the resource reads.
-func checkContentType(r *http.Request, ndjson bool) error {
+// checkContentType refuses bodies that say they are something else than JSON or,
+// where there is one, the other type. A body without the header is taken for what
+// the resource reads.
+func checkContentType(r *http.Request, other string) error {
 	h := r.Header["Content-Type"]
 	if len(h) == 0 || len(h) == 1 && h[0] == typeJSON {
 		return nil
 	}
 	mediaType, parameters, err := mime.ParseMediaType(h[0])
-	known := mediaType == typeJSON || ndjson && mediaType == typeNDJSON
+	known := mediaType == typeJSON || other != "" && mediaType == other
 	switch strings.ToLower(parameters["charset"]) {
 	case "", "utf-8", "utf8":
 	default:
@@ -122,8 +124,8 @@ func checkContentType(r *http.Request, ndjson bool) error {
 	}
 	if err != nil || len(h) > 1 || !known {
 		detail := "Content-Type must be " + typeJSON
-		if ndjson {
-			detail += " or " + typeNDJSON
+		if other != "" {
+			detail += " or " + other
 		}
 		detail += ", with no charset but utf-8"
 		return &problem{status: http.StatusUnsupportedMediaType, code: CodeUnsupportedMediaType, detail: detail}

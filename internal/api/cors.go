@@ -15,7 +15,7 @@ const AnyOrigin = "*"
 // Values of the headers that tell a browser what a page of an allowed origin may
 // send and read. Browsers keep the answer to a preflight for two hours at most.
 const (
-	corsMethods = "GET, HEAD, POST, PUT, DELETE"
+	corsMethods = "GET, HEAD, POST, PUT, PATCH, DELETE"
 	corsHeaders = "Authorization, X-API-Key, Content-Type, Content-Encoding, Prefer"
 	corsExposed = "Accept-Encoding, Allow, Date, Location, Preference-Applied, Retry-After, WWW-Authenticate"
 	corsMaxAge  = "7200"

@@ -21,7 +21,7 @@ const (
 )
 
 func (s *Server) createEvent(x *exchange) error {
-	if err := checkContentType(x.r, false); err != nil {
+	if err := checkContentType(x.r, ""); err != nil {
 		return err
 	}
 	if err := noParameters(x.r); err != nil {
@@ -38,7 +38,17 @@ func (s *Server) createEvent(x *exchange) error {
 }
 
 func (s *Server) updateEvent(x *exchange) error {
-	if err := checkContentType(x.r, false); err != nil {
+	return s.changeEvent(x, "", s.rules.ParseUpdate)
+}
+
+func (s *Server) patchEvent(x *exchange) error {
+	return s.changeEvent(x, typePatch, s.rules.ParsePatch)
+}
+
+func (s *Server) changeEvent(
+	x *exchange, otherType string, parse func(event.Ref, []byte, time.Time) (event.Write, error),
+) error {
+	if err := checkContentType(x.r, otherType); err != nil {
 		return err
 	}
 	now := s.cfg.Now()
@@ -50,7 +60,7 @@ func (s *Server) updateEvent(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if x.write[0], err = s.rules.ParseUpdate(ref, body, now); err != nil {
+	if x.write[0], err = parse(ref, body, now); err != nil {
 		return err
 	}
 	return s.writeOne(x)
@@ -130,7 +140,7 @@ func (b *batch) reset() {
 }
 
 func (s *Server) writeBatch(x *exchange) error {
-	if err := checkContentType(x.r, true); err != nil {
+	if err := checkContentType(x.r, typeNDJSON); err != nil {
 		return err
 	}
 	if err := noParameters(x.r); err != nil {

@@ -211,6 +211,49 @@ func TestVectors(t *testing.T) {
 	}
 }
 
+// TestPatch changes keys of the metadata.
+func TestPatch(t *testing.T) {
+	h := newHarness(t)
+	const body = `{"conversation_metadata":{"score":0.5,"old":null,"a":{"b":null}},"latency":3}`
+	h.do(t, "PATCH", "/event/a", body).expect(t, 202, `{"id":"a","receipt":"1.3.0"}`)
+	h.do(t, "PATCH", "/event?id=a", body, "Content-Type", "application/merge-patch+json; charset=utf8").expect(t, 202, "")
+	h.do(t, "POST", "/events", `{"op":"patch","id":"a",`+body[1:]).expect(t, 202, "")
+	h.do(t, "PATCH", "/event/a", `{"conversation_metadata":null}`, "Content-Type", "application/json").expect(t, 202, "")
+	h.do(t, "PATCH", "/event/a", `{"error":"e"}`).expect(t, 202, "")
+	h.do(t, "PUT", "/event/a", body).expect(t, 202, "")
+	metadata := event.Fields(1 << event.FieldMetadata)
+	for i, want := range []event.Write{
+		{Metadata: []byte(`{"score":0.5,"old":null,"a":{"b":null}}`), MergeMetadata: true, Latency: 3, Set: metadata | 1<<event.FieldLatency},
+		{Metadata: []byte(`{"score":0.5,"old":null,"a":{"b":null}}`), MergeMetadata: true, Latency: 3, Set: metadata | 1<<event.FieldLatency},
+		{Metadata: []byte(`{"score":0.5,"old":null,"a":{"b":null}}`), MergeMetadata: true, Latency: 3, Set: metadata | 1<<event.FieldLatency},
+		{Set: metadata, Null: metadata},
+		{Error: "e", Set: 1 << event.FieldError},
+		{Metadata: []byte(`{"score":0.5,"old":null,"a":{"b":null}}`), Latency: 3, Set: metadata | 1<<event.FieldLatency},
+	} {
+		want.Op, want.Alias = event.OpUpdate, "a"
+		if diff := cmp.Diff(want, h.writes[i], cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("write %d (-want +got):\n%s", i, diff)
+		}
+	}
+	calls := h.calls
+	h.do(t, "PATCH", "/event/a", `{}`).problem(t, 422, "required", "")
+	h.do(t, "PATCH", "/event/a", `{"conversation_metadata":[1]}`).problem(t, 400, "invalid_type", "conversation_metadata")
+	h.do(t, "PATCH", "/event/a", `{"conversation_metadata":{"a":1,"a":2}}`).problem(t, 400, "duplicate_field", "conversation_metadata.a")
+	h.do(t, "PATCH", "/event/a", `{"conversation_metadata":{"a":"`+strings.Repeat("x", 16<<10)+`"}}`).problem(t, 413, "too_large", "conversation_metadata")
+	h.do(t, "PATCH", "/event/a", `{"timestamp":1}`).problem(t, 422, "immutable", "timestamp")
+	h.do(t, "PATCH", "/event", `{"error":"e"}`).problem(t, 422, "required", "id")
+	h.do(t, "PATCH", "/event/a", `{"error":"e"}`, "Content-Type", "application/json-patch+json").problem(t, 415, "unsupported_media_type", "")
+	h.do(t, "PUT", "/event/a", `{"error":"e"}`, "Content-Type", "application/merge-patch+json").problem(t, 415, "unsupported_media_type", "")
+	h.do(t, "POST", "/events", `{"op":"patch","latency":1}`).expect(t, 422, "")
+	if h.calls != calls {
+		t.Error("wrote what was refused")
+	}
+	h.wait = func(context.Context, []event.Receipt) ([]*event.Error, error) {
+		return []*event.Error{event.Errorf(event.CodeTooLarge, "", "too large")}, nil
+	}
+	h.do(t, "PATCH", "/event/a", body, "Prefer", "wait=2").problem(t, 413, "too_large", "")
+}
+
 func TestBatch(t *testing.T) {
 	create := `{"id":"a","conversation_id":"c1","event_name":"event_a"}`
 	refused := `{"error":{"status":422,"code":"required","detail":"is required","field":"conversation_id"}}`

@@ -175,8 +175,14 @@ func (f *fold) update(s *state, w *event.Write, rec *event.Record) {
 		return
 	}
 	version := makeVersion(event.ClassUpdate, at)
-	// A row of this version or a higher one has the update in it already.
-	if w.Set&event.CoreFields != 0 && cur.Version < version {
+	// A row of this version or a higher one has the update in it already. So what is
+	// left of the fields that it does not bring, and what a merge patch is applied
+	// to, is always what the log says before this very update, in a replay too.
+	isNews := cur.Version < version
+	if isNews && w.MergeMetadata {
+		w = f.mergeMetadata(cur, w, rec)
+	}
+	if isNews && w.Set&event.CoreFields != 0 {
 		if s.core == none {
 			s.core = int32(len(f.rows.Cores))
 			f.rows.Cores = append(f.rows.Cores, *cur)
@@ -186,6 +192,21 @@ func (f *fold) update(s *state, w *event.Write, rec *event.Record) {
 		cur.Version = version
 	}
 	f.setWide(s, w, version)
+}
+
+// mergeMetadata returns the update with the whole metadata that its merge patch
+// makes of the event's. Metadata that becomes too large is refused, and the rest
+// of the update applied: a replay that meets a later row applies that rest again,
+// and cannot tell what was refused.
+func (f *fold) mergeMetadata(cur *event.Core, w *event.Write, rec *event.Record) *event.Write {
+	whole := *w
+	whole.MergeMetadata = false
+	var ok bool
+	if whole.Metadata, ok = event.MergeMetadata(cur.Metadata, w.Metadata); !ok {
+		f.refuse(rec, event.CodeTooLarge, "the merge patch makes the metadata too large, which stays as it was")
+		whole.Metadata, whole.Set = nil, w.Set&^(1<<event.FieldMetadata)
+	}
+	return &whole
 }
 
 // delete leaves tombstones over every row that the event may have. They have

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -59,6 +60,8 @@ func TestFold(t *testing.T) {
 	withLatency := func(ms float64) func(*event.Core) {
 		return func(c *event.Core) { c.Latency, c.HasLatency = ms, true }
 	}
+	withMetadata := func(s string) func(*event.Core) { return func(c *event.Core) { c.Metadata = s } }
+	largest := `{"l":"` + strings.Repeat("x", event.MetadataBytesMax-8) + `"}`
 	ptr := func(c event.Core) *event.Core { return &c }
 	tests := []struct {
 		name string
@@ -88,6 +91,61 @@ func TestFold(t *testing.T) {
 					vectorRow(event.FieldOutputEmbeddings, event.VectorOf(3), created(3)),
 				},
 			},
+		},
+		{
+			name:   "merge patches follow one another, and what is not theirs stays",
+			looked: true, base: ptr(row(3, updated(5), withMetadata(`{"a":1,"b":{"c":2}}`), withError("e"))),
+			writes: []at{{6, update(patch(`{"b":{"d":3}}`))}, {7, update(patch(`{"a":null,"b":{"c":null}}`), latency(1))}},
+			want: event.Rows{
+				Cores: []event.Core{row(3, updated(7), withMetadata(`{"b":{"d":3}}`), withError("e"), withLatency(1))},
+			},
+		},
+		{
+			name:   "a merge patch of what was created in the batch, set and cleared",
+			writes: []at{{3, create(fresh)}, {4, update(patch(`{"a":1}`))}, {5, update(metadata(`{"b":1}`))}, {6, update(patch(`{"c":1}`))}},
+			want:   event.Rows{Cores: []event.Core{row(3, updated(6), withMetadata(`{"b":1,"c":1}`))}},
+		},
+		{
+			name:   "a replay of merge patches changes nothing that has them already",
+			looked: true, base: ptr(row(3, updated(7), withMetadata(`{"n":2}`))),
+			writes: []at{{6, update(patch(`{"n":1,"old":1}`))}, {7, update(patch(`{"n":2,"old":null}`))}},
+		},
+		{
+			name:   "a replay of a merge patch before a later one",
+			looked: true, base: ptr(row(3, updated(7), withMetadata(`{"n":2}`))),
+			writes: []at{{6, update(patch(`{"n":1}`), output("o"))}, {8, update(patch(`{"m":3}`))}},
+			want: event.Rows{
+				Cores:    []event.Core{row(3, updated(8), withMetadata(`{"n":2,"m":3}`))},
+				Contents: []event.ContentRow{contentRow(event.FieldOutput, "o", updated(6))},
+			},
+		},
+		{
+			name:   "metadata that a merge patch makes too large stays, and the rest is applied",
+			looked: true, base: ptr(row(3, updated(5), withMetadata(`{"a":1}`))),
+			writes: []at{{6, update(patch(largest), failure("e"), output("o"))}, {7, update(patch(`{"b":2}`))}},
+			want: event.Rows{
+				Cores:    []event.Core{row(3, updated(7), withMetadata(`{"a":1,"b":2}`), withError("e"))},
+				Contents: []event.ContentRow{contentRow(event.FieldOutput, "o", updated(6))},
+			},
+			refused: map[int64]event.Code{6: event.CodeTooLarge},
+		},
+		{
+			name:   "the same with nothing else in it",
+			looked: true, base: ptr(row(3, updated(5), withMetadata(`{"a":1}`))),
+			writes:  []at{{6, update(patch(largest))}},
+			refused: map[int64]event.Code{6: event.CodeTooLarge},
+		},
+		{
+			name:   "the same in a replay that meets a later row",
+			looked: true, base: ptr(row(3, updated(7), withMetadata(`{"a":1,"b":2}`), withError("e"))),
+			writes: []at{{6, update(patch(largest), failure("e"), output("o"))}},
+			want:   event.Rows{Contents: []event.ContentRow{contentRow(event.FieldOutput, "o", updated(6))}},
+		},
+		{
+			name:    "a merge patch of no event",
+			looked:  true,
+			writes:  []at{{6, update(patch(`{"a":1}`))}},
+			refused: map[int64]event.Code{6: event.CodeUnknownEvent},
 		},
 		{
 			name:   "a bare create leaves a core row only",

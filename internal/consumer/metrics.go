@@ -75,7 +75,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	for _, reason := range []event.Code{
 		event.CodeUnknownEvent, event.CodeBadRecord, event.CodeUnsupportedVersion, event.CodeRejectedByStore,
-		event.CodeUnreadableBatch,
+		event.CodeUnreadableBatch, event.CodeTooLarge,
 	} {
 		m.deadLetters.WithLabelValues(string(reason))
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	stdcmp "cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -232,7 +233,7 @@ func (h *history) add(w event.Write, micros int64) {
 	value := event.AppendWrite(nil, &w)
 	h.partitions[p] = append(h.partitions[p], event.Record{
 		Generation: 1, Partition: int32(p), Offset: int64(len(h.partitions[p])),
-		Key: []byte(key), Value: value, Version: event.RecordVersion, AppendTime: time.UnixMicro(micros),
+		Key: []byte(key), Value: value, Version: w.RecordVersion(), AppendTime: time.UnixMicro(micros),
 	})
 	h.writes[p] = append(h.writes[p], w)
 }
@@ -332,6 +333,11 @@ func setFields(rng *rand.Rand, w *event.Write, nulls bool) {
 	}
 	if set(event.FieldMetadata) {
 		w.Metadata = fmt.Appendf(nil, `{"plan":"p%d"}`, rng.IntN(100))
+		if w.MergeMetadata = w.Op == event.OpUpdate && rng.IntN(3) > 0; w.MergeMetadata {
+			// Each key changes often, and is taken away at times.
+			value := []string{"null", strconv.Itoa(rng.IntN(100)), fmt.Sprintf(`{"n%d":%d,"x":null}`, rng.IntN(3), rng.IntN(100))}[rng.IntN(3)]
+			w.Metadata = fmt.Appendf(nil, `{"k%d":%s}`, rng.IntN(4), value)
+		}
 	}
 	if set(event.FieldError) {
 		w.Error = fmt.Sprintf("error %d", rng.IntN(100))
@@ -452,11 +458,15 @@ func merge(e *event.Event, w *event.Write) {
 		if !w.Set.Has(f) {
 			continue
 		}
+		before := e.Metadata
 		switch f {
 		case event.FieldEventName:
 			e.EventName = w.EventName
 		case event.FieldMetadata:
 			e.Metadata = string(w.Metadata)
+			if w.MergeMetadata {
+				e.Metadata = patched(before, w.Metadata)
+			}
 		case event.FieldError:
 			e.Error = w.Error
 		case event.FieldLatency:
@@ -477,6 +487,47 @@ func merge(e *event.Event, w *event.Write) {
 	}
 }
 
+// patched is RFC 7396 as the RFC has it, on maps, with the members of the result
+// in the order of their names.
+func patched(metadata string, patch []byte) string {
+	var target, changes any
+	if metadata != "" && json.Unmarshal([]byte(metadata), &target) != nil || json.Unmarshal(patch, &changes) != nil {
+		panic("BUG: the metadata is no JSON")
+	}
+	var apply func(target, changes any) any
+	apply = func(target, changes any) any {
+		object, ok := changes.(map[string]any)
+		if !ok {
+			return changes
+		}
+		result, ok := target.(map[string]any)
+		if !ok {
+			result = make(map[string]any)
+		}
+		for name, value := range object {
+			if value == nil {
+				delete(result, name)
+			} else {
+				result[name] = apply(result[name], value)
+			}
+		}
+		return result
+	}
+	text, err := json.Marshal(apply(target, changes))
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+// sortedMetadata is the metadata with its members in the order of their names.
+func sortedMetadata(metadata string) string {
+	if metadata == "" {
+		return ""
+	}
+	return patched(metadata, []byte("{}"))
+}
+
 // compare reads every event back by its conversation, and some by id.
 func compare(t *testing.T, store *clickhouse.Store, want outcome, when string) {
 	t.Helper()
@@ -492,6 +543,7 @@ func compare(t *testing.T, store *clickhouse.Store, want outcome, when string) {
 				if _, ok := got[e.ID]; ok {
 					t.Errorf("%s: event %s is there twice", when, e.ID)
 				}
+				e.Metadata = sortedMetadata(e.Metadata)
 				got[e.ID] = e
 			}
 			if q.After = page.Next; q.After == nil {
@@ -518,6 +570,9 @@ func compare(t *testing.T, store *clickhouse.Store, want outcome, when string) {
 		e, err := store.Event(t.Context(), ref, 0)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if e != nil {
+			e.Metadata = sortedMetadata(e.Metadata)
 		}
 		if live, ok := want.live[ref.String()]; !ok && e != nil {
 			t.Errorf("%s: event %s is there, should not be", when, ref)

@@ -55,6 +55,13 @@ func metadata(s string) option {
 	return func(w *event.Write) { w.Set, w.Metadata = w.Set.With(event.FieldMetadata), []byte(s) }
 }
 
+func patch(s string) option {
+	return func(w *event.Write) {
+		metadata(s)(w)
+		w.MergeMetadata = true
+	}
+}
+
 func failure(s string) option {
 	return func(w *event.Write) { w.Set, w.Error = w.Set.With(event.FieldError), s }
 }
@@ -99,7 +106,7 @@ func text(s string) event.Content {
 func record(w event.Write, partition int32, offset int64) event.Record {
 	return event.Record{
 		Generation: 1, Partition: partition, Offset: offset,
-		Key: []byte(w.Ref().String()), Value: event.AppendWrite(nil, &w), Version: event.RecordVersion,
+		Key: []byte(w.Ref().String()), Value: event.AppendWrite(nil, &w), Version: w.RecordVersion(),
 		AppendTime: time.UnixMicro(micros),
 	}
 }

@@ -10,8 +10,21 @@ import (
 )
 
 // RecordVersion is the version of the record format that this build writes, in
-// the record's version header. It reads this one only.
+// the record's version header of all writes but those with a merge patch.
 const RecordVersion = 1
+
+// RecordVersionPatch is the version of records with a merge patch of the
+// metadata, which builds that read only RecordVersion would not see: they refuse
+// the record instead.
+const RecordVersionPatch = 2
+
+// RecordVersion is the version that the write's record must have.
+func (w *Write) RecordVersion() int {
+	if w.MergeMetadata {
+		return RecordVersionPatch
+	}
+	return RecordVersion
+}
 
 // The field numbers of write.proto.
 const (
@@ -29,6 +42,7 @@ const (
 	numOutput           protowire.Number = 12
 	numInputEmbeddings  protowire.Number = 13
 	numOutputEmbeddings protowire.Number = 14
+	numMetadataPatch    protowire.Number = 15
 
 	numContentKind protowire.Number = 1
 	numContentData protowire.Number = 2
@@ -62,7 +76,11 @@ func AppendWrite(b []byte, w *Write) []byte {
 		b = appendString(b, numEventName, w.EventName)
 	}
 	if set.Has(FieldMetadata) {
-		b = protowire.AppendTag(b, numMetadata, protowire.BytesType)
+		num := numMetadata
+		if w.MergeMetadata {
+			num = numMetadataPatch
+		}
+		b = protowire.AppendTag(b, num, protowire.BytesType)
 		b = protowire.AppendBytes(b, w.Metadata)
 	}
 	if set.Has(FieldError) {
@@ -257,9 +275,9 @@ func (w *Write) decodeBytes(num protowire.Number, v []byte) error {
 	case numEventName:
 		w.Set = w.Set.With(FieldEventName)
 		return decodeString(&w.EventName, "event_name", v)
-	case numMetadata:
+	case numMetadata, numMetadataPatch:
 		w.Set = w.Set.With(FieldMetadata)
-		w.Metadata = v
+		w.Metadata, w.MergeMetadata = v, num == numMetadataPatch
 	case numError:
 		w.Set = w.Set.With(FieldError)
 		return decodeString(&w.Error, "error", v)

@@ -121,6 +121,9 @@ type Write struct {
 	EventName string
 	// Metadata is a compact JSON object.
 	Metadata []byte
+	// MergeMetadata says that Metadata is a merge patch (RFC 7396) of the metadata
+	// that the event has. On updates only.
+	MergeMetadata bool
 	// Error is never empty when it is in Set and not in Null.
 	Error string
 	// Latency is in milliseconds.

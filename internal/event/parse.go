@@ -125,15 +125,23 @@ func (r *Rules) ParseUpdate(ref Ref, body []byte, _ time.Time) (Write, error) {
 	return r.update(ref, &m)
 }
 
+// ParsePatch is [Rules.ParseUpdate] for a body whose conversation_metadata, where
+// it is an object, is a merge patch (RFC 7396).
+func (r *Rules) ParsePatch(ref Ref, body []byte, now time.Time) (Write, error) {
+	w, err := r.ParseUpdate(ref, body, now)
+	w.MergeMetadata = err == nil && (w.Set &^ w.Null).Has(FieldMetadata)
+	return w, err
+}
+
 // ParseItem reads one item of a batch: the body of a create, or with the member
-// "op" an update or delete of the event that its id names. See
+// "op" an update, patch or delete of the event that its id names. See
 // [Rules.ParseCreate] for the rest.
 func (r *Rules) ParseItem(item []byte, now time.Time) (Write, error) {
 	var m members
 	if err := m.read(item, true); err != nil {
 		return Write{}, err
 	}
-	op := OpCreate
+	op, isPatch := OpCreate, false
 	if raw := m.raw[memberOp]; given(raw) {
 		s, err := stringOf(memberOp, raw)
 		if err != nil {
@@ -143,10 +151,12 @@ func (r *Rules) ParseItem(item []byte, now time.Time) (Write, error) {
 		case "create":
 		case "update":
 			op = OpUpdate
+		case "patch":
+			op, isPatch = OpUpdate, true
 		case "delete":
 			op = OpDelete
 		default:
-			return Write{}, Errorf(CodeInvalidValue, "op", "must be create, update or delete")
+			return Write{}, Errorf(CodeInvalidValue, "op", "must be create, update, patch or delete")
 		}
 	}
 	if op == OpCreate {
@@ -160,7 +170,9 @@ func (r *Rules) ParseItem(item []byte, now time.Time) (Write, error) {
 		return Write{}, err
 	}
 	if op == OpUpdate {
-		return r.update(ref, &m)
+		w, err := r.update(ref, &m)
+		w.MergeMetadata = err == nil && isPatch && (w.Set &^ w.Null).Has(FieldMetadata)
+		return w, err
 	}
 	for i, raw := range m.raw {
 		if i := member(i); raw != nil && i != memberOp && i != memberID {

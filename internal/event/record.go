@@ -22,12 +22,15 @@ func ReadRecord(r *Record) (Write, error) {
 	if r.Version == 0 {
 		return Write{}, Errorf(CodeBadRecord, "", "has no version header")
 	}
-	if r.Version != RecordVersion {
-		return Write{}, Errorf(CodeUnsupportedVersion, "", "is of version %d; this build reads version %d", r.Version, RecordVersion)
+	if r.Version != RecordVersion && r.Version != RecordVersionPatch {
+		return Write{}, errRecordVersion(r)
 	}
 	var w Write
 	if err := DecodeWrite(&w, r.Value); err != nil {
 		return Write{}, Errorf(CodeBadRecord, "", "%s", err)
+	}
+	if w.RecordVersion() != r.Version {
+		return Write{}, errRecordVersion(r)
 	}
 	if err := w.Validate(r.AppendTime.Add(recordClockSlack)); err != nil {
 		bad := &Error{Code: CodeBadRecord, Message: err.Error()}
@@ -41,6 +44,11 @@ func ReadRecord(r *Record) (Write, error) {
 		return Write{}, Errorf(CodeBadRecord, "id", "differs from the record's key")
 	}
 	return w, nil
+}
+
+func errRecordVersion(r *Record) error {
+	return Errorf(CodeUnsupportedVersion, "", "is of version %d; this build reads version %d, and version %d with a merge patch",
+		r.Version, RecordVersion, RecordVersionPatch)
 }
 
 // hasKey reports whether key is the text of the write's ref.

@@ -123,6 +123,24 @@ func TestReadRecordRefuses(t *testing.T) {
 		{"update by internal id", func(w *event.Write, _ *event.Record) {
 			*w = event.Write{Op: event.OpUpdate, ID: id.AsInternal(), Set: 1, EventName: "a"}
 		}, event.CodeBadRecord, "id"},
+		{"merge patch", func(w *event.Write, r *event.Record) {
+			*w = event.Write{Op: event.OpUpdate, ID: id, Set: sets(event.FieldMetadata), Metadata: []byte(`{"SECRET":null}`), MergeMetadata: true}
+			r.Version = event.RecordVersionPatch
+		}, "", ""},
+		{"merge patch in a record that old builds read", func(w *event.Write, _ *event.Record) {
+			*w = event.Write{Op: event.OpUpdate, ID: id, Set: sets(event.FieldMetadata), Metadata: []byte(`{}`), MergeMetadata: true}
+		}, event.CodeUnsupportedVersion, ""},
+		{"merge patch in a create", func(w *event.Write, r *event.Record) {
+			w.MergeMetadata, r.Version = true, event.RecordVersionPatch
+		}, event.CodeBadRecord, "conversation_metadata"},
+		{"merge patch that is no object", func(w *event.Write, r *event.Record) {
+			*w = event.Write{Op: event.OpUpdate, ID: id, Set: sets(event.FieldMetadata), Metadata: []byte(`[1]`), MergeMetadata: true}
+			r.Version = event.RecordVersionPatch
+		}, event.CodeBadRecord, "conversation_metadata"},
+		{"merge patch of a later version", func(w *event.Write, r *event.Record) {
+			*w = event.Write{Op: event.OpUpdate, ID: id, Set: sets(event.FieldMetadata), Metadata: []byte(`{}`), MergeMetadata: true}
+			r.Version = event.RecordVersionPatch + 1
+		}, event.CodeUnsupportedVersion, ""},
 		{"delete by internal id", func(w *event.Write, _ *event.Record) { *w = event.NewDelete(event.Ref{ID: id.AsInternal()}) }, event.CodeBadRecord, "id"},
 		{"delete of nothing", func(w *event.Write, _ *event.Record) { *w = event.Write{Op: event.OpDelete} }, event.CodeBadRecord, "id"},
 		{"delete that sets", func(w *event.Write, _ *event.Record) {
@@ -178,6 +196,11 @@ func TestValidateStrayValues(t *testing.T) {
 		}, "error"},
 		{"null of a field that is not set", func(w *event.Write) { w.Null = event.Fields(0).With(event.FieldError) }, ""},
 		{"field out of range", func(w *event.Write) { w.Set |= 1 << 8 }, ""},
+		{"merge patch of nothing", func(w *event.Write) { w.MergeMetadata = true }, "conversation_metadata"},
+		{"merge patch that clears", func(w *event.Write) {
+			metadata := event.Fields(0).With(event.FieldMetadata)
+			w.MergeMetadata, w.Set, w.Null = true, w.Set|metadata, metadata
+		}, "conversation_metadata"},
 		{"op out of range", func(w *event.Write) { w.Op = 4 }, "op"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

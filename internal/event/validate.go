@@ -138,6 +138,9 @@ func (w *Write) validateFields() error {
 	if !utf8.ValidString(w.EventName) {
 		return Errorf(CodeInvalidValue, "event_name", "is not valid UTF-8")
 	}
+	if w.MergeMetadata && (w.Op != OpUpdate || !set.Has(FieldMetadata)) {
+		return Errorf(CodeInvalidValue, "conversation_metadata", "is a merge patch without a value, or of a write that is no update")
+	}
 	if len(w.Metadata) > 0 {
 		if err := validateMetadata(w.Metadata); err != nil {
 			return err

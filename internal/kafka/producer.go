@@ -35,12 +35,12 @@ const (
 // in-sync replicas. Its methods are safe for concurrent use; close it with
 // [Producer.Close].
 type Producer struct {
-	cfg     Config
-	topic   string
-	cl      *kgo.Client
-	headers []kgo.RecordHeader
-	blocks  sync.Pool
-	metrics *producerMetrics
+	cfg                   Config
+	topic                 string
+	cl                    *kgo.Client
+	headers, patchHeaders []kgo.RecordHeader
+	blocks                sync.Pool
+	metrics               *producerMetrics
 
 	bufferedRecords, bufferedBytes atomic.Int64
 }
@@ -56,7 +56,10 @@ func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Prod
 	if cfg.Partitions == 0 {
 		return nil, errPartitionsUnknown
 	}
-	p := &Producer{headers: []kgo.RecordHeader{VersionHeader(event.RecordVersion)}}
+	p := &Producer{
+		headers:      []kgo.RecordHeader{VersionHeader(event.RecordVersion)},
+		patchHeaders: []kgo.RecordHeader{VersionHeader(event.RecordVersionPatch)},
+	}
 	p.blocks.New = func() any { return &block{buf: make([]byte, 0, blockBytes)} }
 	cfg = cfg.WithDefaults()
 	cl, err := newClient(&cfg, log, append(ProducerOptions(&cfg),
@@ -196,7 +199,11 @@ func (p *Producer) Produce(ctx context.Context, writes []event.Write) []event.Ac
 		}
 		mid := len(b.buf)
 		b.buf = event.AppendWrite(b.buf, w)
-		c.add(b, b.buf[start:mid:mid], b.buf[mid:len(b.buf):len(b.buf)], p.headers)
+		headers := p.headers
+		if w.RecordVersion() == event.RecordVersionPatch {
+			headers = p.patchHeaders
+		}
+		c.add(b, b.buf[start:mid:mid], b.buf[mid:len(b.buf):len(b.buf)], headers)
 	}
 	return c.run(ctx)
 }
