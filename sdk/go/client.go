@@ -118,6 +118,18 @@ func (c *Client) track(ctx context.Context, e *Event, minted string, strict bool
 // this client wrote of the event before. See [Client.TrackEvent] for the rest.
 // An update of an event that was never created has no effect.
 func (c *Client) UpdateEvent(ctx context.Context, id string, fields Fields) error {
+	return c.change(ctx, OpUpdate, id, fields)
+}
+
+// PatchEvent is [Client.UpdateEvent], but ConversationMetadata is a merge patch
+// (RFC 7396) of the metadata that the event has: the keys that it names are set,
+// those that are null in it are taken away, objects are merged, and everything
+// else stays. So writers of different keys do not overwrite one another.
+func (c *Client) PatchEvent(ctx context.Context, id string, fields Fields) error {
+	return c.change(ctx, OpPatch, id, fields)
+}
+
+func (c *Client) change(ctx context.Context, op Op, id string, fields Fields) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
@@ -126,8 +138,8 @@ func (c *Client) UpdateEvent(ctx context.Context, id string, fields Fields) erro
 	}
 	enc := c.encoders.Get().(*encoder)
 	enc.strict = c.opts.Strict
-	enc.update(&fields, id)
-	return c.enqueue(ctx, &write{op: OpUpdate, id: id}, enc)
+	enc.update(op, &fields, id)
+	return c.enqueue(ctx, &write{op: op, id: id}, enc)
 }
 
 // DeleteEvent queues the delete of an event, which is final: nothing revives an

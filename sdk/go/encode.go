@@ -67,8 +67,9 @@ func (e *encoder) create(event *Event, id string) {
 	})
 }
 
-func (e *encoder) update(fields *Fields, id string) {
-	e.begin(OpUpdate, id)
+// update encodes an update or a patch.
+func (e *encoder) update(op Op, fields *Fields, id string) {
+	e.begin(op, id)
 	empty := len(e.line)
 	e.fields(fields)
 	if len(e.line) == empty {

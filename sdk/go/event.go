@@ -13,6 +13,7 @@ type Op string
 const (
 	OpCreate Op = "create"
 	OpUpdate Op = "update"
+	OpPatch  Op = "patch"
 	OpDelete Op = "delete"
 )
 

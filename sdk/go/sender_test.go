@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -276,6 +277,27 @@ func TestItemsOf207(t *testing.T) {
 			t.Errorf("reported %v", errs)
 		}
 	})
+}
+
+func TestPatch(t *testing.T) {
+	api := &fakeAPI{}
+	client := serve(t, api, sluice.Options{BatchAgeMax: time.Hour})
+	ctx := context.Background()
+	metadata := map[string]any{"score": 0.5, "old": nil}
+	if err := client.PatchEvent(ctx, "a/b", sluice.Fields{ConversationMetadata: metadata, Clear: sluice.ClearError}); err != nil {
+		t.Fatal(err)
+	}
+	var wrong *sluice.FieldError
+	if err := client.PatchEvent(ctx, "a", sluice.Fields{}); !errors.As(err, &wrong) {
+		t.Errorf("a patch of nothing: %v", err)
+	}
+	mustFlush(t, client)
+	want := []item{{
+		"op": "patch", "id": "a/b", "conversation_metadata": map[string]any{"score": 0.5, "old": nil}, "error": nil,
+	}}
+	if items := api.got()[0].items; !reflect.DeepEqual(items, want) {
+		t.Errorf("sent %v, want %v", items, want)
+	}
 }
 
 func TestRefusedItems(t *testing.T) {

@@ -47,6 +47,7 @@ def test_writes(server: Server) -> None:
             id = await client.track_event(**EVENT, id="a", latency=1.5)
             assert id == "a"
             await client.update_event(id, error=None)
+            await client.patch_event(id, conversation_metadata={"score": 0.5, "old": None})
             await client.flush()
             await client.delete_event(id)
 
@@ -55,6 +56,7 @@ def test_writes(server: Server) -> None:
     assert items == [
         {"id": "a", "conversation_id": "c1", "event_name": "event_a", "latency": 1.5},
         {"op": "update", "id": "a", "error": None},
+        {"op": "patch", "id": "a", "conversation_metadata": {"score": 0.5, "old": None}},
         {"op": "delete", "id": "a"},
     ]
 

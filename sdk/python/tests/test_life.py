@@ -54,6 +54,7 @@ def test_calls_after_close_fail(make_client: MakeClient) -> None:
     calls: list[Callable[[], object]] = [
         lambda: track(client),
         lambda: client.update_event("a", latency=1),
+        lambda: client.patch_event("a", latency=1),
         lambda: client.delete_event("a"),
         lambda: client.flush(),
         lambda: client.event("a"),

@@ -145,6 +145,16 @@ export class Client implements AsyncDisposable {
     this.#push('update', encodeUpdate(id, fields, this.#encoding));
   }
 
+  /**
+   * Queues a patch of an event: {@link Client.updateEvent}, but `conversationMetadata` is a merge patch (RFC 7396) of the metadata that
+   * the event has. The keys that it names are set, those that are null in it are taken away, objects are merged, and everything else
+   * stays, so that writers of different keys do not overwrite one another.
+   */
+  patchEvent(id: string, fields: EventUpdate): void {
+    this.#checkOpen();
+    this.#push('patch', encodeUpdate(id, fields, this.#encoding, 'patch'));
+  }
+
   /** Queues the deletion of an event, which is final. It throws what {@link Client.trackEvent} does. */
   deleteEvent(id: string): void {
     this.#checkOpen();

@@ -22,7 +22,7 @@ export interface Encoded {
 
 /** The members of an item of `POST /events`; those that are undefined are left out. */
 interface Item {
-  op: 'update' | 'delete' | undefined;
+  op: 'update' | 'patch' | 'delete' | undefined;
   id: string;
   conversation_id: string | undefined;
   timestamp: string | undefined;
@@ -64,14 +64,14 @@ export function encodeTraced(id: string, event: NewEvent): Encoded {
   return encode(makeItem(undefined, id, event), event, { traced: true }, true);
 }
 
-/** Encodes an update. It throws a {@link ValidationError}. */
-export function encodeUpdate(id: string, fields: EventUpdate, encoding: Encoding): Encoded {
+/** Encodes an update or a patch. It throws a {@link ValidationError}. */
+export function encodeUpdate(id: string, fields: EventUpdate, encoding: Encoding, op: 'update' | 'patch' = 'update'): Encoded {
   checkId(id);
   checkProperties(fields, updateProperties);
   if (Object.values(fields).every((value) => value === undefined)) {
     throw new ValidationError('', 'an update needs at least one field; null clears one');
   }
-  return encode(makeItem('update', id, fields), fields, encoding);
+  return encode(makeItem(op, id, fields), fields, encoding);
 }
 
 /** Encodes a delete. It throws a {@link ValidationError}. */

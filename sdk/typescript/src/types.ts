@@ -69,7 +69,7 @@ export interface StoredEvent {
 }
 
 /** What a write does. */
-export type Op = 'create' | 'update' | 'delete';
+export type Op = 'create' | 'update' | 'patch' | 'delete';
 
 /** A write that will never be, lines of the spool that cannot be read, or a clock that is wrong. */
 export interface WriteFailure {

@@ -101,6 +101,14 @@ describe('writes', () => {
     assert.deepEqual(server.items, [{ op: 'update', id: 'x', output: null }]);
   });
 
+  test('patch single keys of the metadata', async (t) => {
+    const { server, client } = await open(t);
+    client.patchEvent('x', { conversationMetadata: { score: 0.5, old: null }, latency: 1 });
+    assert.throws(() => { client.patchEvent('x', {}); }, ValidationError);
+    await client.close();
+    assert.deepEqual(server.items, [{ op: 'patch', id: 'x', conversation_metadata: { score: 0.5, old: null }, latency: 1 }]);
+  });
+
   for (const [name, fields, field] of [
     ['an unknown field', { conversation_id: 'c1' }, 'conversation_id'],
     ['metadata that is an array', { conversationMetadata: [] }, 'conversation_metadata'],

@@ -273,7 +273,7 @@ def _decoded(item: bytes) -> Write | None:
         op, id = members.get("op", "create"), members["id"]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
-    if op not in ("create", "update", "delete") or not isinstance(id, str):
+    if op not in ("create", "update", "patch", "delete") or not isinstance(id, str):
         return None
     return Write(op, id, item)
 

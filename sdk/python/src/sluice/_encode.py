@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
+from typing import Literal
 
 from sluice import _json, _payload
 from sluice._ids import PROCESS
@@ -104,10 +105,11 @@ def update(
     input_embeddings: Embedding | Unset | None = UNSET,
     output_embeddings: Embedding | Unset | None = UNSET,
     strict: bool = False,
+    op: Literal["update", "patch"] = "update",
 ) -> Write:
     """The write that sets the fields given, and clears those given as None."""
     check_id(id)
-    members: dict[str, object] = {"op": "update", "id": id}
+    members: dict[str, object] = {"op": op, "id": id}
     if event_name is not UNSET:
         _check_event_name(event_name)
         members["event_name"] = event_name
@@ -132,7 +134,7 @@ def update(
         vectors["output_embeddings"] = _base64("output_embeddings", output_embeddings)
     if len(members) == 2 and not fields and not vectors:
         raise ValidationError("", "an update needs at least one field; None clears one")
-    return Write("update", id, _item(members, fields, vectors, strict))
+    return Write(op, id, _item(members, fields, vectors, strict))
 
 
 def delete(id: str) -> Write:

@@ -186,6 +186,35 @@ class AsyncClient:
         )
         await self._put(write)
 
+    async def patch_event(
+        self,
+        id: str,
+        *,
+        event_name: str | Unset = UNSET,
+        conversation_metadata: Mapping[str, object] | Unset | None = UNSET,
+        error: str | Unset | None = UNSET,
+        latency: float | Unset | None = UNSET,
+        input: object = UNSET,
+        output: object = UNSET,
+        input_embeddings: Embedding | Unset | None = UNSET,
+        output_embeddings: Embedding | Unset | None = UNSET,
+    ) -> None:
+        """Queues a patch of an event; see `Client.patch_event`."""
+        write = _encode.update(
+            id,
+            event_name=event_name,
+            conversation_metadata=conversation_metadata,
+            error=error,
+            latency=latency,
+            input=input,
+            output=output,
+            input_embeddings=input_embeddings,
+            output_embeddings=output_embeddings,
+            strict=self._core.options.strict,
+            op="patch",
+        )
+        await self._put(write)
+
     async def delete_event(self, id: str) -> None:
         """Queues the delete of an event; see `Client.delete_event`."""
         await self._put(_encode.delete(id))

@@ -235,6 +235,41 @@ class Client:
             )
         )
 
+    def patch_event(
+        self,
+        id: str,
+        *,
+        event_name: str | Unset = UNSET,
+        conversation_metadata: Mapping[str, object] | Unset | None = UNSET,
+        error: str | Unset | None = UNSET,
+        latency: float | Unset | None = UNSET,
+        input: object = UNSET,
+        output: object = UNSET,
+        input_embeddings: Embedding | Unset | None = UNSET,
+        output_embeddings: Embedding | Unset | None = UNSET,
+    ) -> None:
+        """Queues a patch of an event: `update_event`, but for the metadata.
+
+        `conversation_metadata` is a merge patch (RFC 7396) of what the event has: the keys that it
+        names are set, those that are None in it are taken away, dicts are merged, and everything
+        else stays. So writers of different keys do not overwrite one another.
+        """
+        self._core.put(
+            _encode.update(
+                id,
+                event_name=event_name,
+                conversation_metadata=conversation_metadata,
+                error=error,
+                latency=latency,
+                input=input,
+                output=output,
+                input_embeddings=input_embeddings,
+                output_embeddings=output_embeddings,
+                strict=self._core.options.strict,
+                op="patch",
+            )
+        )
+
     def delete_event(self, id: str) -> None:
         """Queues the delete of an event, which is final. The exceptions are `track_event`'s."""
         self._core.put(_encode.delete(id))

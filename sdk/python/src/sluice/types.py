@@ -23,7 +23,7 @@ class Unset(enum.Enum):
 UNSET: Final = Unset.UNSET
 """Stands for a field that an update leaves alone; None clears it."""
 
-Op: TypeAlias = Literal["create", "update", "delete"]
+Op: TypeAlias = Literal["create", "update", "patch", "delete"]
 """What a write does to its event."""
 
 
