@@ -78,6 +78,30 @@ func TestRefusedCreateLeavesTheAliasFree(t *testing.T) {
 	}
 }
 
+// What a later step of the same flush does with an alias counts, and not the mark
+// of the create that an earlier step found to be refused: here a delete, and then
+// a create, each of which is applied alone, because their neighbours are refused.
+func TestRefusedCreateThenDeleteInSteps(t *testing.T) {
+	runWith(t, refusing, func(w *world) {
+		other := func(n uint64) event.Write { return create(id(n), failure("bad")) }
+		w.apply(
+			other(11), create(alias("a", 1), failure("bad")), create(id(12)), create(id(13)),
+			remove(alias("a", 0)), other(14), create(alias("a", 2), failure("good")), other(15),
+		)
+		w.apply(create(alias("a", 3), failure("good")))
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, n := range []uint64{2, 3} {
+			if core, ok := w.cores[testID(n).AsInternal()]; ok {
+				t.Errorf("the deleted alias has the event %+v", core)
+			}
+		}
+		if row := w.aliases["a"]; !row.Deleted {
+			t.Errorf("the alias is %+v", row)
+		}
+	})
+}
+
 // Contents of a refused create outrank those of every later create of the id, so
 // the one that comes after it writes all of them as an update does, and only where
 // there is no event yet.

@@ -248,6 +248,9 @@ func (c *Consumer) remember() {
 		if a.row.Version != 0 && !a.row.Refused {
 			a.row.Alias = alias
 			c.recent.putAlias(a.partition, a.row)
+			// It came after the mark, if there is one, which the rest of the flush
+			// must not go by any more.
+			delete(c.refused.aliases, alias)
 		}
 	}
 }
