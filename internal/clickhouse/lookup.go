@@ -317,33 +317,17 @@ func (s *Store) eachKeys(ctx context.Context, r role, name string, timeout time.
 	slices.SortFunc(sorted, compareKeys)
 	sorted = slices.Compact(sorted)
 	for chunk := range slices.Chunk(sorted, s.cfg.LookupKeysMax) {
-		var (
-			hash      = make(proto.ColUInt32, len(chunk))
-			timestamp = column[event.ID]{typ: typeTimestamp, rows: chunk, order: make([]uint64, len(chunk)), passes: []put[event.ID]{
-				func(b *proto.Buffer, id *event.ID, _ *uint64) { b.PutInt64(id.Micros()) },
-			}}
-			key = make(proto.ColUUID, len(chunk))
-		)
-		for i, id := range chunk {
-			hash[i], key[i] = id.ConversationHash(), [16]byte(id)
-			timestamp.order[i] = uint64(i)
-		}
-		byKey := " PREWHERE "
-		if first := hash[0]; !slices.ContainsFunc(hash, func(h uint32) bool { return h != first }) {
+		prewhere := " PREWHERE "
+		if first := chunk[0].ConversationHash(); !slices.ContainsFunc(chunk, func(id event.ID) bool { return id.ConversationHash() != first }) {
 			// Of one conversation: said so that no other shard is asked.
-			byKey += "conversation_hash = " + strconv.FormatUint(uint64(first), 10) + " AND "
+			prewhere += "conversation_hash = " + strconv.FormatUint(uint64(first), 10) + " AND "
 		}
 		var q ch.Query
 		if literal, ok := byLiteralKeys(chunk); ok {
-			q = query(byKey + literal)
+			q = query(prewhere + literal)
 		} else {
-			q = query(byKey + byKeys)
-			q.ExternalTable = "keys"
-			q.ExternalData = proto.Input{
-				{Name: "conversation_hash", Data: hash},
-				{Name: "timestamp", Data: &timestamp},
-				{Name: "id", Data: key},
-			}
+			q = query(prewhere + byKeys)
+			q.ExternalTable, q.ExternalData = "keys", keysTable(chunk)
 		}
 		q.Settings = append(q.Settings, lookupSettings...)
 		if err := s.query(ctx, r, name, timeout, q); err != nil {
@@ -351,6 +335,26 @@ func (s *Store) eachKeys(ctx context.Context, r role, name string, timeout time.
 		}
 	}
 	return nil
+}
+
+// keysTable is the external table "keys" of byKeys.
+func keysTable(ids []event.ID) proto.Input {
+	var (
+		hash      = make(proto.ColUInt32, len(ids))
+		timestamp = column[event.ID]{typ: typeTimestamp, rows: ids, order: make([]uint64, len(ids)), passes: []put[event.ID]{
+			func(b *proto.Buffer, id *event.ID, _ *uint64) { b.PutInt64(id.Micros()) },
+		}}
+		key = make(proto.ColUUID, len(ids))
+	)
+	for i, id := range ids {
+		hash[i], key[i] = id.ConversationHash(), [16]byte(id)
+		timestamp.order[i] = uint64(i)
+	}
+	return proto.Input{
+		{Name: "conversation_hash", Data: hash},
+		{Name: "timestamp", Data: &timestamp},
+		{Name: "id", Data: key},
+	}
 }
 
 // compareKeys orders ids nearly as the tables do.
