@@ -103,7 +103,7 @@ func (s *Store) readBatch(ctx context.Context, batch []*wanted) {
 	ctx, cancel := context.WithTimeout(ctx, s.readTimeout())
 	defer cancel()
 	if err := s.readWanted(ctx, batch); err != nil {
-		if len(batch) > 1 && (isTooLarge(err) || errors.Is(err, event.ErrQueryTooLarge)) {
+		if isTooLarge(err) || len(batch) > 1 && errors.Is(err, event.ErrQueryTooLarge) {
 			err = errAlone
 		}
 		for _, w := range batch {

@@ -53,7 +53,7 @@ func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.
 	gathered := bytesMax <= gatherBytesMax
 	if gathered {
 		e, err := s.gather.wait(ctx, ref, bytesMax, s.readBatch)
-		if !errors.Is(err, errAlone) && !isTooLarge(err) {
+		if !errors.Is(err, errAlone) {
 			return e, err
 		}
 	}
