@@ -13,10 +13,10 @@ import (
 
 // IsRetryable reports whether trying again can help. It can for everything
 // but rows that ClickHouse refused for what is in them, tables that are laid
-// out otherwise than asked for, and a ClickHouse that is too old: network errors, timeouts, memory, too many
-// parts, a read-only replica, too few replicas, a shard that is down, missing
-// rights or tables, and codes that this build has never heard of are all
-// conditions of the servers, which end.
+// out otherwise than asked for, and a ClickHouse that is too old: network
+// errors, timeouts, memory, too many parts, a read-only replica, too few
+// replicas, a shard that is down, missing rights or tables, and codes that this
+// build has never heard of are all conditions of the servers, which end.
 func IsRetryable(err error) bool {
 	return err != nil && !errors.Is(err, event.ErrRejected) && !errors.Is(err, ErrLayout) && !errors.Is(err, event.ErrDatabaseOld)
 }

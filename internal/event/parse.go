@@ -128,7 +128,11 @@ func (r *Rules) ParseUpdate(ref Ref, body []byte, _ time.Time) (Write, error) {
 // ParsePatch is [Rules.ParseUpdate] for a body whose conversation_metadata, where
 // it is an object, is a merge patch (RFC 7396).
 func (r *Rules) ParsePatch(ref Ref, body []byte, now time.Time) (Write, error) {
-	w, err := r.ParseUpdate(ref, body, now)
+	return asPatch(r.ParseUpdate(ref, body, now))
+}
+
+// asPatch makes a patch of an update that was read.
+func asPatch(w Write, err error) (Write, error) {
 	w.MergeMetadata = err == nil && (w.Set &^ w.Null).Has(FieldMetadata)
 	return w, err
 }
@@ -170,9 +174,10 @@ func (r *Rules) ParseItem(item []byte, now time.Time) (Write, error) {
 		return Write{}, err
 	}
 	if op == OpUpdate {
-		w, err := r.update(ref, &m)
-		w.MergeMetadata = err == nil && isPatch && (w.Set &^ w.Null).Has(FieldMetadata)
-		return w, err
+		if isPatch {
+			return asPatch(r.update(ref, &m))
+		}
+		return r.update(ref, &m)
 	}
 	for i, raw := range m.raw {
 		if i := member(i); raw != nil && i != memberOp && i != memberID {
@@ -460,8 +465,9 @@ func TimeUnitHint[T ~string | ~[]byte](number T) string {
 }
 
 // ParseRFC3339 reads a date-time of RFC 3339 §5.6 into Unix microseconds; what is
-// finer is cut off. The letters T and Z may be lower-case. The time package is more lenient: it takes a comma for the point, and hours and
-// offsets that the RFC does not. Leap seconds have no Unix time and are refused.
+// finer is cut off. The letters T and Z may be lower-case. The time package is
+// more lenient: it takes a comma for the point, and hours and offsets that the RFC
+// does not. Leap seconds have no Unix time and are refused.
 func ParseRFC3339(s []byte) (micros int64, ok bool) {
 	const layout = "2006-01-02T15:04:05"
 	if len(s) <= len(layout) || s[4] != '-' || s[7] != '-' || s[10]|0x20 != 't' || s[13] != ':' || s[16] != ':' {
