@@ -71,19 +71,13 @@ func (c *benchRunCmd) measure(ctx context.Context, e *env, cfg bench.LoadConfig)
 		measured.Phases, err = bench.Load(ctx, target, cfg)
 		return measured, err
 	}
-	dir, err := os.MkdirTemp("", "sluice-bench-")
+	system, remove, err := newBenchSystem("", c.Libchdb)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	binary, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	one := bench.CaseConfig{
-		System: bench.SystemConfig{Dir: dir, Binary: binary, Library: c.Libchdb, Brokers: c.KafkaBrokers},
-		Broker: c.broker(), Load: cfg,
-	}
+	defer func() { err = errors.Join(err, remove()) }()
+	system.Brokers = c.KafkaBrokers
+	one := bench.CaseConfig{System: system, Broker: c.broker(), Load: cfg}
 	if c.Compare {
 		one.LimitEvents, one.AlternativeEvents = c.Events, c.Events
 	}
@@ -99,4 +93,19 @@ func (c *benchRunCmd) broker() string {
 		return strings.Join(c.KafkaBrokers, ",")
 	}
 	return bench.EmbeddedBroker
+}
+
+// newBenchSystem is a Sluice of this program to be measured, whose data is in a
+// directory of its own within parent, by default the system's for temporary
+// files. Call remove when it is stopped.
+func newBenchSystem(parent, library string) (cfg bench.SystemConfig, remove func() error, err error) {
+	binary, err := os.Executable()
+	if err != nil {
+		return cfg, nil, err
+	}
+	dir, err := os.MkdirTemp(parent, "sluice-bench-")
+	if err != nil {
+		return cfg, nil, err
+	}
+	return bench.SystemConfig{Dir: dir, Binary: binary, Library: library}, func() error { return os.RemoveAll(dir) }, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
 
 	"github.com/sluicehq/sluice/internal/bench"
@@ -25,16 +24,11 @@ func (c *benchReadersCmd) Run(ctx context.Context, e *env) (err error) {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "sluice-readers-")
-	if err != nil {
+	var remove func() error
+	if cfg.System, remove, err = newBenchSystem("", c.Libchdb); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	binary, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	cfg.System = bench.SystemConfig{Dir: dir, Binary: binary, Library: c.Libchdb}
+	defer func() { err = errors.Join(err, remove()) }()
 	report, err := bench.Readers(ctx, cfg, e.log)
 	if err != nil {
 		return err
