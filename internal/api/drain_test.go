@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -62,7 +63,10 @@ for name, want, method, path, size, headers in [
 func TestAnswersToBodiesThatAreNotRead(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		t.Skip("there is no python3")
+		if os.Getenv("SLUICE_TEST_SDK") == "1" { // as make test has it, which installs Python
+			t.Fatal(err)
+		}
+		t.Skip(err)
 	}
 	key, line := makeKey(t, "k", "write")
 	h := newHarness(t, func(c *api.Config) { c.Addr, c.Keys = "127.0.0.1:0", openKeys(t, line) })
