@@ -51,7 +51,8 @@ func TraceSeq[T any](ctx context.Context, c *Client, conversationID string, fn f
 }
 
 // TraceSeq2 is [TraceSeq] for a sequence of parts that may fail: the last error
-// of the sequence is that of the event. What comes with an error is no part.
+// of the sequence becomes the event's error, and a value that comes with an error
+// does not count as a part.
 func TraceSeq2[T any](ctx context.Context, c *Client, conversationID string, fn func(ctx context.Context, span *Span) iter.Seq2[T, error]) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		run(ctx, c, conversationID, func(s *stream) {
@@ -276,7 +277,7 @@ type parts struct {
 	kept   []byte
 	ends   []int
 	kinds  []byte
-	counts [partKinds]int // of all, also those that are not kept
+	counts [partKinds]int // of all parts, kept or not
 	bytes  int
 	full   bool
 }

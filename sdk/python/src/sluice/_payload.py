@@ -28,7 +28,7 @@ DEPTH_MAX = 31
 METADATA_BYTES_MAX = 16 << 10
 
 _TEXT_CHARS_MAX = 1000  # of what is only known by its text and nests too deep
-# An object whose methods give another such object for ever, as a mock does, ends here.
+# So that a mock, whose every method returns another mock, does not go on for ever.
 _PARENTS_MAX = 2 * DEPTH_MAX + 2
 _CUT_CHARS_MIN = 256  # shorter strings are never cut
 _CIRCULAR = "[circular]"

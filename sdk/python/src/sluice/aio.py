@@ -191,7 +191,7 @@ class AsyncClient:
         id: str,
         *,
         event_name: str | Unset = UNSET,
-        conversation_metadata: Mapping[str, object] | Unset | None = UNSET,
+        conversation_metadata: Mapping[str, object] | RawJSON | Unset | None = UNSET,
         error: str | Unset | None = UNSET,
         latency: float | Unset | None = UNSET,
         input: object = UNSET,
