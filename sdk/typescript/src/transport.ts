@@ -214,9 +214,12 @@ export class Transport {
       let connected = false;
       request.on('socket', (socket) => {
         connected = !socket.connecting;
-        socket.once('connect', () => {
-          connected = true;
-        });
+        if (socket.connecting) {
+          // A kept connection never emits it again, and would gather a listener for each request.
+          socket.once('connect', () => {
+            connected = true;
+          });
+        }
       });
       const what = `${method} ${path.replace(/\?.*/, '')}`;
       const timer = setTimeout(() => {

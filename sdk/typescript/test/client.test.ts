@@ -50,6 +50,20 @@ describe('writes', () => {
     assert.equal(server.received[0]?.headers['user-agent'], `sluice-typescript/${version}`);
   });
 
+  test('of one kept connection leave no listeners on it', async (t) => {
+    const warnings: string[] = [];
+    const warn = ({ name }: Error) => warnings.push(name);
+    process.on('warning', warn);
+    t.after(() => process.off('warning', warn));
+    const { server, client } = await open(t);
+    for (let i = 0; i < 30; i++) {
+      client.trackEvent(event);
+      await client.flush();
+    }
+    assert.equal(server.received.length, 30);
+    assert.deepEqual(warnings, []);
+  });
+
   test('are sent by age, without a flush', async (t) => {
     const { server, client } = await open(t, { batchAgeMaxMs: 5 });
     const ids = [client.trackEvent(event), client.trackEvent(event)];
