@@ -838,8 +838,17 @@ func testSDKProxy(t *testing.T, s *sdkTest) {
 		return d.must(t, "track", object{"event": e}).ID
 	}
 
+	// No request is answered until all are tracked, so that the last ones are
+	// above the limit however slow the tracking is.
 	const limit = 64 << 10
-	set(above(limit))
+	tracked := make(chan struct{})
+	release := sync.OnceFunc(func() { close(tracked) })
+	defer release()
+	limited := above(limit)
+	set(func(w http.ResponseWriter, r *http.Request) bool {
+		<-tracked
+		return limited(w, r)
+	})
 	var tooLarge string
 	for i := range 300 {
 		ids = append(ids, track(strings.Repeat("x", 1000)))
@@ -847,6 +856,7 @@ func testSDKProxy(t *testing.T, s *sdkTest) {
 			tooLarge = track(strings.Repeat("y", 2*limit))
 		}
 	}
+	release()
 	d.must(t, "flush", object{"timeout": flushTime})
 	if stopped() < 3 {
 		t.Errorf("the proxy stopped %d requests: the limit was not tested", stopped())
