@@ -79,7 +79,7 @@ func TestCORSOrigins(t *testing.T) {
 						t.Errorf("the preflight does not allow %s", method)
 					}
 				}
-				for _, name := range []string{"Authorization", "X-API-Key", "Content-Type", "Content-Encoding", "Prefer"} {
+				for _, name := range []string{"Authorization", "X-API-Key", "Content-Type", "Content-Encoding", "Prefer", "X-Request-Id"} {
 					if !slices.Contains(strings.Split(p.header.Get("Access-Control-Allow-Headers"), ", "), name) {
 						t.Errorf("the preflight does not allow %s", name)
 					}

@@ -124,7 +124,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer e.recover(ctx, x)
 	if err := e.serve(x); err != nil {
 		if x.status != 0 {
-			e.breakOff(ctx, err)
+			e.breakOff(ctx, x, err)
 		}
 		e.fail(ctx, x, err)
 	}
@@ -164,18 +164,18 @@ func (e *endpoint) fail(ctx context.Context, x *exchange, err error) {
 	// away brings about errors of his own.
 	if p.cause != nil && ctx.Err() == nil {
 		e.s.log.LogAttrs(ctx, slog.LevelError, "request failed",
-			slog.String("route", e.route.name()), slog.String("code", string(p.code)), slog.Any("error", p.cause))
+			slog.String("request_id", x.requestID()), slog.String("route", e.route.name()), slog.String("code", string(p.code)), slog.Any("error", p.cause))
 	}
 }
 
 // breakOff ends the connection of an answer that has begun and cannot be
 // finished. The reader sees that it is broken: what came is no valid JSON, and
 // the last chunk is missing.
-func (e *endpoint) breakOff(ctx context.Context, err error) {
+func (e *endpoint) breakOff(ctx context.Context, x *exchange, err error) {
 	if !errors.Is(err, errGone) && ctx.Err() == nil {
 		e.s.metrics.cut.WithLabelValues("failed").Inc()
 		e.s.log.LogAttrs(ctx, slog.LevelError, "answer broken off",
-			slog.String("route", e.route.name()), slog.Any("error", errors.Join(err, errors.Unwrap(err))))
+			slog.String("request_id", x.requestID()), slog.String("route", e.route.name()), slog.Any("error", errors.Join(err, errors.Unwrap(err))))
 	}
 	panic(http.ErrAbortHandler)
 }
@@ -200,7 +200,7 @@ func (e *endpoint) recover(ctx context.Context, x *exchange) {
 		}
 	}
 	e.s.log.LogAttrs(ctx, slog.LevelError, "handler panicked",
-		slog.String("route", e.route.name()), slog.String("reason", reason), slog.String("stack", string(debug.Stack())))
+		slog.String("request_id", x.requestID()), slog.String("route", e.route.name()), slog.String("reason", reason), slog.String("stack", string(debug.Stack())))
 	if x.status != 0 {
 		panic(http.ErrAbortHandler) // or what was sent so far would look like all
 	}
@@ -223,7 +223,7 @@ func (e *endpoint) finish(ctx context.Context, x *exchange, start time.Time) {
 	}
 	if s.debug {
 		s.log.LogAttrs(ctx, slog.LevelDebug, "request served",
-			slog.String("route", e.route.name()), slog.Int("status", x.status), slog.Duration("elapsed", elapsed))
+			slog.String("request_id", x.requestID()), slog.String("route", e.route.name()), slog.Int("status", x.status), slog.Duration("elapsed", elapsed))
 	}
 	x.releaseBody()
 	for u := range uses {

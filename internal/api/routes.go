@@ -154,8 +154,8 @@ func (s *Server) ready(x *exchange) error {
 	defer cancel()
 	logErr := make(chan error, 1)
 	go func() { logErr <- s.ports.Log.Ready(ctx) }()
-	clickhouse := s.readyPart(ctx, "clickhouse", s.ports.Events.Ready(ctx))
-	kafka := s.readyPart(ctx, "kafka", <-logErr)
+	clickhouse := s.readyPart(ctx, x, "clickhouse", s.ports.Events.Ready(ctx))
+	kafka := s.readyPart(ctx, x, "kafka", <-logErr)
 	writes, reads := kafka, isOK
 	if clickhouse != isOK {
 		reads = isUnavailable
@@ -196,11 +196,11 @@ func (s *Server) ready(x *exchange) error {
 }
 
 // readyPart is the answer about a part that was asked whether it is ready.
-func (s *Server) readyPart(ctx context.Context, name string, err error) readiness {
+func (s *Server) readyPart(ctx context.Context, x *exchange, name string, err error) readiness {
 	if err == nil {
 		return isOK
 	}
-	s.log.LogAttrs(ctx, slog.LevelWarn, "not ready", slog.String("part", name), slog.Any("error", err))
+	s.log.LogAttrs(ctx, slog.LevelWarn, "not ready", slog.String("request_id", x.requestID()), slog.String("part", name), slog.Any("error", err))
 	switch {
 	case errors.Is(err, event.ErrWritesStopped):
 		return isStopped

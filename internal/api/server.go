@@ -161,7 +161,7 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 			return nil, fmt.Errorf("configure the API: CORSOrigins: %w", err)
 		}
 	}
-	s.handler = s.cors(s.routes())
+	s.handler = withRequestID(s.cors(s.routes()))
 	return s, nil
 }
 

@@ -26,7 +26,7 @@ func (s *Server) settle(
 	refused, known, err := s.ports.Applied.Outcomes(ctx, mark, receipts)
 	if err != nil {
 		if ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes are applied", slog.Any("error", err))
+			s.log.LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes are applied", slog.String("request_id", x.requestID()), slog.Any("error", err))
 		}
 		return false
 	}
@@ -37,7 +37,7 @@ func (s *Server) settle(
 			failed[i] = p
 		}
 	}
-	if settled = s.effects(ctx, known, receipts, write, failed); settled {
+	if settled = s.effects(ctx, x, known, receipts, write, failed); settled {
 		x.w.Header()["Preference-Applied"] = preferenceApplied(wait)
 	}
 	return settled
@@ -46,7 +46,7 @@ func (s *Server) settle(
 // effects finds out what became of the writes that the consumer applied, by what
 // the database has of their events: see [event.History].
 func (s *Server) effects(
-	ctx context.Context, notRefused bool, receipts []event.Receipt, write func(i int) *event.Write, failed []error,
+	ctx context.Context, x *exchange, notRefused bool, receipts []event.Receipt, write func(i int) *event.Write, failed []error,
 ) (settled bool) {
 	type past struct{ stored, beside event.History }
 	asked := make(map[event.Ref]*past)
@@ -65,7 +65,7 @@ func (s *Server) effects(
 	histories, err := s.ports.Histories.Histories(ctx, refs)
 	if err != nil {
 		if ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes had an effect", slog.Any("error", err))
+			s.log.LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes had an effect", slog.String("request_id", x.requestID()), slog.Any("error", err))
 		}
 		return false
 	}
