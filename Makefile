@@ -9,6 +9,7 @@ export CGO_ENABLED := 0
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 # Extra flags for the tests, such as TESTFLAGS='-run TestFold -v'.
 TESTFLAGS ?=
@@ -107,6 +108,7 @@ check: ## formatting, vet, linters, tidy modules
 	$(GO) mod verify
 	$(GO) vet ./...
 	$(GO) run $(GOLANGCI_LINT) run ./...
+	$(GO) run $(ACTIONLINT) -shellcheck= .github/workflows/*.yml
 	cd sdk/go && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) run $(GOLANGCI_LINT) run ./...
 	cd deploy/validate && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) run $(GOLANGCI_LINT) run ./...
 
