@@ -554,9 +554,10 @@ func printable(s string) bool {
 }
 
 // harmless says what is wrong with an answer to a hostile request: it must be a
-// result or a problem.
+// success, a problem, or the results of a batch whose items are all refused.
 func harmless(a answer) error {
 	var problem struct{ Code string }
+	var batch struct{ Results []result }
 	switch {
 	case a.header.Get("X-Injected") != "":
 		return fmt.Errorf("header injected: %v", a.header)
@@ -564,6 +565,12 @@ func harmless(a answer) error {
 		return nil
 	case a.status >= 500 || a.status < 400:
 		return fmt.Errorf("status %d: %.500s", a.status, a.body)
+	case a.header.Get("Content-Type") == "application/json" && json.Unmarshal(a.body, &batch) == nil && len(batch.Results) > 0:
+		for _, r := range batch.Results {
+			if r.Error == nil || r.Error.Code == "" {
+				return fmt.Errorf("status %d, and an item that is not refused: %.500s", a.status, a.body)
+			}
+		}
 	case a.header.Get("Content-Type") != "application/problem+json" || json.Unmarshal(a.body, &problem) != nil || problem.Code == "":
 		return fmt.Errorf("status %d is no problem: %v %.500s", a.status, a.header, a.body)
 	}
