@@ -28,6 +28,7 @@ import (
 	"github.com/sluicehq/sluice/internal/checker"
 	"github.com/sluicehq/sluice/internal/engine"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/broker"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
@@ -435,7 +436,7 @@ func (s *system) embeddedBroker(t *testing.T, do func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := kafka.NewBroker(kafka.BrokerConfig{Dir: filepath.Join(s.dir, "kafka"), Port: number}, slog.New(slog.DiscardHandler))
+	b, err := broker.New(broker.Config{Dir: filepath.Join(s.dir, "kafka"), Port: number}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/engine"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/broker"
 )
 
 // embeddedFlags are those of the broker and the database that sluice brings
@@ -87,7 +88,7 @@ func (f *embeddedFlags) broker(ctx context.Context, p *process, cfg *kafka.Confi
 	if len(cfg.Brokers) > 0 {
 		return nil
 	}
-	b, err := kafka.NewBroker(kafka.BrokerConfig{
+	b, err := broker.New(broker.Config{
 		Dir: filepath.Join(f.DataDir, "kafka"), Port: f.BrokerPort, Group: cfg.Group,
 	}, p.log)
 	if err != nil {
@@ -96,7 +97,7 @@ func (f *embeddedFlags) broker(ctx context.Context, p *process, cfg *kafka.Confi
 	p.onStop("broker", b.Close)
 	p.start(ctx, "broker's retention", b.Run)
 	cfg.Brokers = []string{b.Addr()}
-	cfg.PartitionsNew = kafka.EmbeddedPartitions
+	cfg.PartitionsNew = broker.Partitions
 	// For the commands that look at a running pipeline from outside.
 	if err := os.WriteFile(f.brokerFile(), []byte(b.Addr()+"\n"), 0o600); err != nil {
 		return fmt.Errorf("write the broker's address: %w", err)

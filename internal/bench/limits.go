@@ -22,6 +22,7 @@ import (
 	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/broker"
 	"github.com/sluicehq/sluice/internal/workload"
 )
 
@@ -239,7 +240,7 @@ func newTopic(ctx context.Context, s *System, suffix string) (*topic, error) {
 	cfg := kafka.Config{Brokers: s.Brokers(), Generation: generation}.WithDefaults()
 	cfg.TopicPrefix += suffix
 	if len(s.cfg.Brokers) == 0 {
-		cfg.PartitionsNew = kafka.EmbeddedPartitions
+		cfg.PartitionsNew = broker.Partitions
 	}
 	made, err := kafka.EnsureTopics(ctx, cfg, s.log)
 	if err != nil {

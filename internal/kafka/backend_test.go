@@ -1,35 +1,21 @@
 package kafka_test
 
 import (
-	"context"
-	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/broker"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
-// testTimeout bounds every wait of these tests that is expected to end.
-const testTimeout = 30 * time.Second
-
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(brokerDirEnv); dir != "" {
-		serveBroker(dir)
-		return
-	}
 	m.Run()
 	jvm.mu.Lock()
 	if jvm.broker != nil {
@@ -75,7 +61,7 @@ type backend struct {
 func embeddedBackend(t *testing.T) *backend {
 	t.Helper()
 	dir := t.TempDir()
-	b := startBroker(t, kafka.BrokerConfig{Dir: dir})
+	b := kafkatest.StartEmbedded(t, broker.Config{Dir: dir})
 	_, port, err := net.SplitHostPort(b.Addr())
 	if err != nil {
 		t.Fatal(err)
@@ -103,23 +89,9 @@ func embeddedBackend(t *testing.T) *backend {
 			if err := b.Close(); err != nil {
 				t.Fatal(err)
 			}
-			return func() { b = startBroker(t, kafka.BrokerConfig{Dir: dir, Port: n}) }
+			return func() { b = kafkatest.StartEmbedded(t, broker.Config{Dir: dir, Port: n}) }
 		},
 	}
-}
-
-func startBroker(t testing.TB, cfg kafka.BrokerConfig) *kafka.Broker {
-	t.Helper()
-	b, err := kafka.NewBroker(cfg, logTo(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return b
 }
 
 func apacheBackend(t *testing.T) *backend {
@@ -149,161 +121,11 @@ func apacheBackend(t *testing.T) *backend {
 	}
 }
 
-var prefixes atomic.Int64
+// config returns a config with a topic prefix and a group of its own, and four
+// partitions.
+func (b *backend) config() kafka.Config { return kafkatest.NewConfig(b.addr) }
 
-// config has topics and a group of the test's own, and four partitions.
-func (b *backend) config() kafka.Config {
-	name := fmt.Sprintf("t%d.%d", os.Getpid(), prefixes.Add(1))
-	return kafka.Config{
-		Brokers: []string{b.addr}, TopicPrefix: name, Group: name, Partitions: 4,
-		Producer: kafka.ProducerConfig{AckTimeout: 10 * time.Second},
-		Consumer: kafka.ConsumerConfig{SessionTimeout: 6 * time.Second},
-	}
-}
+// topics returns such a config, with its topics created.
+func (b *backend) topics(t *testing.T) kafka.Config { return kafkatest.NewTopics(t, b.addr) }
 
-// topics makes the topics of a new config.
-func (b *backend) topics(t *testing.T) kafka.Config {
-	t.Helper()
-	cfg := b.config()
-	if _, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t)); err != nil {
-		t.Fatal(err)
-	}
-	return cfg
-}
-
-func (b *backend) admin(t testing.TB) *kadm.Client {
-	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(b.addr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(cl.Close)
-	return kadm.NewClient(cl)
-}
-
-func newProducer(t testing.TB, cfg kafka.Config) *kafka.Producer {
-	t.Helper()
-	p, err := kafka.NewProducer(cfg, logTo(t), prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Second)
-		defer cancel()
-		_ = p.Close(ctx) // what a test left frozen is not of interest
-	})
-	return p
-}
-
-func newConsumer(t testing.TB, cfg kafka.Config, revoked kafka.RevokedFunc) *kafka.Consumer {
-	t.Helper()
-	c, err := kafka.NewConsumer(cfg, revoked, logTo(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), testTimeout)
-		defer cancel()
-		if err := c.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
-}
-
-// logTo passes logs on while the test runs.
-func logTo(t testing.TB) *slog.Logger {
-	w := &testWriter{t: t}
-	t.Cleanup(func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.t = nil
-	})
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
-}
-
-type testWriter struct {
-	mu sync.Mutex
-	t  testing.TB
-}
-
-func (w *testWriter) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.t != nil {
-		w.t.Logf("%s", b)
-	}
-	return len(b), nil
-}
-
-// updates are n updates, of which each names one of the aliases in turn and
-// carries its place, from first on, as its latency.
-func updates(first, n, aliases int) []event.Write {
-	writes := make([]event.Write, n)
-	for i := range writes {
-		writes[i] = event.Write{
-			Op: event.OpUpdate, Alias: "alias-" + strconv.Itoa((first+i)%aliases),
-			Set: event.Fields(0).With(event.FieldLatency), Latency: float64(first + i),
-		}
-	}
-	return writes
-}
-
-// produce writes all, and returns their receipts.
-func produce(t testing.TB, p *kafka.Producer, writes []event.Write) []event.Receipt {
-	t.Helper()
-	acks := p.Produce(t.Context(), writes)
-	if len(acks) != len(writes) {
-		t.Fatalf("%d acks of %d writes", len(acks), len(writes))
-	}
-	receipts := make([]event.Receipt, len(acks))
-	for i, a := range acks {
-		if a.Err != nil {
-			t.Fatalf("ack %d: %v", i, a.Err)
-		}
-		receipts[i] = a.Receipt
-	}
-	return receipts
-}
-
-// collect polls until there are n records.
-func collect(t testing.TB, c *kafka.Consumer, n int) []event.Record {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
-	defer cancel()
-	var records []event.Record
-	for len(records) < n {
-		chunks, err := c.Poll(ctx, 500)
-		if err != nil {
-			t.Fatalf("poll after %d of %d records: %v", len(records), n, err)
-		}
-		for _, chunk := range chunks {
-			records = append(records, chunk.Records...)
-		}
-	}
-	if len(records) > n {
-		t.Fatalf("%d records, want %d", len(records), n)
-	}
-	return records
-}
-
-// offsets are the next offset of each partition after the records.
-func offsets(records []event.Record) map[int32]int64 {
-	next := make(map[int32]int64)
-	for i := range records {
-		next[records[i].Partition] = max(next[records[i].Partition], records[i].Offset+1)
-	}
-	return next
-}
-
-// eventually polls cond until it holds.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(testTimeout)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", testTimeout, what)
-		}
-		<-time.After(10 * time.Millisecond)
-	}
-}
+func (b *backend) admin(t testing.TB) *kadm.Client { return kafkatest.Admin(t, b.addr) }

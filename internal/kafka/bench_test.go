@@ -16,6 +16,8 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/broker"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
 // benchWrites are creates from the lines of the file in SLUICE_BENCH_EVENTS
@@ -26,7 +28,7 @@ func benchWrites(b *testing.B, n int) []event.Write {
 	file := os.Getenv("SLUICE_BENCH_EVENTS")
 	if file == "" {
 		for i := range n {
-			w := content("alias-"+strconv.Itoa(i), 400)
+			w := kafkatest.Content("alias-"+strconv.Itoa(i), 400)
 			writes = append(writes, w)
 		}
 		return writes
@@ -65,7 +67,7 @@ func BenchmarkProduce(b *testing.B) {
 		addr func(*testing.B) string
 	}{
 		{"embedded", func(b *testing.B) string {
-			return startBroker(b, kafka.BrokerConfig{Dir: b.TempDir()}).Addr()
+			return kafkatest.StartEmbedded(b, broker.Config{Dir: b.TempDir()}).Addr()
 		}},
 		{"apache", func(b *testing.B) string { return apacheKafka(b).Addrs[0] }},
 	} {
@@ -74,10 +76,10 @@ func BenchmarkProduce(b *testing.B) {
 				at := &backend{addr: broker.addr(b)}
 				cfg := at.config()
 				cfg.Partitions, cfg.Producer.Compression = 12, compression
-				if _, err := kafka.EnsureTopics(b.Context(), cfg, logTo(b)); err != nil {
+				if _, err := kafka.EnsureTopics(b.Context(), cfg, kafkatest.Log(b)); err != nil {
 					b.Fatal(err)
 				}
-				p, err := kafka.NewProducer(cfg, logTo(b), prometheus.NewRegistry())
+				p, err := kafka.NewProducer(cfg, kafkatest.Log(b), prometheus.NewRegistry())
 				if err != nil {
 					b.Fatal(err)
 				}

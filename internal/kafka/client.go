@@ -30,7 +30,7 @@ func newClient(cfg *Config, log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, err
 	base := []kgo.Opt{
 		kgo.SeedBrokers(cfg.Brokers...),
 		kgo.ClientID(cfg.ClientID),
-		kgo.WithLogger(logger{log}),
+		kgo.WithLogger(clientLogger{log}),
 		kgo.DialTimeout(cfg.DialTimeout),
 		// A new leader is to be found soon after the old one is gone.
 		kgo.MetadataMinAge(250 * time.Millisecond),
@@ -124,19 +124,22 @@ func (c SASLConfig) mechanism() sasl.Mechanism {
 	return nil
 }
 
-// logger passes on what the client has to say. Its errors are ours to warn of;
-// its warnings, several a second and partition while a broker is away, are for
-// debugging: who wants something of the broker then gets an error from us.
-type logger struct{ log *slog.Logger }
+// ClientLogger returns a logger for the Kafka client that writes to log. The
+// client's errors become warnings. Its own warnings, several a second and
+// partition while a broker is away, become debug lines: whoever needs the broker
+// then gets an error from this package.
+func ClientLogger(log *slog.Logger) kgo.Logger { return clientLogger{log} }
 
-func (l logger) Level() kgo.LogLevel {
+type clientLogger struct{ log *slog.Logger }
+
+func (l clientLogger) Level() kgo.LogLevel {
 	if l.log.Enabled(context.Background(), slog.LevelDebug) {
 		return kgo.LogLevelInfo
 	}
 	return kgo.LogLevelError
 }
 
-func (l logger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+func (l clientLogger) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 	to := slog.LevelDebug
 	if level == kgo.LogLevelError {
 		to = slog.LevelWarn

@@ -43,7 +43,8 @@ const (
 	// the consumer of the events.
 	inflatedBatchBytesMax = 64 << 20
 
-	deadLetterSuffix = ".dlq"
+	// DeadLetterSuffix follows the topic prefix in the name of the dead-letter topic.
+	DeadLetterSuffix = ".dlq"
 
 	partitionsMax = 10_000
 )
@@ -226,7 +227,7 @@ func (c Config) EventsTopic() string {
 }
 
 // DeadLetterTopic is the name of the topic of refused records.
-func (c Config) DeadLetterTopic() string { return c.WithDefaults().TopicPrefix + deadLetterSuffix }
+func (c Config) DeadLetterTopic() string { return c.WithDefaults().TopicPrefix + DeadLetterSuffix }
 
 // Validate reports every mistake, naming the fields, after filling in the defaults.
 func (c Config) Validate() error {

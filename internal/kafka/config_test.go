@@ -69,7 +69,7 @@ func TestConfigValidate(t *testing.T) {
 				}
 			}
 			if strings.HasPrefix(tt.name, "no broker") {
-				if _, err := kafka.NewProducer(cfg, logTo(t), prometheus.NewRegistry()); err == nil {
+				if _, err := kafka.NewProducer(cfg, kafkatest.Log(t), prometheus.NewRegistry()); err == nil {
 					t.Error("a producer was made of it")
 				}
 			}
@@ -94,7 +94,7 @@ func TestTLSFiles(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := kafka.NewDeadLetters(kafka.Config{Brokers: []string{"localhost:9092"}, TLS: tt.tls}, logTo(t))
+			_, err := kafka.NewDeadLetters(kafka.Config{Brokers: []string{"localhost:9092"}, TLS: tt.tls}, kafkatest.Log(t))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v does not name %s", err, tt.want)
 			}

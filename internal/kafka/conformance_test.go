@@ -20,6 +20,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
 // The suite is what Sluice relies on of a broker, and of its own side of it.
@@ -79,7 +80,7 @@ func testEnsureConcurrently(t *testing.T, b *backend) {
 	errs := make([]error, len(infos))
 	var wg sync.WaitGroup
 	for i := range infos {
-		wg.Go(func() { infos[i], errs[i] = kafka.EnsureTopics(t.Context(), cfg, logTo(t)) })
+		wg.Go(func() { infos[i], errs[i] = kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t)) })
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
@@ -141,7 +142,7 @@ func testEnsurePartitions(t *testing.T, b *backend) {
 	cfg := b.config()
 	cfg.Partitions, cfg.PartitionsNew = 0, 3
 	for _, find := range []func(context.Context, kafka.Config, *slog.Logger) (kafka.TopicInfo, error){kafka.EnsureTopics, kafka.FindTopics} {
-		info, err := find(t.Context(), cfg, logTo(t))
+		info, err := find(t.Context(), cfg, kafkatest.Log(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,14 +151,14 @@ func testEnsurePartitions(t *testing.T, b *backend) {
 		}
 		cfg.PartitionsNew = 5
 	}
-	if _, err := kafka.NewProducer(cfg, logTo(t), prometheus.NewRegistry()); err == nil || !strings.HasPrefix(err.Error(), "partitions:") {
+	if _, err := kafka.NewProducer(cfg, kafkatest.Log(t), prometheus.NewRegistry()); err == nil || !strings.HasPrefix(err.Error(), "partitions:") {
 		t.Errorf("error %v of a producer that does not know the partitions", err)
 	}
-	if _, err := kafka.NewWatcher(cfg, logTo(t)); err == nil || !strings.HasPrefix(err.Error(), "partitions:") {
+	if _, err := kafka.NewWatcher(cfg, kafkatest.Log(t)); err == nil || !strings.HasPrefix(err.Error(), "partitions:") {
 		t.Errorf("error %v of a watcher that does not know the partitions", err)
 	}
 	cfg.Partitions = 5
-	if _, err := kafka.FindTopics(t.Context(), cfg, logTo(t)); !errors.Is(err, kafka.ErrTopicMismatch) {
+	if _, err := kafka.FindTopics(t.Context(), cfg, kafkatest.Log(t)); !errors.Is(err, kafka.ErrTopicMismatch) {
 		t.Errorf("error %v, want a mismatch", err)
 	}
 }
@@ -190,7 +191,7 @@ func testEnsureMismatch(t *testing.T, b *backend) {
 			if _, err := b.admin(t).CreateTopic(t.Context(), tt.partitions, 1, configs, cfg.EventsTopic()); err != nil {
 				t.Fatal(err)
 			}
-			_, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t))
+			_, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t))
 			if !errors.Is(err, kafka.ErrTopicMismatch) || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("error %v, want a mismatch that says %q", err, tt.want)
 			}
@@ -202,8 +203,8 @@ func testOrder(t *testing.T, b *backend) {
 	const n, aliases = 2000, 50
 	cfg := b.topics(t)
 	begin := time.Now().Add(-time.Minute)
-	p := newProducer(t, cfg)
-	writes := updates(0, n, aliases)
+	p := kafkatest.NewProducer(t, cfg)
+	writes := kafkatest.Updates(0, n, aliases)
 	for i := range writes {
 		if w := &writes[i]; i%3 == 0 { // whose records are of another version
 			w.Set, w.Metadata, w.MergeMetadata = w.Set.With(event.FieldMetadata), []byte(`{"a":null}`), true
@@ -211,9 +212,9 @@ func testOrder(t *testing.T, b *backend) {
 	}
 	var receipts []event.Receipt
 	for part := range slices.Chunk(writes, 300) {
-		receipts = append(receipts, produce(t, p, part)...)
+		receipts = append(receipts, kafkatest.Produce(t, p, part)...)
 	}
-	records := collect(t, newConsumer(t, cfg, nil), n)
+	records := kafkatest.Collect(t, kafkatest.NewConsumer(t, cfg, nil), n)
 
 	byReceipt := make(map[event.Receipt]*event.Record)
 	last := make(map[string]float64)
@@ -267,23 +268,16 @@ func testOrder(t *testing.T, b *backend) {
 	}
 }
 
-func content(alias string, size int) event.Write {
-	return event.Write{
-		Op: event.OpUpdate, Alias: alias, Set: event.Fields(0).With(event.FieldInput),
-		Input: event.Content{Kind: event.KindString, Data: []byte(strings.Repeat("x", size))},
-	}
-}
-
 func testLarge(t *testing.T, b *backend) {
 	cfg := b.topics(t)
-	p := newProducer(t, cfg)
-	writes := []event.Write{content("a", 10), content("a", kafka.RecordBytesMax+1), content("a", kafka.RecordBytesMax-100)}
+	p := kafkatest.NewProducer(t, cfg)
+	writes := []event.Write{kafkatest.Content("a", 10), kafkatest.Content("a", kafka.RecordBytesMax+1), kafkatest.Content("a", kafka.RecordBytesMax-100)}
 	acks := p.Produce(t.Context(), writes)
 	var tooLarge *event.Error
 	if acks[0].Err != nil || acks[2].Err != nil || !errors.As(acks[1].Err, &tooLarge) || tooLarge.Code != event.CodeTooLarge {
 		t.Fatalf("errors %v, %v, %v; want only the second to be too large", acks[0].Err, acks[1].Err, acks[2].Err)
 	}
-	records := collect(t, newConsumer(t, cfg, nil), 2)
+	records := kafkatest.Collect(t, kafkatest.NewConsumer(t, cfg, nil), 2)
 	for i, want := range []int{0, 2} {
 		var w event.Write
 		if err := event.DecodeWrite(&w, records[i].Value); err != nil {
@@ -301,14 +295,14 @@ func testBufferFull(t *testing.T, b *backend) {
 		limit func(*kafka.Config)
 		write event.Write
 	}{
-		{"records", func(c *kafka.Config) { c.Producer.BufferRecordsMax = 10 }, content("a", 10)},
-		{"bytes", func(c *kafka.Config) { c.Producer.BufferBytesMax = 3 << 20 }, content("a", 400<<10)},
+		{"records", func(c *kafka.Config) { c.Producer.BufferRecordsMax = 10 }, kafkatest.Content("a", 10)},
+		{"bytes", func(c *kafka.Config) { c.Producer.BufferBytesMax = 3 << 20 }, kafkatest.Content("a", 400<<10)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := b.topics(t)
 			tt.limit(&cfg)
-			p := newProducer(t, cfg)
-			produce(t, p, updates(0, 4, 4)) // connected
+			p := kafkatest.NewProducer(t, cfg)
+			kafkatest.Produce(t, p, kafkatest.Updates(0, 4, 4)) // connected
 			six := slices.Repeat([]event.Write{tt.write}, 6)
 
 			thaw := b.freeze(t)
@@ -317,7 +311,7 @@ func testBufferFull(t *testing.T, b *backend) {
 			go func() { first <- p.Produce(t.Context(), six) }()
 			// The first call has its share of the buffer before the second may be tried.
 			var acks []event.Ack
-			eventually(t, "a full buffer", func() bool {
+			kafkatest.Eventually(t, "a full buffer", func() bool {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 				defer cancel()
 				start := time.Now()
@@ -338,7 +332,7 @@ func testBufferFull(t *testing.T, b *backend) {
 					t.Errorf("first call, ack %d: %v", i, a.Err)
 				}
 			}
-			eventually(t, "room in the buffer again", func() bool {
+			kafkatest.Eventually(t, "room in the buffer again", func() bool {
 				return p.Produce(t.Context(), six)[5].Err == nil
 			})
 		})
@@ -348,8 +342,8 @@ func testBufferFull(t *testing.T, b *backend) {
 func testFrozen(t *testing.T, b *backend) {
 	cfg := b.topics(t)
 	cfg.Producer.AckTimeout = time.Second
-	p := newProducer(t, cfg)
-	produce(t, p, updates(0, 4, 4))
+	p := kafkatest.NewProducer(t, cfg)
+	kafkatest.Produce(t, p, kafkatest.Updates(0, 4, 4))
 	thaw := b.freeze(t)
 	defer thaw()
 
@@ -365,7 +359,7 @@ func testFrozen(t *testing.T, b *backend) {
 			ctx, cancel := context.WithTimeout(t.Context(), tt.limit)
 			defer cancel()
 			start := time.Now()
-			acks := p.Produce(ctx, updates(0, 100, 10))
+			acks := p.Produce(ctx, kafkatest.Updates(0, 100, 10))
 			if took := time.Since(start); took > min(tt.limit, cfg.Producer.AckTimeout)+500*time.Millisecond {
 				t.Errorf("took %s", took)
 			}
@@ -380,17 +374,17 @@ func testFrozen(t *testing.T, b *backend) {
 		})
 	}
 	thaw()
-	eventually(t, "writes again", func() bool { return p.Produce(t.Context(), updates(0, 1, 1))[0].Err == nil })
+	kafkatest.Eventually(t, "writes again", func() bool { return p.Produce(t.Context(), kafkatest.Updates(0, 1, 1))[0].Err == nil })
 }
 
 func testKilled(t *testing.T, b *backend) {
 	cfg := b.topics(t)
 	cfg.Producer.AckTimeout = time.Second
-	p := newProducer(t, cfg)
-	before := produce(t, p, updates(0, 100, 10))
+	p := kafkatest.NewProducer(t, cfg)
+	before := kafkatest.Produce(t, p, kafkatest.Updates(0, 100, 10))
 	restart := b.kill(t)
 	start := time.Now()
-	acks := p.Produce(t.Context(), updates(100, 100, 10))
+	acks := p.Produce(t.Context(), kafkatest.Updates(100, 100, 10))
 	if took := time.Since(start); took > cfg.Producer.AckTimeout+500*time.Millisecond {
 		t.Errorf("took %s", took)
 	}
@@ -407,12 +401,12 @@ func testKilled(t *testing.T, b *backend) {
 		t.Error("ready without a broker")
 	}
 	restart()
-	eventually(t, "writes again", func() bool { return p.Produce(t.Context(), updates(200, 1, 1))[0].Err == nil })
+	kafkatest.Eventually(t, "writes again", func() bool { return p.Produce(t.Context(), kafkatest.Updates(200, 1, 1))[0].Err == nil })
 
 	// Whatever became of the others, all acknowledged are there.
-	c := newConsumer(t, cfg, nil)
+	c := kafkatest.NewConsumer(t, cfg, nil)
 	seen := make(map[event.Receipt]bool)
-	eventually(t, "all acknowledged records", func() bool {
+	kafkatest.Eventually(t, "all acknowledged records", func() bool {
 		chunks, err := c.Poll(t.Context(), 1000)
 		if err != nil {
 			t.Fatal(err)
@@ -428,11 +422,11 @@ func testKilled(t *testing.T, b *backend) {
 
 func testReady(t *testing.T, b *backend) {
 	cfg := b.config()
-	p := newProducer(t, cfg)
+	p := kafkatest.NewProducer(t, cfg)
 	if err := p.Ready(t.Context()); err == nil {
 		t.Error("ready without a topic")
 	}
-	info, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t))
+	info, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -440,20 +434,20 @@ func testReady(t *testing.T, b *backend) {
 		t.Error(err)
 	}
 	cfg.TopicID = info.ID
-	p = newProducer(t, cfg)
+	p = kafkatest.NewProducer(t, cfg)
 	if err := p.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
 	cfg.Partitions = 5
-	if err := newProducer(t, cfg).Ready(t.Context()); !errors.Is(err, kafka.ErrTopicMismatch) {
+	if err := kafkatest.NewProducer(t, cfg).Ready(t.Context()); !errors.Is(err, kafka.ErrTopicMismatch) {
 		t.Errorf("error %v, want a mismatch of partitions", err)
 	}
 	cfg.Partitions = 0
 	if _, err := b.admin(t).DeleteTopic(t.Context(), info.Topic); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "another topic of the name", func() bool {
-		now, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t))
+	kafkatest.Eventually(t, "another topic of the name", func() bool {
+		now, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t))
 		return err == nil && now.ID != info.ID
 	})
 	if err := p.Ready(t.Context()); !errors.Is(err, kafka.ErrTopicMismatch) {
@@ -463,21 +457,21 @@ func testReady(t *testing.T, b *backend) {
 
 func testResume(t *testing.T, b *backend) {
 	cfg := b.topics(t)
-	p := newProducer(t, cfg)
-	produce(t, p, updates(0, 100, 20))
-	first := newConsumer(t, cfg, nil)
-	committed := offsets(collect(t, first, 100))
+	p := kafkatest.NewProducer(t, cfg)
+	kafkatest.Produce(t, p, kafkatest.Updates(0, 100, 20))
+	first := kafkatest.NewConsumer(t, cfg, nil)
+	committed := kafkatest.Offsets(kafkatest.Collect(t, first, 100))
 	if err := first.Commit(t.Context(), committed); err != nil {
 		t.Fatal(err)
 	}
-	more := produce(t, p, updates(100, 50, 20))
-	collect(t, first, 50) // read, and not committed
+	more := kafkatest.Produce(t, p, kafkatest.Updates(100, 50, 20))
+	kafkatest.Collect(t, first, 50) // read, and not committed
 	if err := first.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 
-	second := newConsumer(t, cfg, nil)
-	records := collect(t, second, 50)
+	second := kafkatest.NewConsumer(t, cfg, nil)
+	records := kafkatest.Collect(t, second, 50)
 	for i := range records {
 		if !slices.Contains(more, records[i].Receipt()) {
 			t.Errorf("record %s was committed before", records[i].Receipt())
@@ -487,38 +481,22 @@ func testResume(t *testing.T, b *backend) {
 	if err := second.Commit(t.Context(), map[int32]int64{0: 0, 1: 0, 2: 0, 3: 0}); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(committed, groupOffsets(t, b, cfg)); diff != "" {
+	if diff := cmp.Diff(committed, kafkatest.GroupOffsets(t, cfg)); diff != "" {
 		t.Errorf("committed offsets: %s", diff)
 	}
 }
 
-func groupOffsets(t *testing.T, b *backend, cfg kafka.Config) map[int32]int64 {
-	t.Helper()
-	resp, err := b.admin(t).FetchOffsets(t.Context(), cfg.Group)
-	if err == nil {
-		err = resp.Error()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := make(map[int32]int64)
-	for p, o := range resp[cfg.EventsTopic()] {
-		got[p] = o.At
-	}
-	return got
-}
-
 func testPause(t *testing.T, b *backend) {
 	cfg := b.topics(t)
-	p := newProducer(t, cfg)
-	c := newConsumer(t, cfg, nil)
-	produce(t, p, updates(0, 20, 20))
-	next := offsets(collect(t, c, 20))
+	p := kafkatest.NewProducer(t, cfg)
+	c := kafkatest.NewConsumer(t, cfg, nil)
+	kafkatest.Produce(t, p, kafkatest.Updates(0, 20, 20))
+	next := kafkatest.Offsets(kafkatest.Collect(t, c, 20))
 	if err := c.Commit(t.Context(), next); err != nil {
 		t.Fatal(err)
 	}
 	c.Pause()
-	produce(t, p, updates(20, 30, 20))
+	kafkatest.Produce(t, p, kafkatest.Updates(20, 30, 20))
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if chunks, err := c.Poll(ctx, 100); !errors.Is(err, context.DeadlineExceeded) {
@@ -536,12 +514,12 @@ func testPause(t *testing.T, b *backend) {
 		t.Errorf("lag %v, want 30 in all of 4 partitions", lag)
 	}
 	c.Resume()
-	collect(t, c, 30)
+	kafkatest.Collect(t, c, 30)
 }
 
 func testRebalance(t *testing.T, b *backend) {
 	cfg := b.topics(t)
-	p := newProducer(t, cfg)
+	p := kafkatest.NewProducer(t, cfg)
 	const n = 400
 
 	// member applies what it polls at once, and commits when asked to give up.
@@ -559,7 +537,7 @@ func testRebalance(t *testing.T, b *backend) {
 	run := func(ctx context.Context) *member {
 		m := &member{next: make(map[int32]int64), epochs: make(map[int32]int64)}
 		ready := make(chan struct{})
-		m.c = newConsumer(t, cfg, func(ctx context.Context, partitions []int32, lost bool) {
+		m.c = kafkatest.NewConsumer(t, cfg, func(ctx context.Context, partitions []int32, lost bool) {
 			<-ready
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -610,8 +588,8 @@ func testRebalance(t *testing.T, b *backend) {
 	}
 
 	a := run(t.Context())
-	produce(t, p, updates(0, n, 100))
-	eventually(t, "the first member reads all", func() bool { return total() == n })
+	kafkatest.Produce(t, p, kafkatest.Updates(0, n, 100))
+	kafkatest.Eventually(t, "the first member reads all", func() bool { return total() == n })
 	epochs := func(m *member) map[int32]int64 {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -626,14 +604,14 @@ func testRebalance(t *testing.T, b *backend) {
 	ctx, stop := context.WithCancel(t.Context())
 	second := run(ctx)
 	done := n
-	eventually(t, "the second member reads some", func() bool {
-		produce(t, p, updates(done, 20, 100))
+	kafkatest.Eventually(t, "the second member reads some", func() bool {
+		kafkatest.Produce(t, p, kafkatest.Updates(done, 20, 100))
 		done += 20
 		second.mu.Lock()
 		defer second.mu.Unlock()
 		return second.count > 0
 	})
-	eventually(t, "both read all", func() bool { return total() == done })
+	kafkatest.Eventually(t, "both read all", func() bool { return total() == done })
 	a.mu.Lock()
 	if len(a.revoked) != 2 {
 		t.Errorf("the first member gave up partitions %v, want two of four", a.revoked)
@@ -649,8 +627,8 @@ func testRebalance(t *testing.T, b *backend) {
 	if err := second.c.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the first member has them all again", func() bool {
-		produce(t, p, updates(done, 20, 100))
+	kafkatest.Eventually(t, "the first member has them all again", func() bool {
+		kafkatest.Produce(t, p, kafkatest.Updates(done, 20, 100))
 		done += 20
 		now := epochs(a)
 		for p, e := range now {
@@ -660,7 +638,7 @@ func testRebalance(t *testing.T, b *backend) {
 		}
 		return true
 	})
-	eventually(t, "all is read", func() bool { return total() == done })
+	kafkatest.Eventually(t, "all is read", func() bool { return total() == done })
 	mu.Lock()
 	defer mu.Unlock()
 	for receipt, times := range read {
@@ -680,25 +658,25 @@ func testRebalance(t *testing.T, b *backend) {
 func testFenced(t *testing.T, b *backend) {
 	t.Run("back in the group", func(t *testing.T) {
 		cfg := b.topics(t)
-		c := newConsumer(t, cfg, nil)
-		produce(t, newProducer(t, cfg), updates(0, 40, 40))
-		next := offsets(collect(t, c, 40))
+		c := kafkatest.NewConsumer(t, cfg, nil)
+		kafkatest.Produce(t, kafkatest.NewProducer(t, cfg), kafkatest.Updates(0, 40, 40))
+		next := kafkatest.Offsets(kafkatest.Collect(t, c, 40))
 		expel(t, b, cfg.Group)
 		if err := c.Commit(t.Context(), next); !errors.Is(err, kafka.ErrFenced) {
 			t.Fatalf("error %v, want fenced", err)
 		}
-		if got := groupOffsets(t, b, cfg); len(got) != 0 {
+		if got := kafkatest.GroupOffsets(t, cfg); len(got) != 0 {
 			t.Errorf("offsets %v are committed", got)
 		}
 		// Without another Poll: a caller may do nothing else than try again.
-		eventually(t, "the commit", func() bool {
+		kafkatest.Eventually(t, "the commit", func() bool {
 			err := c.Commit(t.Context(), next)
 			if err != nil && !errors.Is(err, kafka.ErrFenced) {
 				t.Fatal(err)
 			}
 			return err == nil
 		})
-		if diff := cmp.Diff(next, groupOffsets(t, b, cfg)); diff != "" {
+		if diff := cmp.Diff(next, kafkatest.GroupOffsets(t, cfg)); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -712,14 +690,14 @@ func testFenced(t *testing.T, b *backend) {
 		var c *kafka.Consumer
 		var next map[int32]int64
 		ready := make(chan struct{})
-		c = newConsumer(t, cfg, func(ctx context.Context, partitions []int32, lost bool) {
+		c = kafkatest.NewConsumer(t, cfg, func(ctx context.Context, partitions []int32, lost bool) {
 			if lost {
 				<-ready
 				losses <- loss{partitions, c.Commit(ctx, next)}
 			}
 		})
-		produce(t, newProducer(t, cfg), updates(0, 40, 40))
-		next = offsets(collect(t, c, 40))
+		kafkatest.Produce(t, kafkatest.NewProducer(t, cfg), kafkatest.Updates(0, 40, 40))
+		next = kafkatest.Offsets(kafkatest.Collect(t, c, 40))
 		close(ready)
 		expel(t, b, cfg.Group)
 		select {
@@ -730,18 +708,18 @@ func testFenced(t *testing.T, b *backend) {
 			if got.err != nil {
 				t.Errorf("commit of lost partitions: %v", got.err)
 			}
-		case <-time.After(testTimeout):
+		case <-time.After(kafkatest.Timeout):
 			t.Fatal("partitions are not reported lost")
 		}
 		// They come back, and what was not committed is read again.
-		again := collect(t, c, 40)
-		if got := groupOffsets(t, b, cfg); len(got) != 0 {
+		again := kafkatest.Collect(t, c, 40)
+		if got := kafkatest.GroupOffsets(t, cfg); len(got) != 0 {
 			t.Errorf("offsets %v of lost partitions are committed", got)
 		}
-		if err := c.Commit(t.Context(), offsets(again)); err != nil {
+		if err := c.Commit(t.Context(), kafkatest.Offsets(again)); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(next, groupOffsets(t, b, cfg)); diff != "" {
+		if diff := cmp.Diff(next, kafkatest.GroupOffsets(t, cfg)); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -778,7 +756,7 @@ func expel(t *testing.T, b *backend, group string) {
 func testDataLoss(t *testing.T, b *backend) {
 	poll := func(t *testing.T, c *kafka.Consumer) error {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+		ctx, cancel := context.WithTimeout(t.Context(), kafkatest.Timeout)
 		defer cancel()
 		for {
 			if _, err := c.Poll(ctx, 100); err != nil {
@@ -816,7 +794,7 @@ func testDataLoss(t *testing.T, b *backend) {
 		t.Helper()
 		cfg := b.config()
 		cfg.Partitions = 1
-		if _, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t)); err != nil {
+		if _, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t)); err != nil {
 			t.Fatal(err)
 		}
 		return cfg
@@ -824,8 +802,8 @@ func testDataLoss(t *testing.T, b *backend) {
 	// commit reads n records and leaves the group at the offset.
 	commit := func(t *testing.T, cfg kafka.Config, n int, offset int64) {
 		t.Helper()
-		c := newConsumer(t, cfg, nil)
-		collect(t, c, n)
+		c := kafkatest.NewConsumer(t, cfg, nil)
+		kafkatest.Collect(t, c, n)
 		if err := c.Commit(t.Context(), map[int32]int64{0: offset}); err != nil {
 			t.Fatal(err)
 		}
@@ -836,8 +814,8 @@ func testDataLoss(t *testing.T, b *backend) {
 
 	t.Run("a log that ends before the commit", func(t *testing.T) {
 		cfg := single(t)
-		p := newProducer(t, cfg)
-		produce(t, p, updates(0, 10, 1))
+		p := kafkatest.NewProducer(t, cfg)
+		kafkatest.Produce(t, p, kafkatest.Updates(0, 10, 1))
 		commit(t, cfg, 10, 10)
 		adm := b.admin(t)
 		if _, err := adm.DeleteTopic(t.Context(), cfg.EventsTopic()); err != nil {
@@ -845,38 +823,38 @@ func testDataLoss(t *testing.T, b *backend) {
 		}
 		// The deletion takes a while to reach all of the broker, and may or may
 		// not take the group's commits along, which are put back here.
-		eventually(t, "the topic anew", func() bool {
-			_, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t))
+		kafkatest.Eventually(t, "the topic anew", func() bool {
+			_, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t))
 			return err == nil
 		})
 		var os kadm.Offsets
 		os.AddOffset(cfg.EventsTopic(), 0, 10, -1)
-		eventually(t, "the commit", func() bool {
+		kafkatest.Eventually(t, "the commit", func() bool {
 			resp, err := adm.CommitOffsets(t.Context(), cfg.Group, os)
 			return err == nil && resp.Error() == nil
 		})
-		check(t, kafka.CheckCommits(t.Context(), cfg, logTo(t)), "partition 0", "at offset 10", "ends at 0")
-		check(t, poll(t, newConsumer(t, cfg, nil)), "partition 0", "at offset 10", "ends at 0")
+		check(t, kafka.CheckCommits(t.Context(), cfg, kafkatest.Log(t)), "partition 0", "at offset 10", "ends at 0")
+		check(t, poll(t, kafkatest.NewConsumer(t, cfg, nil)), "partition 0", "at offset 10", "ends at 0")
 	})
 	t.Run("a log that begins after the commit", func(t *testing.T) {
 		cfg := single(t)
-		produce(t, newProducer(t, cfg), updates(0, 10, 1))
+		kafkatest.Produce(t, kafkatest.NewProducer(t, cfg), kafkatest.Updates(0, 10, 1))
 		commit(t, cfg, 10, 5)
 		truncate(t, cfg, 7)
-		check(t, poll(t, newConsumer(t, cfg, nil)), "partition 0", "at offset 5", "begins at 7")
+		check(t, poll(t, kafkatest.NewConsumer(t, cfg, nil)), "partition 0", "at offset 5", "begins at 7")
 	})
 	t.Run("a group without commits on a log that does not begin at 0", func(t *testing.T) {
 		cfg := single(t)
-		produce(t, newProducer(t, cfg), updates(0, 10, 1))
+		kafkatest.Produce(t, kafkatest.NewProducer(t, cfg), kafkatest.Updates(0, 10, 1))
 		truncate(t, cfg, 10)
-		check(t, poll(t, newConsumer(t, cfg, nil)), "partition 0", "no commit", "begins at offset 10")
+		check(t, poll(t, kafkatest.NewConsumer(t, cfg, nil)), "partition 0", "no commit", "begins at offset 10")
 	})
 	t.Run("while reading", func(t *testing.T) {
 		cfg := single(t)
-		p := newProducer(t, cfg)
-		produce(t, p, updates(0, 10, 1))
-		c := newConsumer(t, cfg, nil)
-		collect(t, c, 10)
+		p := kafkatest.NewProducer(t, cfg)
+		kafkatest.Produce(t, p, kafkatest.Updates(0, 10, 1))
+		c := kafkatest.NewConsumer(t, cfg, nil)
+		kafkatest.Collect(t, c, 10)
 		c.Pause()
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
@@ -884,7 +862,7 @@ func testDataLoss(t *testing.T, b *backend) {
 			t.Fatalf("error %v, want nothing to read", err)
 		}
 		for i := range 10 { // batches of their own, since a log may begin only between batches
-			produce(t, p, updates(10+i, 1, 1))
+			kafkatest.Produce(t, p, kafkatest.Updates(10+i, 1, 1))
 		}
 		truncate(t, cfg, 15)
 		c.Resume()
@@ -892,23 +870,23 @@ func testDataLoss(t *testing.T, b *backend) {
 	})
 	t.Run("a log cut back to the commit is none", func(t *testing.T) {
 		cfg := single(t)
-		p := newProducer(t, cfg)
-		produce(t, p, updates(0, 10, 1))
+		p := kafkatest.NewProducer(t, cfg)
+		kafkatest.Produce(t, p, kafkatest.Updates(0, 10, 1))
 		commit(t, cfg, 10, 10)
 		truncate(t, cfg, 10)
-		if err := kafka.CheckCommits(t.Context(), cfg, logTo(t)); err != nil {
+		if err := kafka.CheckCommits(t.Context(), cfg, kafkatest.Log(t)); err != nil {
 			t.Error(err)
 		}
-		produce(t, p, updates(10, 5, 1))
-		collect(t, newConsumer(t, cfg, nil), 5)
+		kafkatest.Produce(t, p, kafkatest.Updates(10, 5, 1))
+		kafkatest.Collect(t, kafkatest.NewConsumer(t, cfg, nil), 5)
 	})
 }
 
 func testWait(t *testing.T, b *backend) {
 	cfg := b.topics(t)
 	cfg.Watcher.RefusedMax = 2
-	p := newProducer(t, cfg)
-	c := newConsumer(t, cfg, nil)
+	p := kafkatest.NewProducer(t, cfg)
+	c := kafkatest.NewConsumer(t, cfg, nil)
 	letters := newDeadLetters(t, cfg)
 	// A refusal of before the watcher's time does not stop it.
 	if err := letters.Send(t.Context(), []event.DeadLetter{{Record: event.Record{Generation: 1}, Reason: event.CodeBadRecord}}); err != nil {
@@ -917,8 +895,8 @@ func testWait(t *testing.T, b *backend) {
 	w, stop := startWatcher(t, cfg)
 	mark := w.Mark()
 
-	receipts := produce(t, p, updates(0, 8, 8))
-	records := collect(t, c, 8)
+	receipts := kafkatest.Produce(t, p, kafkatest.Updates(0, 8, 8))
+	records := kafkatest.Collect(t, c, 8)
 	wait := func(limit time.Duration, receipts ...event.Receipt) ([]*event.Error, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
@@ -941,10 +919,10 @@ func testWait(t *testing.T, b *backend) {
 	}
 	waiting := make(chan answer)
 	go func() {
-		refused, err := wait(testTimeout, receipts...)
+		refused, err := wait(kafkatest.Timeout, receipts...)
 		waiting <- answer{refused, err}
 	}()
-	next := offsets(records)
+	next := kafkatest.Offsets(records)
 	// One partition after the other: only the last brings the answer.
 	for p, offset := range next {
 		select {
@@ -972,7 +950,7 @@ func testWait(t *testing.T, b *backend) {
 		t.Error(diff)
 	}
 	// Asked again, and of one alone.
-	refused, err := wait(testTimeout, records[0].Receipt())
+	refused, err := wait(kafkatest.Timeout, records[0].Receipt())
 	if err != nil || len(refused) != 1 || refused[0] == nil || refused[0].Code != event.CodeUnknownEvent {
 		t.Errorf("refused %v, error %v", refused, err)
 	}
@@ -987,7 +965,7 @@ func testWait(t *testing.T, b *backend) {
 		{"no such partition", event.Receipt{Generation: 1, Partition: 4, Offset: 0}, event.CodeInvalidValue},
 		{"a negative partition", event.Receipt{Generation: 1, Partition: -1, Offset: 0}, event.CodeInvalidValue},
 	} {
-		_, err := wait(testTimeout, receipts[0], tt.receipt)
+		_, err := wait(kafkatest.Timeout, receipts[0], tt.receipt)
 		var bad *event.Error
 		if !errors.As(err, &bad) || bad.Code != tt.want || bad.Field != "receipt" {
 			t.Errorf("%s: error %v", tt.name, err)
@@ -998,7 +976,7 @@ func testWait(t *testing.T, b *backend) {
 
 	// Of an older generation everything was applied before this one began.
 	cfg.Generation = 2
-	later, err := kafka.NewWatcher(cfg, logTo(t))
+	later, err := kafka.NewWatcher(cfg, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1014,7 +992,7 @@ func testWait(t *testing.T, b *backend) {
 // startWatcher runs a watcher until stop, or the test's end.
 func startWatcher(t *testing.T, cfg kafka.Config) (w *kafka.Watcher, stop func()) {
 	t.Helper()
-	w, err := kafka.NewWatcher(cfg, logTo(t))
+	w, err := kafka.NewWatcher(cfg, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1058,15 +1036,15 @@ func testRefusals(t *testing.T, b *backend) {
 		w := &world{cfg: b.topics(t)}
 		w.cfg.Watcher.RefusedMax = 2
 		letters := newDeadLetters(t, w.cfg)
-		p, c := newProducer(t, w.cfg), newConsumer(t, w.cfg, nil)
+		p, c := kafkatest.NewProducer(t, w.cfg), kafkatest.NewConsumer(t, w.cfg, nil)
 		var err error
-		if w.watcher, err = kafka.NewWatcher(w.cfg, logTo(t)); err != nil {
+		if w.watcher, err = kafka.NewWatcher(w.cfg, kafkatest.Log(t)); err != nil {
 			t.Fatal(err)
 		}
 		if running {
 			runWatcher(t, w.watcher)
 			// It has begun when it has answered once.
-			if err := c.Commit(t.Context(), offsets(collect(t, c, len(produce(t, p, updates(0, 4, 4)))))); err != nil {
+			if err := c.Commit(t.Context(), kafkatest.Offsets(kafkatest.Collect(t, c, len(kafkatest.Produce(t, p, kafkatest.Updates(0, 4, 4)))))); err != nil {
 				t.Fatal(err)
 			}
 			if err := w.watcher.Wait(t.Context(), []event.Receipt{{Generation: 1}}); err != nil {
@@ -1074,9 +1052,9 @@ func testRefusals(t *testing.T, b *backend) {
 			}
 		}
 		w.mark = w.watcher.Mark()
-		w.first = produce(t, p, updates(0, 1, 1))[0]
-		produce(t, p, updates(1, 5, 5))
-		records := collect(t, c, 6)
+		w.first = kafkatest.Produce(t, p, kafkatest.Updates(0, 1, 1))[0]
+		kafkatest.Produce(t, p, kafkatest.Updates(1, 5, 5))
+		records := kafkatest.Collect(t, c, 6)
 		i := slices.IndexFunc(records, func(r event.Record) bool { return r.Receipt() == w.first })
 		records[0], records[i] = records[i], records[0]
 		w.refuse = func(indices ...int) {
@@ -1090,7 +1068,7 @@ func testRefusals(t *testing.T, b *backend) {
 		}
 		w.commit = func() {
 			t.Helper()
-			if err := c.Commit(t.Context(), offsets(records)); err != nil {
+			if err := c.Commit(t.Context(), kafkatest.Offsets(records)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -1098,7 +1076,7 @@ func testRefusals(t *testing.T, b *backend) {
 	}
 	ask := func(t *testing.T, w *world) (o outcome) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+		ctx, cancel := context.WithTimeout(t.Context(), kafkatest.Timeout)
 		defer cancel()
 		refused, known, err := w.watcher.Outcomes(ctx, w.mark, []event.Receipt{w.first})
 		if err != nil || len(refused) != 1 {
@@ -1141,14 +1119,14 @@ func testRefusals(t *testing.T, b *backend) {
 		w.commit()
 		got := make(chan outcome)
 		go func() { got <- ask(t, w) }()
-		eventually(t, "somebody waits", func() bool { return w.watcher.Waiting() == 1 })
+		kafkatest.Eventually(t, "somebody waits", func() bool { return w.watcher.Waiting() == 1 })
 		runWatcher(t, w.watcher)
 		check(t, <-got, unknown)
 	})
 	t.Run("and forgotten before it is asked", func(t *testing.T) {
 		w := setup(t, true)
 		w.refuse(0, 1, 2, 3)
-		eventually(t, "the refusals are known", func() bool { return w.watcher.Mark() == 4 })
+		kafkatest.Eventually(t, "the refusals are known", func() bool { return w.watcher.Mark() == 4 })
 		w.commit()
 		check(t, ask(t, w), unknown)
 	})
@@ -1162,7 +1140,7 @@ func testRefusals(t *testing.T, b *backend) {
 		w := setup(t, true)
 		got := make(chan outcome)
 		go func() { got <- ask(t, w) }()
-		eventually(t, "somebody waits", func() bool { return w.watcher.Waiting() == 1 })
+		kafkatest.Eventually(t, "somebody waits", func() bool { return w.watcher.Waiting() == 1 })
 		w.refuse(1, 2, 0, 3, 4, 5)
 		w.commit()
 		check(t, <-got, refused)
@@ -1170,7 +1148,7 @@ func testRefusals(t *testing.T, b *backend) {
 	t.Run("others, and forgotten, before it was made", func(t *testing.T) {
 		w := setup(t, true)
 		w.refuse(1, 2, 3, 4)
-		eventually(t, "the refusals are known", func() bool { return w.watcher.Mark() == 4 })
+		kafkatest.Eventually(t, "the refusals are known", func() bool { return w.watcher.Mark() == 4 })
 		w.mark = w.watcher.Mark()
 		w.commit()
 		check(t, ask(t, w), applied)
@@ -1179,7 +1157,7 @@ func testRefusals(t *testing.T, b *backend) {
 
 func newDeadLetters(t *testing.T, cfg kafka.Config) *kafka.DeadLetters {
 	t.Helper()
-	d, err := kafka.NewDeadLetters(cfg, logTo(t))
+	d, err := kafka.NewDeadLetters(cfg, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1197,7 +1175,7 @@ func testDeadLetters(t *testing.T, b *backend) {
 		Op: event.OpCreate, ID: event.NewID(time.Now().UnixMicro(), "c"), Fresh: true, ConversationID: "c",
 		Set: event.Fields(0).With(event.FieldEventName), EventName: "event_a",
 	}
-	bad := updates(0, 1, 1)[0]
+	bad := kafkatest.Updates(0, 1, 1)[0]
 	bad.Fresh = true
 	letters := []event.DeadLetter{
 		{
@@ -1251,14 +1229,14 @@ func testDeadLetters(t *testing.T, b *backend) {
 		t.Errorf("error %v, want the callback's", err)
 	}
 
-	for i, a := range newProducer(t, cfg).Replay(t.Context(), got) {
+	for i, a := range kafkatest.NewProducer(t, cfg).Replay(t.Context(), got) {
 		if a.Err != nil {
 			t.Fatalf("replay of letter %d: %v", i, a.Err)
 		}
 	}
 	fresh.Fresh = false
 	replayed := make(map[string]event.Record)
-	for _, r := range collect(t, newConsumer(t, cfg, nil), len(letters)) {
+	for _, r := range kafkatest.Collect(t, kafkatest.NewConsumer(t, cfg, nil), len(letters)) {
 		replayed[string(r.Key)] = r
 	}
 	for i := range letters {

@@ -113,7 +113,7 @@ func newLetterRecord(topic string, l *event.DeadLetter) *kgo.Record {
 	headers := []kgo.RecordHeader{
 		{Key: headerReason, Value: []byte(l.Reason)},
 		{Key: headerDetail, Value: []byte(clip(l.Detail, detailBytesMax-len(left)) + left)},
-		{Key: headerTopic, Value: []byte(topic[:len(topic)-len(deadLetterSuffix)] + ".g" + strconv.Itoa(r.Generation))},
+		{Key: headerTopic, Value: []byte(topic[:len(topic)-len(DeadLetterSuffix)] + ".g" + strconv.Itoa(r.Generation))},
 		{Key: headerGeneration, Value: number(int64(r.Generation))},
 		{Key: headerPartition, Value: number(int64(r.Partition))},
 		{Key: headerOffset, Value: number(r.Offset)},

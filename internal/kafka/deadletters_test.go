@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -162,9 +163,9 @@ func TestReplayPartitions(t *testing.T) {
 	t.Parallel()
 	b := embeddedBackend(t)
 	cfg := b.topics(t)
-	writes := updates(0, 8, 8)
+	writes := kafkatest.Updates(0, 8, 8)
 	var letters []event.DeadLetter
-	for i, r := range produce(t, newProducer(t, cfg), writes) {
+	for i, r := range kafkatest.Produce(t, kafkatest.NewProducer(t, cfg), writes) {
 		letters = append(letters, event.DeadLetter{Record: event.Record{
 			Generation: 1, Partition: r.Partition, Offset: r.Offset, Version: event.RecordVersion,
 			Key: []byte(writes[i].Ref().String()), Value: event.AppendWrite(nil, &writes[i]),
@@ -175,7 +176,7 @@ func TestReplayPartitions(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Partitions += 3
-	for i, a := range newProducer(t, cfg).Replay(t.Context(), letters) {
+	for i, a := range kafkatest.NewProducer(t, cfg).Replay(t.Context(), letters) {
 		if !errors.Is(a.Err, kafka.ErrTopicMismatch) {
 			t.Errorf("letter %d: receipt %s, error %v; want %v", i, a.Receipt, a.Err, kafka.ErrTopicMismatch)
 		}
@@ -190,7 +191,7 @@ func TestReplayPartitions(t *testing.T) {
 		t.Errorf("%d records in the log, want %d", records, len(writes))
 	}
 	cfg.Partitions = before
-	for i, a := range newProducer(t, cfg).Replay(t.Context(), letters) {
+	for i, a := range kafkatest.NewProducer(t, cfg).Replay(t.Context(), letters) {
 		if a.Err != nil || a.Receipt.Partition != letters[i].Record.Partition {
 			t.Errorf("letter %d: receipt %s, error %v", i, a.Receipt, a.Err)
 		}

@@ -1,5 +1,5 @@
-// Package kafka speaks Kafka: it makes and checks the topics, produces writes,
-// consumes them as a member of a group, tells when a write is applied, keeps
-// the dead letters, and runs the embedded broker. The brokers are the same to
-// all of it: Apache Kafka and the embedded one pass the same tests.
+// Package kafka speaks Kafka: it creates and checks the topics, produces writes,
+// consumes them as a member of a consumer group, tells when a write is applied,
+// and keeps the dead letters. It does not know which broker it talks to: Apache
+// Kafka and the embedded one (package broker) pass the same tests.
 package kafka

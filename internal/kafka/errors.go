@@ -40,9 +40,6 @@ var (
 
 	// ErrForward is wrapped by [Rewind] when an offset is after the group's.
 	ErrForward = errors.New("records that were never applied would be passed over")
-
-	// ErrLocked is wrapped by [NewBroker] when another process uses the directory.
-	ErrLocked = errors.New("directory is in use by another process")
 )
 
 func lostError(topic string, partition int32, format string, args ...any) error {

@@ -13,13 +13,14 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
 // fenced is a producer with a fence, which looks at the topics by itself only if
 // running.
 func fenced(t *testing.T, cfg kafka.Config, running bool) (*kafka.Producer, *kafka.Fence) {
 	t.Helper()
-	f, err := kafka.NewFence(cfg, logTo(t))
+	f, err := kafka.NewFence(cfg, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,14 +37,14 @@ func fenced(t *testing.T, cfg kafka.Config, running bool) (*kafka.Producer, *kaf
 		})
 	}
 	cfg.Producer.Fence = f
-	return newProducer(t, cfg), f
+	return kafkatest.NewProducer(t, cfg), f
 }
 
 // nextGeneration makes the topic of a later generation.
 func nextGeneration(t *testing.T, cfg kafka.Config, generation int) {
 	t.Helper()
 	cfg.Generation, cfg.TopicID = generation, ""
-	if _, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t)); err != nil {
+	if _, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -68,7 +69,7 @@ func testFence(t *testing.T, b *backend) {
 		producers[i], _ = fenced(t, cfg, i == 0)
 		wg.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
-				a := producers[i].Produce(context.WithoutCancel(ctx), updates(n, 1, 3))[0]
+				a := producers[i].Produce(context.WithoutCancel(ctx), kafkatest.Updates(n, 1, 3))[0]
 				if ended[i] = a.Err; a.Err != nil {
 					return
 				}
@@ -81,7 +82,7 @@ func testFence(t *testing.T, b *backend) {
 			}
 		})
 	}
-	consumer := newConsumer(t, cfg, nil)
+	consumer := kafkatest.NewConsumer(t, cfg, nil)
 	wg.Go(func() {
 		for {
 			chunks, err := consumer.Poll(ctx, 100)
@@ -99,21 +100,21 @@ func testFence(t *testing.T, b *backend) {
 	for range producers {
 		select {
 		case <-some:
-		case <-time.After(testTimeout):
+		case <-time.After(kafkatest.Timeout):
 			t.Fatal("no writes are acknowledged")
 		}
 	}
 	next := cfg
 	next.Generation = 2
-	if err := kafka.BeginGeneration(t.Context(), next, logTo(t)); err != nil {
+	if err := kafka.BeginGeneration(t.Context(), next, kafkatest.Log(t)); err != nil {
 		t.Fatal(err)
 	}
 	begun.Store(true)
-	at, err := kafka.Offsets(t.Context(), cfg, logTo(t))
+	at, err := kafka.Offsets(t.Context(), cfg, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "both producers to notice", func() bool {
+	kafkatest.Eventually(t, "both producers to notice", func() bool {
 		return producers[0].Ready(t.Context()) != nil && producers[1].Ready(t.Context()) != nil
 	})
 	stop()
@@ -130,13 +131,13 @@ func testFence(t *testing.T, b *backend) {
 		if err := producers[i].Ready(t.Context()); !errors.Is(err, event.ErrWritesStopped) {
 			t.Errorf("producer %d is ready with %v", i, err)
 		}
-		for _, a := range producers[i].Produce(t.Context(), updates(0, 2, 1)) {
+		for _, a := range producers[i].Produce(t.Context(), kafkatest.Updates(0, 2, 1)) {
 			if !errors.Is(a.Err, event.ErrWritesStopped) {
 				t.Errorf("producer %d answers %v", i, a)
 			}
 		}
 	}
-	after, err := kafka.Offsets(t.Context(), cfg, logTo(t))
+	after, err := kafka.Offsets(t.Context(), cfg, kafkatest.Log(t))
 	if err != nil || !slices.EqualFunc(after, at, func(a, b kafka.PartitionOffsets) bool { return a.End == b.End }) {
 		t.Errorf("the log ended at %v when the generation began, and ends at %v, error %v", at, after, err)
 	}
@@ -154,7 +155,7 @@ func commitChunks(ctx context.Context, c *kafka.Consumer, chunks []event.Chunk) 
 // testBegin is about what keeps a generation from beginning.
 func testBegin(t *testing.T, b *backend) {
 	first := b.topics(t)
-	produce(t, newProducer(t, first), updates(0, 10, 10))
+	kafkatest.Produce(t, kafkatest.NewProducer(t, first), kafkatest.Updates(0, 10, 10))
 	next := first
 	next.Generation = 2
 	exists := func(cfg kafka.Config) bool {
@@ -168,9 +169,9 @@ func testBegin(t *testing.T, b *backend) {
 	untouched := func(cfg kafka.Config, want bool) {
 		t.Helper()
 		var got bool
-		eventually(t, "the broker's groups", func() (ok bool) { // a new Apache Kafka takes a while until it knows of any
+		kafkatest.Eventually(t, "the broker's groups", func() (ok bool) { // a new Apache Kafka takes a while until it knows of any
 			var err error
-			got, err = kafka.Untouched(t.Context(), cfg, logTo(t))
+			got, err = kafka.Untouched(t.Context(), cfg, kafkatest.Log(t))
 			return err == nil
 		})
 		if got != want {
@@ -183,19 +184,19 @@ func testBegin(t *testing.T, b *backend) {
 	if _, err := b.admin(t).DeleteTopic(t.Context(), lost.EventsTopic()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the topic to be gone", func() bool {
-		generations, err := kafka.Generations(t.Context(), lost, logTo(t))
+	kafkatest.Eventually(t, "the topic to be gone", func() bool {
+		generations, err := kafka.Generations(t.Context(), lost, kafkatest.Log(t))
 		return err == nil && len(generations) == 0
 	})
 	untouched(lost, false)
 	// Nobody applies the earlier one.
-	err := kafka.BeginGeneration(t.Context(), next, logTo(t))
+	err := kafka.BeginGeneration(t.Context(), next, kafkatest.Log(t))
 	if !errors.Is(err, kafka.ErrNotDrained) || !strings.Contains(err.Error(), "10 records of "+first.EventsTopic()) {
 		t.Errorf("got %v, want %v", err, kafka.ErrNotDrained)
 	}
 	far := first
 	far.Generation = 2 + kafka.GenerationsAhead
-	if err := kafka.BeginGeneration(t.Context(), far, logTo(t)); !errors.Is(err, kafka.ErrGenerationGap) {
+	if err := kafka.BeginGeneration(t.Context(), far, kafkatest.Log(t)); !errors.Is(err, kafka.ErrGenerationGap) {
 		t.Errorf("generation %d: got %v, want %v", far.Generation, err, kafka.ErrGenerationGap)
 	}
 	if exists(next) || exists(far) {
@@ -206,12 +207,12 @@ func testBegin(t *testing.T, b *backend) {
 	alone.Generation = 7
 	ctx, cancel := context.WithTimeout(t.Context(), kafka.FenceWait)
 	defer cancel()
-	eventually(t, "a first generation to begin", func() bool { return kafka.BeginGeneration(ctx, alone, logTo(t)) == nil })
+	kafkatest.Eventually(t, "a first generation to begin", func() bool { return kafka.BeginGeneration(ctx, alone, kafkatest.Log(t)) == nil })
 	if !exists(alone) {
 		t.Error("the topic of the first generation was not made")
 	}
 	alone.Generation = 6
-	if err := kafka.BeginGeneration(t.Context(), alone, logTo(t)); !errors.Is(err, kafka.ErrGenerationOver) {
+	if err := kafka.BeginGeneration(t.Context(), alone, kafkatest.Log(t)); !errors.Is(err, kafka.ErrGenerationOver) {
 		t.Errorf("a generation before one that has begun: got %v, want %v", err, kafka.ErrGenerationOver)
 	}
 }
@@ -222,12 +223,12 @@ func TestBeginWithIdleConsumers(t *testing.T) {
 	t.Parallel()
 	b := embeddedBackend(t)
 	first := b.topics(t)
-	produce(t, newProducer(t, first), updates(0, 10, 10))
-	c := newConsumer(t, first, nil)
-	collect(t, c, 10)
+	kafkatest.Produce(t, kafkatest.NewProducer(t, first), kafkatest.Updates(0, 10, 10))
+	c := kafkatest.NewConsumer(t, first, nil)
+	kafkatest.Collect(t, c, 10)
 	next := first
 	next.Generation = 2
-	if err := kafka.BeginGeneration(t.Context(), next, logTo(t)); !errors.Is(err, kafka.ErrNotDrained) {
+	if err := kafka.BeginGeneration(t.Context(), next, kafkatest.Log(t)); !errors.Is(err, kafka.ErrNotDrained) {
 		t.Errorf("got %v, want %v", err, kafka.ErrNotDrained)
 	}
 }
@@ -236,7 +237,7 @@ func TestBeginWithIdleConsumers(t *testing.T) {
 func testFenceNotices(t *testing.T, b *backend) {
 	cfg := b.config()
 	cfg.Generation = 3
-	info, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t))
+	info, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,13 +250,13 @@ func testFenceNotices(t *testing.T, b *backend) {
 		t.Fatal(err)
 	}
 	p, f := fenced(t, cfg, false)
-	produce(t, p, updates(0, 10, 3))
+	kafkatest.Produce(t, p, kafkatest.Updates(0, 10, 3))
 	if err := f.Err(); err != nil {
 		t.Fatal(err)
 	}
 	nextGeneration(t, cfg, 3+kafka.GenerationsAhead)
 	f.Expire()
-	acks := p.Produce(t.Context(), updates(0, 1, 1))
+	acks := p.Produce(t.Context(), kafkatest.Updates(0, 1, 1))
 	if err := acks[0].Err; !errors.Is(err, kafka.ErrGenerationOver) || !strings.Contains(err.Error(), "generation 3: ") || !strings.Contains(err.Error(), "--kafka-generation=19") {
 		t.Errorf("after generation 19 has begun: %v", err)
 	}
@@ -264,11 +265,11 @@ func testFenceNotices(t *testing.T, b *backend) {
 	adm := b.admin(t)
 	anew := cfg
 	anew.TopicPrefix += "anew"
-	if info, err = kafka.EnsureTopics(t.Context(), anew, logTo(t)); err != nil {
+	if info, err = kafka.EnsureTopics(t.Context(), anew, kafkatest.Log(t)); err != nil {
 		t.Fatal(err)
 	}
 	anew.TopicID = info.ID
-	f, err = kafka.NewFence(anew, logTo(t))
+	f, err = kafka.NewFence(anew, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +280,7 @@ func testFenceNotices(t *testing.T, b *backend) {
 	if _, err := adm.DeleteTopic(t.Context(), info.Topic); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the topic to be gone", func() bool {
+	kafkatest.Eventually(t, "the topic to be gone", func() bool {
 		f.Expire()
 		err := f.Allow(t.Context())
 		if errors.Is(err, event.ErrWritesStopped) {
@@ -287,12 +288,12 @@ func testFenceNotices(t *testing.T, b *backend) {
 		}
 		return err != nil
 	})
-	eventually(t, "the topic to be made anew", func() bool {
+	kafkatest.Eventually(t, "the topic to be made anew", func() bool {
 		anew.TopicID = ""
-		_, err := kafka.EnsureTopics(t.Context(), anew, logTo(t))
+		_, err := kafka.EnsureTopics(t.Context(), anew, kafkatest.Log(t))
 		return err == nil
 	})
-	eventually(t, "the fence to notice", func() bool {
+	kafkatest.Eventually(t, "the fence to notice", func() bool {
 		f.Expire()
 		return errors.Is(f.Allow(t.Context()), kafka.ErrTopicMismatch)
 	})
@@ -315,26 +316,26 @@ func testFenceBlind(t *testing.T, b *backend) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	f, err := kafka.NewFence(nobody, logTo(t))
+	f, err := kafka.NewFence(nobody, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
 	cfg.Producer.Fence = f
-	p := newProducer(t, cfg)
+	p := kafkatest.NewProducer(t, cfg)
 	start := time.Now()
-	a := p.Produce(t.Context(), updates(0, 1, 1))[0]
+	a := p.Produce(t.Context(), kafkatest.Updates(0, 1, 1))[0]
 	if !errors.Is(a.Err, event.ErrUnavailable) || errors.Is(a.Err, event.ErrWritesStopped) {
 		t.Errorf("a write is acknowledged with %v, though nobody says whether a later generation has begun", a)
 	}
-	if took := time.Since(start); took > testTimeout/2 {
+	if took := time.Since(start); took > kafkatest.Timeout/2 {
 		t.Errorf("the answer took %s", took)
 	}
 	// A reason of somebody else's stops writes as well.
 	want := errors.New("of the database")
 	f.Stop(want)
 	f.Stop(errors.New("a later one"))
-	if a := p.Produce(t.Context(), updates(0, 1, 1))[0]; !errors.Is(a.Err, want) || !errors.Is(a.Err, event.ErrWritesStopped) {
+	if a := p.Produce(t.Context(), kafkatest.Updates(0, 1, 1))[0]; !errors.Is(a.Err, want) || !errors.Is(a.Err, event.ErrWritesStopped) {
 		t.Errorf("got %v, want %v", a.Err, want)
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
 // foreignRecord is a record as a batch has it, the n-th.
@@ -166,7 +167,7 @@ func testForeignBatches(t *testing.T, b *backend) {
 				t.Fatal(err)
 			}
 			for range 2 { // again after a restart
-				c := newConsumer(t, cfg, nil)
+				c := kafkatest.NewConsumer(t, cfg, nil)
 				values, unreadable := pollAll(t, c, 2+tt.count)
 				if last := values[len(values)-1]; last != fmt.Sprintf("%d:20", 1+tt.count) || values[0] != "0:10" {
 					t.Errorf("records %v, want those around the batch", values)
@@ -207,7 +208,7 @@ func testTransactions(t *testing.T, b *backend) {
 			t.Fatal(err)
 		}
 	}
-	c := newConsumer(t, cfg, nil)
+	c := kafkatest.NewConsumer(t, cfg, nil)
 	values, unreadable := pollAll(t, c, 6)
 	if got := fmt.Sprint(values); got != "[0:1 2:2 4:3]" || len(unreadable) > 0 {
 		t.Errorf("records %s, %d unreadable, want those of three transactions", got, len(unreadable))
@@ -245,7 +246,7 @@ func TestInflatedBytesAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := newConsumer(t, cfg, nil)
+	c := kafkatest.NewConsumer(t, cfg, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for next := int64(0); next < records; {

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
 // Dashboards and alerts know the metrics by these names.
@@ -19,14 +20,14 @@ func TestProducerMetrics(t *testing.T) {
 	cfg := b.topics(t)
 	cfg.Producer.BufferRecordsMax, cfg.Producer.AckTimeout = 10, time.Second
 	reg := prometheus.NewRegistry()
-	p, err := kafka.NewProducer(cfg, logTo(t), reg)
+	p, err := kafka.NewProducer(cfg, kafkatest.Log(t), reg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	produce(t, p, updates(0, 10, 10))
-	p.Produce(t.Context(), updates(0, 11, 10))
+	kafkatest.Produce(t, p, kafkatest.Updates(0, 10, 10))
+	p.Produce(t.Context(), kafkatest.Updates(0, 11, 10))
 	restart := b.kill(t)
-	p.Produce(t.Context(), updates(0, 3, 3))
+	p.Produce(t.Context(), kafkatest.Updates(0, 3, 3))
 	restart()
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -71,26 +72,26 @@ func TestClientMetrics(t *testing.T) {
 	cfg := b.topics(t)
 	reg := prometheus.NewRegistry()
 	cfg.ClientMetrics = reg
-	p, err := kafka.NewProducer(cfg, logTo(t), prometheus.NewRegistry())
+	p, err := kafka.NewProducer(cfg, kafkatest.Log(t), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
-	letters, err := kafka.NewDeadLetters(cfg, logTo(t))
+	letters, err := kafka.NewDeadLetters(cfg, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	watcher, err := kafka.NewWatcher(cfg, logTo(t))
+	watcher, err := kafka.NewWatcher(cfg, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	watched := make(chan error, 1)
 	go func() { watched <- watcher.Run(ctx) }()
-	c, err := kafka.NewConsumer(cfg, nil, logTo(t))
+	c, err := kafka.NewConsumer(cfg, nil, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	produce(t, p, updates(0, 10, 10))
+	kafkatest.Produce(t, p, kafkatest.Updates(0, 10, 10))
 	if _, err := c.Poll(t.Context(), 100); err != nil {
 		t.Fatal(err)
 	}

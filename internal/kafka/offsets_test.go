@@ -9,13 +9,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
 func testGenerations(t *testing.T, b *backend) {
 	first := b.config()
 	check := func(want ...kafka.Generation) {
 		t.Helper()
-		got, err := kafka.Generations(t.Context(), first, logTo(t))
+		got, err := kafka.Generations(t.Context(), first, kafkatest.Log(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -26,19 +27,19 @@ func testGenerations(t *testing.T, b *backend) {
 	check()
 	ensure := func(cfg kafka.Config) {
 		t.Helper()
-		if _, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t)); err != nil {
+		if _, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	ensure(first)
 	// A new Apache Kafka takes a while until it knows of groups.
-	eventually(t, "the broker's groups", func() bool {
-		_, err := kafka.Generations(t.Context(), first, logTo(t))
+	kafkatest.Eventually(t, "the broker's groups", func() bool {
+		_, err := kafka.Generations(t.Context(), first, kafkatest.Log(t))
 		return err == nil
 	})
 	one, two := first.EventsTopic(), ""
 	check(kafka.Generation{Number: 1, Topic: one})
-	produce(t, newProducer(t, first), updates(0, 40, 40))
+	kafkatest.Produce(t, kafkatest.NewProducer(t, first), kafkatest.Updates(0, 40, 40))
 	check(kafka.Generation{Number: 1, Topic: one, Pending: 40, Used: true})
 
 	// Another number of partitions, and topics that are no generation.
@@ -52,15 +53,15 @@ func testGenerations(t *testing.T, b *backend) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the topics", func() bool {
+	kafkatest.Eventually(t, "the topics", func() bool {
 		topics, err := adm.ListTopics(t.Context(), first.TopicPrefix+"x.g4")
 		return err == nil && topics.Error() == nil
 	})
 	check(kafka.Generation{Number: 1, Topic: one, Pending: 40, Used: true}, kafka.Generation{Number: 2, Topic: two})
 
-	c := newConsumer(t, first, nil)
-	read := collect(t, c, 40)
-	half := offsets(read[:20])
+	c := kafkatest.NewConsumer(t, first, nil)
+	read := kafkatest.Collect(t, c, 40)
+	half := kafkatest.Offsets(read[:20])
 	if err := c.Commit(t.Context(), half); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +70,7 @@ func testGenerations(t *testing.T, b *backend) {
 		committed += at
 	}
 	check(kafka.Generation{Number: 1, Topic: one, Pending: 40 - committed, Used: true}, kafka.Generation{Number: 2, Topic: two})
-	if err := c.Commit(t.Context(), offsets(read)); err != nil {
+	if err := c.Commit(t.Context(), kafkatest.Offsets(read)); err != nil {
 		t.Fatal(err)
 	}
 	check(kafka.Generation{Number: 1, Topic: one, Used: true}, kafka.Generation{Number: 2, Topic: two})
@@ -80,7 +81,7 @@ func testGenerations(t *testing.T, b *backend) {
 	other.Group += ".other"
 	pending := func() int64 {
 		t.Helper()
-		got, err := kafka.Generations(t.Context(), other, logTo(t))
+		got, err := kafka.Generations(t.Context(), other, kafkatest.Log(t))
 		if err != nil || len(got) != 2 {
 			t.Fatalf("generations %v, error %v", got, err)
 		}
@@ -90,7 +91,7 @@ func testGenerations(t *testing.T, b *backend) {
 		t.Errorf("%d records wait for a group without commits, want 40", n)
 	}
 	var ends kadm.Offsets
-	for p, next := range offsets(read) {
+	for p, next := range kafkatest.Offsets(read) {
 		ends.AddOffset(one, p, next, -1)
 	}
 	resp, err := adm.DeleteRecords(t.Context(), ends)
@@ -104,9 +105,9 @@ func testGenerations(t *testing.T, b *backend) {
 
 func testRewind(t *testing.T, b *backend) {
 	cfg := b.topics(t)
-	produce(t, newProducer(t, cfg), updates(0, 200, 200))
-	c := newConsumer(t, cfg, nil)
-	end := offsets(collect(t, c, 200))
+	kafkatest.Produce(t, kafkatest.NewProducer(t, cfg), kafkatest.Updates(0, 200, 200))
+	c := kafkatest.NewConsumer(t, cfg, nil)
+	end := kafkatest.Offsets(kafkatest.Collect(t, c, 200))
 	half := make(map[int32]int64)
 	for p, next := range end {
 		half[p] = next / 2
@@ -114,7 +115,7 @@ func testRewind(t *testing.T, b *backend) {
 	if err := c.Commit(t.Context(), half); err != nil {
 		t.Fatal(err)
 	}
-	rewind := func(to map[int32]int64) error { return kafka.Rewind(t.Context(), cfg, to, false, logTo(t)) }
+	rewind := func(to map[int32]int64) error { return kafka.Rewind(t.Context(), cfg, to, false, kafkatest.Log(t)) }
 	start := map[int32]int64{0: 0, 1: 0, 2: 0, 3: 0}
 	if err := rewind(start); !errors.Is(err, kafka.ErrGroupActive) {
 		t.Errorf("while a consumer runs: error %v, want that the group is active", err)
@@ -148,7 +149,7 @@ func testRewind(t *testing.T, b *backend) {
 	if err := rewind(start); !errors.Is(err, kafka.ErrDataLoss) {
 		t.Errorf("error %v, want that records are missing", err)
 	}
-	if diff := cmp.Diff(half, groupOffsets(t, b, cfg)); diff != "" {
+	if diff := cmp.Diff(half, kafkatest.GroupOffsets(t, cfg)); diff != "" {
 		t.Fatalf("what was refused changed something: %s", diff)
 	}
 
@@ -156,7 +157,7 @@ func testRewind(t *testing.T, b *backend) {
 	if err := rewind(start); err != nil {
 		t.Fatal(err)
 	}
-	partitions, err := kafka.Offsets(t.Context(), cfg, logTo(t))
+	partitions, err := kafka.Offsets(t.Context(), cfg, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,12 +183,12 @@ func testRewind(t *testing.T, b *backend) {
 		t.Errorf("error %v, want that records would be passed over", err)
 	}
 	start[0] = end[0] // of which nothing is gone
-	if err := kafka.Rewind(t.Context(), cfg, start, true, logTo(t)); !errors.Is(err, kafka.ErrForward) {
+	if err := kafka.Rewind(t.Context(), cfg, start, true, kafkatest.Log(t)); !errors.Is(err, kafka.ErrForward) {
 		t.Errorf("error %v, want that records would be passed over", err)
 	}
 	start[0] = 0
-	if err := kafka.Rewind(t.Context(), cfg, start, true, logTo(t)); err != nil {
+	if err := kafka.Rewind(t.Context(), cfg, start, true, kafkatest.Log(t)); err != nil {
 		t.Fatal(err)
 	}
-	collect(t, newConsumer(t, cfg, nil), left-int(end[3]))
+	kafkatest.Collect(t, kafkatest.NewConsumer(t, cfg, nil), left-int(end[3]))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
 // replayLog is a log some of whose records are refused.
@@ -23,7 +24,7 @@ type replayLog struct {
 
 func newReplayLog(t *testing.T, b *backend) *replayLog {
 	cfg := b.topics(t)
-	return &replayLog{t: t, b: b, cfg: cfg, producer: newProducer(t, cfg), letters: newDeadLetters(t, cfg)}
+	return &replayLog{t: t, b: b, cfg: cfg, producer: kafkatest.NewProducer(t, cfg), letters: newDeadLetters(t, cfg)}
 }
 
 // changes is an update of the event that sets the fields to its name.
@@ -48,7 +49,7 @@ func changes(alias, text string, fields ...event.Field) event.Write {
 // write puts writes into the log.
 func (l *replayLog) write(writes ...event.Write) []event.Receipt {
 	l.t.Helper()
-	return produce(l.t, l.producer, writes)
+	return kafkatest.Produce(l.t, l.producer, writes)
 }
 
 // refuse makes a dead letter of the write at the receipt.
@@ -86,7 +87,7 @@ func (l *replayLog) records() []event.Record {
 	cfg := l.cfg
 	l.readers++
 	cfg.Group = fmt.Sprint("reader ", l.readers)
-	return collect(l.t, newConsumer(l.t, cfg, nil), n)
+	return kafkatest.Collect(l.t, kafkatest.NewConsumer(l.t, cfg, nil), n)
 }
 
 // replay replays, wants these outcomes, and returns what was written for it.
@@ -327,12 +328,12 @@ func testReplayGenerations(t *testing.T, b *backend) {
 	l.write(changes("changed before", "newer", event.FieldOutput))
 	next := l.cfg
 	next.Generation, next.Partitions, next.PartitionsNew = 2, 0, 3
-	info, err := kafka.EnsureTopics(t.Context(), next, logTo(t))
+	info, err := kafka.EnsureTopics(t.Context(), next, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	next.Partitions = info.Partitions
-	l.cfg, l.producer = next, newProducer(t, next)
+	l.cfg, l.producer = next, kafkatest.NewProducer(t, next)
 	l.write(changes("changed after", "newer", event.FieldOutput))
 	got := l.replay(kafka.ReplayOptions{}, outcomes{kafka.ReplaySent: {unknown: 1}, kafka.ReplaySuperseded: {unknown: 2}})
 	if len(got) == 1 && string(got[0].Key) != "free" {

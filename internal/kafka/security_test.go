@@ -22,19 +22,19 @@ func TestApacheKafkaSecure(t *testing.T) {
 	for _, mechanism := range []string{kafka.MechanismScramSHA256, kafka.MechanismScramSHA512, kafka.MechanismPlain} {
 		t.Run(mechanism, func(t *testing.T) {
 			cfg := good(mechanism)
-			if _, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t)); err != nil {
+			if _, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t)); err != nil {
 				t.Fatal(err)
 			}
-			receipts := produce(t, newProducer(t, cfg), updates(0, 50, 50))
-			c := newConsumer(t, cfg, nil)
-			if err := c.Commit(t.Context(), offsets(collect(t, c, 50))); err != nil {
+			receipts := kafkatest.Produce(t, kafkatest.NewProducer(t, cfg), kafkatest.Updates(0, 50, 50))
+			c := kafkatest.NewConsumer(t, cfg, nil)
+			if err := c.Commit(t.Context(), kafkatest.Offsets(kafkatest.Collect(t, c, 50))); err != nil {
 				t.Fatal(err)
 			}
-			w, err := kafka.NewWatcher(cfg, logTo(t))
+			w, err := kafka.NewWatcher(cfg, kafkatest.Log(t))
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+			ctx, cancel := context.WithTimeout(t.Context(), kafkatest.Timeout)
 			defer cancel()
 			ended := make(chan error)
 			go func() { ended <- w.Run(ctx) }()
@@ -63,7 +63,7 @@ func TestApacheKafkaSecure(t *testing.T) {
 			tt.change(&cfg)
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()
-			if _, err := kafka.EnsureTopics(ctx, cfg, logTo(t)); err == nil {
+			if _, err := kafka.EnsureTopics(ctx, cfg, kafkatest.Log(t)); err == nil {
 				t.Error("accepted")
 			}
 		})
@@ -71,7 +71,7 @@ func TestApacheKafkaSecure(t *testing.T) {
 	t.Run("unverified, as asked for", func(t *testing.T) {
 		cfg := good(kafka.MechanismScramSHA512)
 		cfg.TLS = kafka.TLSConfig{Enabled: true, InsecureSkipVerify: true}
-		if _, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t)); err != nil {
+		if _, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t)); err != nil {
 			t.Error(err)
 		}
 	})

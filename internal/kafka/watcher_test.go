@@ -11,14 +11,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicehq/sluice/internal/event"
-	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/broker"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
 // The watcher asks the group's coordinator no more often than it can learn
 // something. How soon it answers is in the tests of its pace.
 func TestWatcherRequests(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, kafka.BrokerConfig{Dir: t.TempDir()})
+	broker := kafkatest.StartEmbedded(t, broker.Config{Dir: t.TempDir()})
 	cfg := (&backend{addr: broker.Addr()}).topics(t)
 	var asked atomic.Int64
 	broker.Cluster().ControlKey(int16(kmsg.OffsetFetch), func(kmsg.Request) (kmsg.Response, error, bool) {
@@ -26,10 +27,10 @@ func TestWatcherRequests(t *testing.T) {
 		asked.Add(1)
 		return nil, nil, false
 	})
-	p := newProducer(t, cfg)
-	c := newConsumer(t, cfg, nil)
-	applied := produce(t, p, updates(0, 40, 40))
-	if err := c.Commit(t.Context(), offsets(collect(t, c, len(applied)))); err != nil {
+	p := kafkatest.NewProducer(t, cfg)
+	c := kafkatest.NewConsumer(t, cfg, nil)
+	applied := kafkatest.Produce(t, p, kafkatest.Updates(0, 40, 40))
+	if err := c.Commit(t.Context(), kafkatest.Offsets(kafkatest.Collect(t, c, len(applied)))); err != nil {
 		t.Fatal(err)
 	}
 	w, _ := startWatcher(t, cfg)
@@ -49,7 +50,7 @@ func TestWatcherRequests(t *testing.T) {
 		}
 	})
 	t.Run("a group that stands still", func(t *testing.T) {
-		pending := produce(t, p, updates(40, 20, 20))
+		pending := kafkatest.Produce(t, p, kafkatest.Updates(40, 20, 20))
 		before := asked.Load()
 		var all sync.WaitGroup
 		for i, r := range pending {

@@ -1,8 +1,9 @@
-package kafka_test
+package broker_test
 
 import (
 	"context"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,12 +13,17 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/broker"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
 // BenchmarkProduceSingle is the time of one write, of callers that each wait
 // for the acknowledgement before their next one, as handlers of single POSTs do.
 func BenchmarkProduceSingle(b *testing.B) {
-	writes := benchWrites(b, 10_000)
+	writes := make([]event.Write, 10_000)
+	for i := range writes {
+		writes[i] = kafkatest.Content("alias-"+strconv.Itoa(i), 400)
+	}
 	for _, bm := range []struct {
 		name    string
 		callers int
@@ -28,19 +34,19 @@ func BenchmarkProduceSingle(b *testing.B) {
 		{"callers=64/nosync", 64, true},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
-			broker := startBroker(b, kafka.BrokerConfig{Dir: b.TempDir(), NoSync: bm.noSync})
-			cfg := (&backend{addr: broker.Addr()}).config()
+			broker := kafkatest.StartEmbedded(b, broker.Config{Dir: b.TempDir(), NoSync: bm.noSync})
+			cfg := kafkatest.NewConfig(broker.Addr())
 			cfg.Partitions = 12
-			if _, err := kafka.EnsureTopics(b.Context(), cfg, logTo(b)); err != nil {
+			if _, err := kafka.EnsureTopics(b.Context(), cfg, kafkatest.Log(b)); err != nil {
 				b.Fatal(err)
 			}
-			p, err := kafka.NewProducer(cfg, logTo(b), prometheus.NewRegistry())
+			p, err := kafka.NewProducer(cfg, kafkatest.Log(b), prometheus.NewRegistry())
 			if err != nil {
 				b.Fatal(err)
 			}
 			defer p.Close(context.WithoutCancel(b.Context()))
-			// Learns the topic, and makes the files.
-			produce(b, p, writes)
+			// The first writes load the metadata and create the files.
+			kafkatest.Produce(b, p, writes)
 			b.ReportAllocs()
 			b.ResetTimer()
 			took := produceSingly(b, p, writes, bm.callers)

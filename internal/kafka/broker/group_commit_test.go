@@ -1,4 +1,4 @@
-package kafka_test
+package broker_test
 
 import (
 	"context"
@@ -18,11 +18,13 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/kafka/broker"
+	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 )
 
-func startBrokerFsync(t *testing.T, dir string, fsync func(*os.File) error) *kafka.Broker {
+func startBrokerFsync(t *testing.T, dir string, fsync func(*os.File) error) *broker.Broker {
 	t.Helper()
-	b, err := kafka.NewBrokerFsync(kafka.BrokerConfig{Dir: dir}, logTo(t), fsync)
+	b, err := broker.NewFsync(broker.Config{Dir: dir}, kafkatest.Log(t), fsync)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,27 +36,27 @@ func startBrokerFsync(t *testing.T, dir string, fsync func(*os.File) error) *kaf
 func TestSyncBeforeAnswer(t *testing.T) {
 	t.Parallel()
 	var disk sync.RWMutex // held: syncs do not return
-	broker := startBrokerFsync(t, t.TempDir(), func(*os.File) error {
+	b := startBrokerFsync(t, t.TempDir(), func(*os.File) error {
 		disk.RLock()
 		defer disk.RUnlock()
 		return nil
 	})
-	t.Cleanup(func() { _ = broker.Close() })
-	cfg := (&backend{addr: broker.Addr()}).topics(t)
-	p, c := newProducer(t, cfg), newConsumer(t, cfg, nil)
-	produce(t, p, updates(0, 4, 4))
-	collect(t, c, 4)
+	t.Cleanup(func() { _ = b.Close() })
+	cfg := kafkatest.NewTopics(t, b.Addr())
+	p, c := kafkatest.NewProducer(t, cfg), kafkatest.NewConsumer(t, cfg, nil)
+	kafkatest.Produce(t, p, kafkatest.Updates(0, 4, 4))
+	kafkatest.Collect(t, c, 4)
 
 	disk.Lock()
 	heard := make(chan string, 2)
 	go func() {
-		if a := p.Produce(t.Context(), updates(0, 1, 1)); a[0].Err != nil {
+		if a := p.Produce(t.Context(), kafkatest.Updates(0, 1, 1)); a[0].Err != nil {
 			t.Error(a[0].Err)
 		}
 		heard <- "produce"
 	}()
 	go func() {
-		collect(t, c, 1)
+		kafkatest.Collect(t, c, 1)
 		heard <- "poll"
 	}()
 	waiting := 2
@@ -76,26 +78,26 @@ func TestSyncFailure(t *testing.T) {
 	t.Parallel()
 	errDisk := errors.New("the disk is broken")
 	var broken atomic.Bool
-	broker := startBrokerFsync(t, t.TempDir(), func(*os.File) error {
+	b := startBrokerFsync(t, t.TempDir(), func(*os.File) error {
 		if broken.Load() {
 			return errDisk
 		}
 		return nil
 	})
 	ran := make(chan error, 1)
-	go func() { ran <- broker.Run(t.Context()) }()
-	cfg := (&backend{addr: broker.Addr()}).config()
+	go func() { ran <- b.Run(t.Context()) }()
+	cfg := kafkatest.NewConfig(b.Addr())
 	cfg.Producer.AckTimeout = time.Second
-	if _, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t)); err != nil {
+	if _, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t)); err != nil {
 		t.Fatal(err)
 	}
-	p := newProducer(t, cfg)
-	produce(t, p, updates(0, 4, 4))
+	p := kafkatest.NewProducer(t, cfg)
+	kafkatest.Produce(t, p, kafkatest.Updates(0, 4, 4))
 
 	broken.Store(true)
 	refused := func() {
 		t.Helper()
-		if a := p.Produce(t.Context(), updates(0, 1, 1)); !errors.Is(a[0].Err, event.ErrUnavailable) {
+		if a := p.Produce(t.Context(), kafkatest.Updates(0, 1, 1)); !errors.Is(a[0].Err, event.ErrUnavailable) {
 			t.Errorf("ack %+v, want %v", a[0], event.ErrUnavailable)
 		}
 	}
@@ -105,7 +107,7 @@ func TestSyncFailure(t *testing.T) {
 	}
 	broken.Store(false)
 	refused()
-	if err := broker.Close(); !errors.Is(err, errDisk) {
+	if err := b.Close(); !errors.Is(err, errDisk) {
 		t.Errorf("Close: error %v, want %v", err, errDisk)
 	}
 }
@@ -115,15 +117,15 @@ func TestSyncFailure(t *testing.T) {
 func TestWriteFailure(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	broker, err := kafka.NewBroker(kafka.BrokerConfig{Dir: dir}, logTo(t))
+	b, err := broker.New(broker.Config{Dir: dir}, kafkatest.Log(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ran := make(chan error, 1)
-	go func() { ran <- broker.Run(t.Context()) }()
-	cfg := (&backend{addr: broker.Addr()}).config()
+	go func() { ran <- b.Run(t.Context()) }()
+	cfg := kafkatest.NewConfig(b.Addr())
 	cfg.Partitions, cfg.Producer.AckTimeout = 1, time.Second
-	if _, err := kafka.EnsureTopics(t.Context(), cfg, logTo(t)); err != nil {
+	if _, err := kafka.EnsureTopics(t.Context(), cfg, kafkatest.Log(t)); err != nil {
 		t.Fatal(err)
 	}
 	// Where the partition's directory should be is a file.
@@ -134,16 +136,16 @@ func TestWriteFailure(t *testing.T) {
 	if err := os.WriteFile(partition, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := newProducer(t, cfg)
+	p := kafkatest.NewProducer(t, cfg)
 	for range 2 {
-		if a := p.Produce(t.Context(), updates(0, 1, 1)); !errors.Is(a[0].Err, event.ErrUnavailable) {
+		if a := p.Produce(t.Context(), kafkatest.Updates(0, 1, 1)); !errors.Is(a[0].Err, event.ErrUnavailable) {
 			t.Errorf("ack %+v, want %v", a[0], event.ErrUnavailable)
 		}
 	}
 	if err := <-ran; err == nil || !strings.Contains(err.Error(), "persist batch") {
 		t.Errorf("Run: error %v, want that a batch could not be written", err)
 	}
-	_ = broker.Close() // returns that error too
+	_ = b.Close() // returns that error too
 }
 
 // What a power failure leaves has every record that was acknowledged or read
@@ -152,12 +154,11 @@ func TestPowerFailure(t *testing.T) {
 	t.Parallel()
 	disk := &volatileDisk{sizes: make(map[string]int64), entries: make(map[string][]string)}
 	dir := t.TempDir()
-	broker := startBrokerFsync(t, dir, disk.fsync)
-	t.Cleanup(func() { _ = broker.Close() })
-	b := &backend{addr: broker.Addr()}
-	cfg := b.topics(t)
+	b := startBrokerFsync(t, dir, disk.fsync)
+	t.Cleanup(func() { _ = b.Close() })
+	cfg := kafkatest.NewTopics(t, b.Addr())
 	// Many segments are begun and ended meanwhile.
-	if _, err := b.admin(t).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{
+	if _, err := kafkatest.Admin(t, b.Addr()).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{
 		{Op: kadm.SetConfig, Name: "segment.bytes", Value: new("32768")},
 	}, cfg.EventsTopic()); err != nil {
 		t.Fatal(err)
@@ -167,11 +168,11 @@ func TestPowerFailure(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var load sync.WaitGroup
-	c := newConsumer(t, cfg, nil)
+	c := kafkatest.NewConsumer(t, cfg, nil)
 	// Producers of their own, or their requests would not overlap.
 	cfg.Producer.Linger = -1
 	for i := range 8 {
-		p := newProducer(t, cfg)
+		p := kafkatest.NewProducer(t, cfg)
 		load.Go(func() { known.produce(ctx, p, i*1_000_000) })
 	}
 	load.Go(func() { known.consume(ctx, c) })
@@ -183,7 +184,7 @@ func TestPowerFailure(t *testing.T) {
 	var cuts []remains
 	for range 5 {
 		before := known.len()
-		eventually(t, "more records", func() bool { return known.len() > before+300 })
+		kafkatest.Eventually(t, "more records", func() bool { return known.len() > before+300 })
 		cut := remains{dir: t.TempDir()}
 		disk.mu.Lock() // no sync succeeds any more; acknowledgements of earlier ones arrive
 		<-time.After(5 * time.Millisecond)
@@ -200,23 +201,23 @@ func TestPowerFailure(t *testing.T) {
 
 	for i, cut := range cuts {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			at := &backend{addr: startBroker(t, kafka.BrokerConfig{Dir: cut.dir}).Addr()}
+			at := kafkatest.StartEmbedded(t, broker.Config{Dir: cut.dir}).Addr()
 			cfg := cfg
-			cfg.Brokers, cfg.Group = []string{at.addr}, cfg.Group+".after"
+			cfg.Brokers, cfg.Group = []string{at}, cfg.Group+".after"
 			// What is written now follows what is left, and is read with it.
-			for _, r := range produce(t, newProducer(t, cfg), updates(0, 100, 100)) {
+			for _, r := range kafkatest.Produce(t, kafkatest.NewProducer(t, cfg), kafkatest.Updates(0, 100, 100)) {
 				if _, again := cut.known[r]; again {
 					t.Errorf("%s is given to another record", r)
 				}
 			}
-			ends, err := at.admin(t).ListEndOffsets(t.Context(), cfg.EventsTopic())
+			ends, err := kafkatest.Admin(t, at).ListEndOffsets(t.Context(), cfg.EventsTopic())
 			if err != nil {
 				t.Fatal(err)
 			}
 			total := 0
 			ends.Each(func(o kadm.ListedOffset) { total += int(o.Offset) })
 			got := make(map[event.Receipt]float64)
-			for _, r := range collect(t, newConsumer(t, cfg, nil), total) {
+			for _, r := range kafkatest.Collect(t, kafkatest.NewConsumer(t, cfg, nil), total) {
 				if _, want := cut.known[r.Receipt()]; want {
 					got[r.Receipt()] = latency(t, &r)
 				}
@@ -246,7 +247,7 @@ type knownRecords struct {
 
 func (k *knownRecords) produce(ctx context.Context, p *kafka.Producer, first int) {
 	for i := first; ctx.Err() == nil; i += 3 {
-		writes := updates(i, 3, 50)
+		writes := kafkatest.Updates(i, 3, 50)
 		for j, a := range p.Produce(context.WithoutCancel(ctx), writes) {
 			if a.Err == nil {
 				k.add(a.Receipt, writes[j].Latency)

@@ -1,6 +1,6 @@
 //go:build linux || darwin || freebsd || netbsd || openbsd
 
-package kafka
+package broker
 
 import (
 	"errors"
@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// lockFile takes the file for this process, until the returned function is
-// called or the process ends, however it ends.
+// lockFile locks the file for this process until unlock is called or the process
+// ends, in whatever way. The error wraps [ErrLocked] if another process has it.
 func lockFile(path string) (unlock func() error, err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the operator names the directory
 	if err != nil {
