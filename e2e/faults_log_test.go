@@ -31,6 +31,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // produce writes records to a topic as no Sluice would, and waits for them.
@@ -79,7 +80,7 @@ const secret = "payload-that-nobody-may-log"
 type poison struct {
 	name   string
 	record *kgo.Record
-	// reason is that of its dead letter; empty where only [event.ReadRecord]
+	// reason is that of its dead letter; empty where only [record.Read]
 	// can tell whether it has one.
 	reason event.Code
 }
@@ -121,7 +122,7 @@ func withAlias(w event.Write, alias string) event.Write {
 }
 
 func recordOf(w event.Write) *kgo.Record {
-	return &kgo.Record{Key: []byte(w.Ref().String()), Value: event.AppendWrite(nil, &w), Headers: versionHeaders("1")}
+	return &kgo.Record{Key: []byte(w.Ref().String()), Value: record.AppendWrite(nil, &w), Headers: versionHeaders("1")}
 }
 
 // badRecords are valid writes in envelopes that are not.
@@ -301,7 +302,7 @@ func mutatedWrites(random *rand.Rand) (all []poison, ids map[string]struct{}) {
 		r := *writes[random.IntN(len(writes))]
 		r.Value = mutate(random, r.Value, writes)
 		var w event.Write
-		if event.DecodeWrite(&w, r.Value) == nil && w.Fresh {
+		if record.DecodeWrite(&w, r.Value) == nil && w.Fresh {
 			// It says that nothing of its id came before it, which only the one
 			// who minted the id knows; nobody can check that it lies.
 			continue
@@ -395,11 +396,11 @@ func testPoison(t *testing.T, s *system, processes ...*process) {
 func (s *system) checkPoison(t *testing.T, all []poison) {
 	t.Helper()
 	log := s.readLog(t)
-	records := make(map[event.Receipt]*event.Record)
+	records := make(map[event.Receipt]*record.Record)
 	for i := range log.Records {
 		records[log.Records[i].Receipt()] = &log.Records[i]
 	}
-	letters := make(map[event.Receipt][]event.DeadLetter)
+	letters := make(map[event.Receipt][]record.DeadLetter)
 	for _, l := range log.Letters {
 		letters[l.Record.Receipt()] = append(letters[l.Record.Receipt()], l)
 	}
@@ -410,7 +411,7 @@ func (s *system) checkPoison(t *testing.T, all []poison) {
 		if r == nil || !bytes.Equal(r.Key, p.record.Key) || !bytes.Equal(r.Value, p.record.Value) {
 			t.Fatalf("%s: %s is another record", p.name, at)
 		}
-		_, err := event.ReadRecord(r)
+		_, err := record.Read(r)
 		if err == nil {
 			counts[""]++
 			if p.reason != "" {
@@ -440,7 +441,7 @@ func (s *system) checkPoison(t *testing.T, all []poison) {
 }
 
 // differs compares a dead letter with what it should say of the record.
-func differs(l *event.DeadLetter, r *event.Record, bad *event.Error) error {
+func differs(l *record.DeadLetter, r *record.Record, bad *event.Error) error {
 	var errs []error
 	if l.Reason != bad.Code || l.Detail != bad.Error() && !strings.HasPrefix(l.Detail, bad.Error()) {
 		errs = append(errs, fmt.Errorf("says %s: %s, want %s: %w", l.Reason, l.Detail, bad.Code, bad))
@@ -577,7 +578,7 @@ func TestFaultDeadLetterReplay(t *testing.T) {
 		t.Errorf("the log has %d records, want the %d that were sent: something goes round", len(log.Records), sent)
 	}
 	rejected := make(map[event.Receipt]struct{})
-	log.Letters = slices.DeleteFunc(log.Letters, func(l event.DeadLetter) bool {
+	log.Letters = slices.DeleteFunc(log.Letters, func(l record.DeadLetter) bool {
 		if l.Reason != event.CodeRejectedByStore {
 			return false
 		}

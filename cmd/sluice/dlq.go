@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 type dlqCmd struct {
@@ -76,7 +77,7 @@ func (c *dlqListCmd) Run(ctx context.Context, e *env) error {
 
 // lastReceipt is the receipt of the last record that the letter stands for, where
 // there are several.
-func lastReceipt(l *event.DeadLetter) string {
+func lastReceipt(l *record.DeadLetter) string {
 	if l.LastOffset <= l.Record.Offset {
 		return ""
 	}

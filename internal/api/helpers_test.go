@@ -20,6 +20,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -77,7 +78,7 @@ func (f *fakePorts) Produce(ctx context.Context, writes []event.Write) []event.A
 		}
 		// Through the codec, because a write aliases the body.
 		var w event.Write
-		if err := event.DecodeWrite(&w, event.AppendWrite(nil, &writes[i])); err != nil {
+		if err := record.DecodeWrite(&w, record.AppendWrite(nil, &writes[i])); err != nil {
 			panic(err)
 		}
 		f.writes = append(f.writes, w)

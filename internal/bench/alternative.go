@@ -230,7 +230,7 @@ func (d *drain) compare(ctx context.Context) error {
 	return nil
 }
 
-// engineSchema is event/write.proto, as much of it as a create without an alias has.
+// engineSchema is record/write.proto, as much of it as a create without an alias has.
 const engineSchema = `syntax = "proto3";
 message Write {
   bytes id = 2;

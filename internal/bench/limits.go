@@ -23,6 +23,7 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/broker"
+	"github.com/sluicehq/sluice/internal/record"
 	"github.com/sluicehq/sluice/internal/workload"
 )
 
@@ -269,7 +270,7 @@ func (t *topic) fill(ctx context.Context, plan *workload.Plan) (took time.Durati
 		records := make([]*kgo.Record, len(writes))
 		var rows event.Rows
 		for i := range writes {
-			records[i] = record(&writes[i])
+			records[i] = recordOf(&writes[i])
 			AppendRows(&rows, &writes[i], 0)
 		}
 		n.add(&rows)
@@ -291,11 +292,11 @@ func (t *topic) fill(ctx context.Context, plan *workload.Plan) (took time.Durati
 	return took, n, nil
 }
 
-// record is the record that Sluice writes of a write by a minted id.
-func record(w *event.Write) *kgo.Record {
+// recordOf is the record that Sluice writes of a write by a minted id.
+func recordOf(w *event.Write) *kgo.Record {
 	return &kgo.Record{
-		Key: w.ID.AppendText(nil), Value: event.AppendWrite(nil, w),
-		Headers: []kgo.RecordHeader{kafka.VersionHeader(event.RecordVersion)},
+		Key: w.ID.AppendText(nil), Value: record.AppendWrite(nil, w),
+		Headers: []kgo.RecordHeader{kafka.VersionHeader(record.FormatVersion)},
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // Check judges a history by what the log and the tables are at its end, when
@@ -123,7 +124,7 @@ func (w *Write) differs(e *entry) error {
 		return fmt.Errorf("it is of %q, not of %q", e.record.Key, w.ID)
 	}
 	want := w.event()
-	ids := cmpopts.IgnoreFields(event.Write{}, "ID", "Alias", "Fresh") // that ReadRecord has compared with the key
+	ids := cmpopts.IgnoreFields(event.Write{}, "ID", "Alias", "Fresh") // that record.Read has compared with the key
 	if diff := cmp.Diff(want, e.write, ids, cmpopts.EquateEmpty()); diff != "" {
 		return errors.New(diff)
 	}
@@ -135,7 +136,7 @@ func (w *Write) differs(e *entry) error {
 
 // checkLetters compares the dead letters with the records that no event is to
 // have. One may be there more than once: delivery is at least once.
-func (f *folded) checkLetters(letters []event.DeadLetter) []error {
+func (f *folded) checkLetters(letters []record.DeadLetter) []error {
 	errs := report{what: "dead letters"}
 	there := make(map[event.Receipt]struct{})
 	for _, l := range letters {

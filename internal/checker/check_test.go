@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // world is a small history with the log and the tables that it should have led
@@ -59,9 +60,9 @@ func newWorld(t *testing.T) *world {
 			sent.NoEffect = event.CodeIDTaken
 		}
 		w.history.add([]*Write{sent}, nil)
-		w.log.Records = append(w.log.Records, record(t, sent, at, int64(i)))
+		w.log.Records = append(w.log.Records, recordOf(t, sent, at, int64(i)))
 	}
-	w.log.Letters = []event.DeadLetter{{Record: w.log.Records[1], Reason: event.CodeUnknownEvent}}
+	w.log.Letters = []record.DeadLetter{{Record: w.log.Records[1], Reason: event.CodeUnknownEvent}}
 	w.tables = fold(w.log.Records, nil).tables
 	for i, seen := range []map[event.Field]int{
 		{event.FieldLatency: 1, event.FieldInput: 1, event.FieldOutput: 1},
@@ -80,8 +81,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// record is the write as the log has it.
-func record(t *testing.T, w *Write, at time.Time, offset int64) event.Record {
+// recordOf is the write as the log has it.
+func recordOf(t *testing.T, w *Write, at time.Time, offset int64) record.Record {
 	t.Helper()
 	e := w.event()
 	ref, err := event.ParseRef(w.ID, at)
@@ -94,9 +95,9 @@ func record(t *testing.T, w *Write, at time.Time, offset int64) event.Record {
 			e.ID = event.MakeID(at.UnixMicro(), event.ConversationHash(w.ConversationID), uint64(w.Number)).AsInternal()
 		}
 	}
-	return event.Record{
-		Generation: 1, Offset: offset, Key: []byte(w.ID), Value: event.AppendWrite(nil, &e),
-		Version: event.RecordVersion, AppendTime: at,
+	return record.Record{
+		Generation: 1, Offset: offset, Key: []byte(w.ID), Value: record.AppendWrite(nil, &e),
+		Version: record.FormatVersion, AppendTime: at,
 	}
 }
 
@@ -110,7 +111,7 @@ func readBetween(t *testing.T, w *world, call time.Duration) {
 		Receipt: event.Receipt{Generation: 1, Offset: 9}, Call: 7300 * time.Millisecond, Return: 7500 * time.Millisecond,
 	}
 	w.history.add([]*Write{update}, nil)
-	w.log.Records = append(w.log.Records, record(t, update, w.log.Records[0].AppendTime, 9))
+	w.log.Records = append(w.log.Records, recordOf(t, update, w.log.Records[0].AppendTime, 9))
 	w.tables = fold(w.log.Records, nil).tables
 	r := w.history.reads[1]
 	r.After = event.Receipt{}
@@ -202,7 +203,7 @@ func TestCheckNotices(t *testing.T) {
 		}, "are in partitions 0 and 1"},
 		"two writes at one place": {func(w *world) { w.history.writes[5].Receipt.Offset = 3 }, "have the same receipt"},
 		"a record refused that should not have been": {func(w *world) {
-			w.log.Letters = append(w.log.Letters, event.DeadLetter{Record: w.log.Records[3]})
+			w.log.Letters = append(w.log.Letters, record.DeadLetter{Record: w.log.Records[3]})
 		}, "should have been applied"},
 		"a refused record that is nowhere":          {func(w *world) { w.log.Letters = nil }, "was to be refused"},
 		"a create said to have made what was there": {func(w *world) { w.history.writes[7].NoEffect = "" }, `answered with "", want "id_taken"`},

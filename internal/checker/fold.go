@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // wideKey is the key of a row of the two tables beside the hot one.
@@ -29,7 +30,7 @@ func newTables() *Tables {
 
 // entry is one write as the log has it.
 type entry struct {
-	record *event.Record
+	record *record.Record
 	write  event.Write
 	// rejected: the database refused it for its data.
 	rejected bool
@@ -49,7 +50,7 @@ type folded struct {
 // fold says what must be in the tables once all of the log is applied. It is
 // the plain reading of the rules: for each event by itself, its writes in order.
 // The database refused the rejected ones.
-func fold(records []event.Record, rejected map[event.Receipt]struct{}) *folded {
+func fold(records []record.Record, rejected map[event.Receipt]struct{}) *folded {
 	f := &folded{
 		tables: newTables(), keys: make(map[string][]entry),
 		poison: make(map[event.Receipt]struct{}), refused: make(map[event.Receipt]struct{}),
@@ -57,7 +58,7 @@ func fold(records []event.Record, rejected map[event.Receipt]struct{}) *folded {
 	all := make(map[string][]entry)
 	for i := range records {
 		r := &records[i]
-		w, err := event.ReadRecord(r)
+		w, err := record.Read(r)
 		if err != nil {
 			f.poison[r.Receipt()] = struct{}{}
 			continue

@@ -12,14 +12,15 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // Log is the events topic from its beginning to its end, with the letters of
 // the dead-letter topic.
 type Log struct {
 	// Records are in offset order within each partition.
-	Records []event.Record
-	Letters []event.DeadLetter
+	Records []record.Record
+	Letters []record.DeadLetter
 	// Rejected are the receipts of the records that the database refused for
 	// their data. Their letters are not among Letters.
 	Rejected map[event.Receipt]struct{}
@@ -78,7 +79,7 @@ func (l *Log) readRecords(ctx context.Context, cfg kafka.Config) error {
 			}
 			next[r.Partition] = r.Offset + 1
 			missing--
-			l.Records = append(l.Records, event.Record{
+			l.Records = append(l.Records, record.Record{
 				Generation: cfg.Generation, Partition: r.Partition, Offset: r.Offset,
 				Key: r.Key, Value: r.Value, Version: versionOf(r), AppendTime: r.Timestamp,
 			})

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // recordBytes is what a record costs in a batch beside its key and value.
@@ -13,7 +14,7 @@ const recordBytes = 700
 type batch struct {
 	items []item
 	// poison are the records that are no valid write.
-	poison []event.DeadLetter
+	poison []record.DeadLetter
 	// next is the offset to go on from once the batch is applied, by partition.
 	next  map[int32]int64
 	bytes int
@@ -37,7 +38,7 @@ func (b *batch) reset() {
 }
 
 // add decodes the record into the batch, which keeps it.
-func (b *batch) add(rec *event.Record, now time.Time) {
+func (b *batch) add(rec *record.Record, now time.Time) {
 	if b.empty() {
 		b.oldest = now
 	}
@@ -47,7 +48,7 @@ func (b *batch) add(rec *event.Record, now time.Time) {
 	b.items = append(b.items, item{record: rec})
 	it := &b.items[len(b.items)-1]
 	var err error
-	it.write, err = event.ReadRecord(rec)
+	it.write, err = record.Read(rec)
 	b.bytes += recordCost(rec)
 	if err != nil {
 		*it = item{}
@@ -66,10 +67,10 @@ func (b *batch) pass(partition int32, next int64, now time.Time) {
 }
 
 // addUnreadable takes a batch of the log in that cannot be read.
-func (b *batch) addUnreadable(u *event.Unreadable, now time.Time) {
+func (b *batch) addUnreadable(u *record.Unreadable, now time.Time) {
 	b.pass(u.Partition, u.Last+1, now)
-	letter := event.DeadLetter{
-		Record: event.Record{Generation: u.Generation, Partition: u.Partition, Offset: u.First, Value: u.Data, AppendTime: now},
+	letter := record.DeadLetter{
+		Record: record.Record{Generation: u.Generation, Partition: u.Partition, Offset: u.First, Value: u.Data, AppendTime: now},
 		Reason: event.CodeUnreadableBatch, Detail: u.Detail, LastOffset: u.Last,
 	}
 	b.bytes += recordCost(&letter.Record)
@@ -78,7 +79,7 @@ func (b *batch) addUnreadable(u *event.Unreadable, now time.Time) {
 
 // recordCost is what a record and its write cost. Contents and embeddings are
 // in the value.
-func recordCost(rec *event.Record) int {
+func recordCost(rec *record.Record) int {
 	return recordBytes + len(rec.Key) + len(rec.Value)
 }
 

@@ -8,22 +8,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 func TestBatchAdd(t *testing.T) {
-	good := record(create(failure("e"), input("in")), 3, 41)
+	good := recordOf(create(failure("e"), input("in")), 3, 41)
 	tests := []struct {
 		name   string
-		change func(rec *event.Record)
+		change func(rec *record.Record)
 		reason event.Code // none where the record is good
 	}{
-		{name: "good", change: func(*event.Record) {}},
-		{"no Protobuf", func(rec *event.Record) { rec.Value = []byte{0xff, 0xff} }, event.CodeBadRecord},
-		{"empty", func(rec *event.Record) { rec.Value = nil }, event.CodeBadRecord},
-		{"cut short", func(rec *event.Record) { rec.Value = rec.Value[:len(rec.Value)-1] }, event.CodeBadRecord},
-		{"key of another event", func(rec *event.Record) { rec.Key = []byte(testID(2).String()) }, event.CodeBadRecord},
-		{"no version", func(rec *event.Record) { rec.Version = 0 }, event.CodeBadRecord},
-		{"a later version", func(rec *event.Record) { rec.Version = event.RecordVersion + 1 }, event.CodeUnsupportedVersion},
+		{name: "good", change: func(*record.Record) {}},
+		{"no Protobuf", func(rec *record.Record) { rec.Value = []byte{0xff, 0xff} }, event.CodeBadRecord},
+		{"empty", func(rec *record.Record) { rec.Value = nil }, event.CodeBadRecord},
+		{"cut short", func(rec *record.Record) { rec.Value = rec.Value[:len(rec.Value)-1] }, event.CodeBadRecord},
+		{"key of another event", func(rec *record.Record) { rec.Key = []byte(testID(2).String()) }, event.CodeBadRecord},
+		{"no version", func(rec *record.Record) { rec.Version = 0 }, event.CodeBadRecord},
+		{"a later version", func(rec *record.Record) { rec.Version = record.FormatVersion + 1 }, event.CodeUnsupportedVersion},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -67,13 +68,13 @@ func TestBatchAdd(t *testing.T) {
 // A batch of the log that cannot be read is one dead letter for all its offsets.
 func TestBatchAddUnreadable(t *testing.T) {
 	b, now := newBatch(), time.UnixMicro(micros)
-	b.addUnreadable(&event.Unreadable{Generation: 1, Partition: 3, First: 7, Last: 9, Detail: "why", Data: []byte("raw")}, now)
+	b.addUnreadable(&record.Unreadable{Generation: 1, Partition: 3, First: 7, Last: 9, Detail: "why", Data: []byte("raw")}, now)
 	b.pass(3, 12, now)
 	if diff := cmp.Diff(map[int32]int64{3: 12}, b.next); diff != "" {
 		t.Errorf("next (-want +got):\n%s", diff)
 	}
-	want := []event.DeadLetter{{
-		Record: event.Record{Generation: 1, Partition: 3, Offset: 7, Value: []byte("raw"), AppendTime: now},
+	want := []record.DeadLetter{{
+		Record: record.Record{Generation: 1, Partition: 3, Offset: 7, Value: []byte("raw"), AppendTime: now},
 		Reason: event.CodeUnreadableBatch, Detail: "why", LastOffset: 9,
 	}}
 	if diff := cmp.Diff(want, b.poison); diff != "" || b.len() != 1 || b.bytes != recordBytes+3 {
@@ -90,7 +91,7 @@ func TestBatchDrop(t *testing.T) {
 	bytes := 0
 	for offset := range int64(4) {
 		for p := range int32(3) {
-			rec := record(create(id(uint64(p)), input(strings.Repeat("x", int(offset)))), p, offset)
+			rec := recordOf(create(id(uint64(p)), input(strings.Repeat("x", int(offset)))), p, offset)
 			if offset == 2 {
 				rec.Value = []byte("poison")
 			}
@@ -134,7 +135,7 @@ func TestBatchDrop(t *testing.T) {
 func TestBatchResetLetsPayloadsGo(t *testing.T) {
 	b := newBatch()
 	for offset := range int64(5) {
-		rec := record(create(), 0, offset)
+		rec := recordOf(create(), 0, offset)
 		if offset >= 2 {
 			rec.Version = 0
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 const (
@@ -60,17 +61,17 @@ func benchDelete(n int) event.Write {
 }
 
 // benchLog is a record of each event, all events in an order of their own.
-func benchLog(start, step int, write func(n int) event.Write) []event.Record {
-	log := make([]event.Record, benchEvents)
+func benchLog(start, step int, write func(n int) event.Write) []record.Record {
+	log := make([]record.Record, benchEvents)
 	for i := range log {
 		w := write(i * step % benchEvents)
-		log[i] = record(w, int32(w.ID[15]%12), int64(start+i))
+		log[i] = recordOf(w, int32(w.ID[15]%12), int64(start+i))
 	}
 	return log
 }
 
 // benchApply does all but what the ports do.
-func benchApply(b *testing.B, c *Consumer, log []event.Record) {
+func benchApply(b *testing.B, c *Consumer, log []record.Record) {
 	for len(log) > 0 {
 		now := time.UnixMicro(micros)
 		for i := range log[:benchRecords] {
@@ -93,7 +94,7 @@ func BenchmarkApply(b *testing.B) {
 	creates := benchLog(0, 1, benchCreate)
 	for _, bb := range []struct {
 		name        string
-		before, log []event.Record
+		before, log []record.Record
 	}{
 		{"creates", nil, creates},
 		{"updates", creates, benchLog(benchEvents, 77_777, benchUpdate)},
@@ -132,7 +133,7 @@ func BenchmarkBatchAdd(b *testing.B) {
 		options []option
 	}{{"text", nil}, {"two vectors of 384", []option{inputVector(vector...), outputVector(vector...)}}} {
 		b.Run(bb.name, func(b *testing.B) {
-			rec := record(with(benchCreate(1), bb.options), 0, 0)
+			rec := recordOf(with(benchCreate(1), bb.options), 0, 0)
 			batch, now := newBatch(), time.UnixMicro(micros)
 			b.SetBytes(int64(len(rec.Value)))
 			b.ReportAllocs()

@@ -23,13 +23,14 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/fault"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // Source is the events topic, as one member of the consumer group sees it.
 type Source interface {
 	// Poll waits for at most recordsMax records. An error other than ctx's is
 	// final: records were lost, or the group is unusable.
-	Poll(ctx context.Context, recordsMax int) ([]event.Chunk, error)
+	Poll(ctx context.Context, recordsMax int) ([]record.Chunk, error)
 	// Commit records the next offset to read of each partition.
 	Commit(ctx context.Context, next map[int32]int64) error
 	// Pause stops fetching until Resume.
@@ -60,7 +61,7 @@ type Store interface {
 // DeadLetters takes refused records.
 type DeadLetters interface {
 	// Send returns once the letters are durable.
-	Send(ctx context.Context, letters []event.DeadLetter) error
+	Send(ctx context.Context, letters []record.DeadLetter) error
 }
 
 // Config bounds what a consumer does.
@@ -233,7 +234,7 @@ func (c *Consumer) Revoked(ctx context.Context, partitions []int32, lost bool) {
 // called once.
 func (c *Consumer) Run(ctx context.Context) error {
 	defer close(c.stopped)
-	fetched := make(chan []event.Chunk)
+	fetched := make(chan []record.Chunk)
 	failed := make(chan error, 1)
 	fetchCtx, stopFetch := context.WithCancel(ctx)
 	defer stopFetch()
@@ -292,7 +293,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 
 // fetch polls, handing over one answer at a time: while the batch is full it
 // waits, and the source's own buffers bound what is fetched.
-func (c *Consumer) fetch(ctx context.Context, fetched chan<- []event.Chunk, failed chan<- error) {
+func (c *Consumer) fetch(ctx context.Context, fetched chan<- []record.Chunk, failed chan<- error) {
 	for {
 		chunks, err := c.source.Poll(ctx, c.cfg.BatchRecordsMax/4+1)
 		if err != nil {
@@ -335,7 +336,7 @@ func (c *Consumer) delay(now time.Time) time.Duration {
 }
 
 // add takes chunks in, but for those of an assignment that has ended.
-func (c *Consumer) add(chunks []event.Chunk) {
+func (c *Consumer) add(chunks []record.Chunk) {
 	now := time.Now()
 	for i := range chunks {
 		chunk := &chunks[i]

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 func TestConfigValidate(t *testing.T) {
@@ -189,7 +190,7 @@ func TestFlushWhenFull(t *testing.T) {
 // Poison fills a batch as good records do.
 func TestFlushWhenFullOfPoison(t *testing.T) {
 	runWith(t, func(_ *world, cfg *Config) { cfg.BatchRecordsMax = 2 }, func(w *world) {
-		records := []event.Record{record(create(), 0, 0), record(create(), 0, 1)}
+		records := []record.Record{recordOf(create(), 0, 0), recordOf(create(), 0, 1)}
 		records[0].Version, records[1].Version = 0, 0
 		w.feedRecords(1, records...)
 		w.expect("send 2", "commit map[0:2]")
@@ -487,9 +488,9 @@ func TestRevokedOfAFullBatch(t *testing.T) {
 			}, func(w *world) {
 				w.feedChunk(1, 1, create(fresh))
 				w.advance(time.Second)
-				records := make([]event.Record, 3)
+				records := make([]record.Record, 3)
 				for i := range records {
-					records[i] = record(create(fresh, id(uint64(10+i))), 0, int64(i))
+					records[i] = recordOf(create(fresh, id(uint64(10+i))), 0, int64(i))
 					if poison {
 						records[i].Version = 0
 					}
@@ -556,7 +557,7 @@ func TestHigherEpochWithoutRevoke(t *testing.T) {
 		w.next[0] = 6
 		w.feedChunk(0, 2, update(latency(1)), create(fresh, id(5)))
 		w.feedChunk(1, 1, update(id(2), latency(1)))
-		w.feedRecords(1, record(create(fresh, id(6)), 0, 2)) // fetched before
+		w.feedRecords(1, recordOf(create(fresh, id(6)), 0, 2)) // fetched before
 		w.advance(time.Second)
 		w.expect("insert 2", "commit map[0:1 1:1]", "cores [1]", "insert 4", "commit map[0:8 1:3]")
 		want := row(0, updated(6), func(c *event.Core) { c.Error, c.Latency, c.HasLatency = "theirs", 1, true })

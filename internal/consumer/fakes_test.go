@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // world is a consumer with all that it talks to, in memory and in the fake time
@@ -27,7 +28,7 @@ type world struct {
 	ended    bool
 	start    time.Time
 
-	polls chan []event.Chunk
+	polls chan []record.Chunk
 	fatal chan error
 	next  map[int32]int64 // the offset of the next record to feed
 
@@ -37,7 +38,7 @@ type world struct {
 	cores     map[event.ID]event.Core
 	aliases   map[string]event.AliasRow
 	inserts   []event.Rows
-	letters   []event.DeadLetter
+	letters   []record.DeadLetter
 	pauses    int // more Pauses than Resumes
 
 	// Hooks are called before the step, which does not happen where they return
@@ -67,7 +68,7 @@ func runWith(t *testing.T, prepare func(w *world, cfg *Config), test func(w *wor
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{
 			t: t, result: make(chan error, 1), start: time.Now(),
-			polls: make(chan []event.Chunk, 1000), fatal: make(chan error, 1), next: make(map[int32]int64),
+			polls: make(chan []record.Chunk, 1000), fatal: make(chan error, 1), next: make(map[int32]int64),
 			committed: make(map[int32]int64), cores: make(map[event.ID]event.Core), aliases: make(map[string]event.AliasRow),
 			tries: make(map[string]int), refusedMax: 1 << 30,
 		}
@@ -110,17 +111,17 @@ func (w *world) stopped() error {
 func (w *world) feed(writes ...event.Write) { w.feedChunk(0, 1, writes...) }
 
 func (w *world) feedChunk(partition int32, epoch int64, writes ...event.Write) {
-	var records []event.Record
+	var records []record.Record
 	for _, write := range writes {
-		records = append(records, record(write, partition, w.next[partition]+int64(len(records))))
+		records = append(records, recordOf(write, partition, w.next[partition]+int64(len(records))))
 	}
 	w.feedRecords(epoch, records...)
 }
 
-func (w *world) feedRecords(epoch int64, records ...event.Record) {
+func (w *world) feedRecords(epoch int64, records ...record.Record) {
 	last := records[len(records)-1]
 	w.next[last.Partition] = last.Offset + 1
-	w.polls <- []event.Chunk{{Partition: last.Partition, Epoch: epoch, Records: records}}
+	w.polls <- []record.Chunk{{Partition: last.Partition, Epoch: epoch, Records: records}}
 }
 
 // skip leaves a gap, so that the next write of partition 0 has the offset.
@@ -219,7 +220,7 @@ func (w *world) hook(ctx context.Context, step string, hook func(context.Context
 
 type fakeSource world
 
-func (s *fakeSource) Poll(ctx context.Context, recordsMax int) ([]event.Chunk, error) {
+func (s *fakeSource) Poll(ctx context.Context, recordsMax int) ([]record.Chunk, error) {
 	if recordsMax <= 0 {
 		panic("BUG: poll for no records")
 	}
@@ -394,7 +395,7 @@ func (s *fakeStore) Refused(ctx context.Context, rowsMax int) (refused []event.A
 
 type fakeLetters world
 
-func (s *fakeLetters) Send(ctx context.Context, letters []event.DeadLetter) error {
+func (s *fakeLetters) Send(ctx context.Context, letters []record.DeadLetter) error {
 	w := (*world)(s)
 	if len(letters) == 0 {
 		panic("BUG: send no letters")

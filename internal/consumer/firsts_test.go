@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 func TestFirstsFree(t *testing.T) {
@@ -140,9 +141,9 @@ func TestFirstsAskAboutWindows(t *testing.T) {
 		w.advance(time.Until(time.UnixMicro(micros)) + week) // after the ids' time
 		feed := func(behind time.Duration, writes ...event.Write) {
 			t.Helper()
-			var records []event.Record
+			var records []record.Record
 			for _, write := range writes {
-				rec := record(write, 0, w.next[0]+int64(len(records)))
+				rec := recordOf(write, 0, w.next[0]+int64(len(records)))
 				rec.AppendTime = time.Now().Add(-behind)
 				records = append(records, rec)
 			}
@@ -184,11 +185,11 @@ func TestFirstsShareWindows(t *testing.T) {
 	}, func(w *world) {
 		w.advance(time.Until(time.UnixMicro(micros)) + 100*time.Hour) // after the ids' time
 		now := time.Now()
-		var chunks []event.Chunk
+		var chunks []record.Chunk
 		for p, behind := range []time.Duration{100 * time.Hour, 0, 100*time.Hour - time.Minute, time.Second} {
-			rec := record(create(id(uint64(p))), int32(p), 0)
+			rec := recordOf(create(id(uint64(p))), int32(p), 0)
 			rec.AppendTime = now.Add(-behind)
-			chunks = append(chunks, event.Chunk{Partition: int32(p), Epoch: 1, Records: []event.Record{rec}})
+			chunks = append(chunks, record.Chunk{Partition: int32(p), Epoch: 1, Records: []record.Record{rec}})
 		}
 		w.polls <- chunks
 		w.advance(time.Second)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/fault"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // Steps of a flush, as the log and the metrics name them.
@@ -114,7 +115,7 @@ func (c *Consumer) bisect(ctx context.Context, items []item, cause error) error 
 		if err := c.markRefused(ctx, &items[0]); err != nil {
 			return err
 		}
-		return c.refuse(ctx, []event.DeadLetter{{
+		return c.refuse(ctx, []record.DeadLetter{{
 			Record: *items[0].record, Reason: event.CodeRejectedByStore,
 			Detail: "the database refused the row of this record",
 		}})
@@ -132,8 +133,8 @@ func (c *Consumer) applyHalves(ctx context.Context, items []item) error {
 }
 
 // refuse sends those of the letters that this flush has not sent yet.
-func (c *Consumer) refuse(ctx context.Context, letters []event.DeadLetter) error {
-	letters = slices.DeleteFunc(letters, func(l event.DeadLetter) bool {
+func (c *Consumer) refuse(ctx context.Context, letters []record.DeadLetter) error {
+	letters = slices.DeleteFunc(letters, func(l record.DeadLetter) bool {
 		_, ok := c.sent[l.Record.Receipt()]
 		return ok
 	})
@@ -185,8 +186,8 @@ func (c *Consumer) try(ctx context.Context, what string, step func() error) erro
 	}
 }
 
-func deadLetter(rec *event.Record, err error) event.DeadLetter {
-	l := event.DeadLetter{Record: *rec, Reason: event.CodeBadRecord, Detail: err.Error()}
+func deadLetter(rec *record.Record, err error) record.DeadLetter {
+	l := record.DeadLetter{Record: *rec, Reason: event.CodeBadRecord, Detail: err.Error()}
 	var e *event.Error
 	if errors.As(err, &e) {
 		l.Reason = e.Code

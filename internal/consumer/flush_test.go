@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 var errDown = errors.New("connection refused")
@@ -320,12 +321,12 @@ func TestOutageWhileBisecting(t *testing.T) {
 // Poison goes to the dead letters with its reason, and all around it is applied.
 func TestPoison(t *testing.T) {
 	run(t, func(w *world) {
-		records := []event.Record{
-			record(create(fresh), 0, 0),
-			record(create(id(2)), 0, 1),
-			record(create(id(3)), 0, 2),
-			record(create(id(4)), 0, 3),
-			record(update(failure("e")), 0, 4),
+		records := []record.Record{
+			recordOf(create(fresh), 0, 0),
+			recordOf(create(id(2)), 0, 1),
+			recordOf(create(id(3)), 0, 2),
+			recordOf(create(id(4)), 0, 3),
+			recordOf(update(failure("e")), 0, 4),
 		}
 		records[1].Value = []byte("\xff\xffno message")
 		records[2].Version = 9
@@ -353,7 +354,7 @@ func TestPoison(t *testing.T) {
 // A batch of nothing but poison is sent and passed.
 func TestOnlyPoison(t *testing.T) {
 	run(t, func(w *world) {
-		rec := record(create(), 0, 0)
+		rec := recordOf(create(), 0, 0)
 		rec.Value = nil
 		w.feedRecords(1, rec)
 		w.advance(time.Second)
@@ -366,15 +367,15 @@ func TestOnlyPoison(t *testing.T) {
 // What was sent to the dead letters must not stay in the memory of the batch.
 func TestFlushLetsLettersGo(t *testing.T) {
 	run(t, func(w *world) {
-		poison := record(create(), 0, 0)
+		poison := recordOf(create(), 0, 0)
 		poison.Value = []byte("poison")
-		var records []event.Record
+		var records []record.Record
 		for i := range int64(5) {
 			rec := poison
 			rec.Offset = i
 			records = append(records, rec)
 		}
-		records = append(records, record(update(failure("e")), 0, 5))
+		records = append(records, recordOf(update(failure("e")), 0, 5))
 		w.feedRecords(1, records...)
 		w.advance(time.Second)
 		if len(w.letters) != 6 {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/fault"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // none marks an index that points nowhere.
@@ -33,7 +34,7 @@ type state struct {
 // leave. Its rules are those of the package comment; it does no I/O.
 type fold struct {
 	rows    event.Rows
-	refused []event.DeadLetter
+	refused []record.DeadLetter
 
 	states []state
 	index  map[event.ID]int32
@@ -108,7 +109,7 @@ func (f *fold) current(s *state) *event.Core {
 
 // apply folds one write of the event into its state. A create may come after one
 // that was refused.
-func (f *fold) apply(s *state, w *event.Write, rec *event.Record, afterRefusal bool) {
+func (f *fold) apply(s *state, w *event.Write, rec *record.Record, afterRefusal bool) {
 	switch w.Op {
 	case event.OpCreate:
 		f.create(s, w, rec.Position(), afterRefusal)
@@ -160,7 +161,7 @@ func (f *fold) create(s *state, w *event.Write, at event.Position, afterRefusal 
 }
 
 // update changes the fields that it brings, of an event created before it.
-func (f *fold) update(s *state, w *event.Write, rec *event.Record) {
+func (f *fold) update(s *state, w *event.Write, rec *record.Record) {
 	at := rec.Position()
 	cur := f.current(s)
 	switch {
@@ -198,7 +199,7 @@ func (f *fold) update(s *state, w *event.Write, rec *event.Record) {
 // makes of the event's. Metadata that becomes too large is refused, and the rest
 // of the update applied: a replay that meets a later row applies that rest again,
 // and cannot tell what was refused.
-func (f *fold) mergeMetadata(cur *event.Core, w *event.Write, rec *event.Record) *event.Write {
+func (f *fold) mergeMetadata(cur *event.Core, w *event.Write, rec *record.Record) *event.Write {
 	whole := *w
 	whole.MergeMetadata = false
 	var ok bool
@@ -236,12 +237,12 @@ func (f *fold) delete(s *state, at event.Position) {
 }
 
 // refuseAgain refuses a create that the database refused before.
-func (f *fold) refuseAgain(rec *event.Record) {
+func (f *fold) refuseAgain(rec *record.Record) {
 	f.refuse(rec, event.CodeRejectedByStore, "the database refused the row of this record before")
 }
 
-func (f *fold) refuse(rec *event.Record, code event.Code, detail string) {
-	f.refused = append(f.refused, event.DeadLetter{Record: *rec, Reason: code, Detail: detail})
+func (f *fold) refuse(rec *record.Record, code event.Code, detail string) {
+	f.refused = append(f.refused, record.DeadLetter{Record: *rec, Reason: code, Detail: detail})
 }
 
 // setCore copies the core fields that the write brings.

@@ -363,7 +363,7 @@ func TestFold(t *testing.T) {
 }
 
 func foldOne(f *fold, w event.Write, offset int64) {
-	rec := record(w, 0, offset)
+	rec := recordOf(w, 0, offset)
 	f.apply(f.at(w.ID, 0), &w, &rec, false)
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 func TestMain(m *testing.M) { os.Exit(enginetest.Main(m)) }
@@ -187,7 +188,7 @@ const (
 
 // history is a log of many events' writes, interleaved.
 type history struct {
-	partitions [partitions][]event.Record
+	partitions [partitions][]record.Record
 	writes     [partitions][]event.Write
 	refs       []event.Ref
 }
@@ -230,10 +231,10 @@ func (h *history) add(w event.Write, micros int64) {
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(key))
 	p := hash.Sum32() % partitions
-	value := event.AppendWrite(nil, &w)
-	h.partitions[p] = append(h.partitions[p], event.Record{
+	value := record.AppendWrite(nil, &w)
+	h.partitions[p] = append(h.partitions[p], record.Record{
 		Generation: 1, Partition: int32(p), Offset: int64(len(h.partitions[p])),
-		Key: []byte(key), Value: value, Version: w.RecordVersion(), AppendTime: time.UnixMicro(micros),
+		Key: []byte(key), Value: value, Version: record.FormatVersionOf(&w), AppendTime: time.UnixMicro(micros),
 	})
 	h.writes[p] = append(h.writes[p], w)
 }
@@ -673,7 +674,7 @@ func newGroup(log *history) *group {
 }
 
 // Send takes dead letters.
-func (g *group) Send(_ context.Context, letters []event.DeadLetter) error {
+func (g *group) Send(_ context.Context, letters []record.DeadLetter) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range letters {
@@ -793,11 +794,11 @@ type member struct {
 }
 
 // Poll returns a random number of records of each partition that m owns.
-func (m *member) Poll(ctx context.Context, recordsMax int) ([]event.Chunk, error) {
+func (m *member) Poll(ctx context.Context, recordsMax int) ([]record.Chunk, error) {
 	g := m.group
 	for {
 		g.mu.Lock()
-		var chunks []event.Chunk
+		var chunks []record.Chunk
 		for p, owner := range g.owners {
 			left := g.log.partitions[p][g.positions[p]:max(g.ends[p], g.positions[p])]
 			if owner != m || len(left) == 0 || m.rng.IntN(4) == 0 {
@@ -805,7 +806,7 @@ func (m *member) Poll(ctx context.Context, recordsMax int) ([]event.Chunk, error
 			}
 			n := min(len(left), recordsMax, 1+m.rng.IntN(1+m.rng.IntN(m.pollMax)))
 			g.positions[p] += int64(n)
-			chunks = append(chunks, event.Chunk{
+			chunks = append(chunks, record.Chunk{
 				Partition: int32(p), Epoch: g.epochs[p], Records: slices.Clone(left[:n]),
 			})
 		}

@@ -4,11 +4,12 @@ import (
 	"context"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // item is one record of a batch with the write in it.
 type item struct {
-	record *event.Record
+	record *record.Record
 	write  event.Write
 	// id is the event's, as resolved last; zero where the write has no event
 	// to apply to.

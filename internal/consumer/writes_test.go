@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 const (
@@ -102,11 +103,11 @@ func text(s string) event.Content {
 	return event.Content{Kind: event.KindString, Data: []byte(s)}
 }
 
-// record is the write as the broker has it.
-func record(w event.Write, partition int32, offset int64) event.Record {
-	return event.Record{
+// recordOf is the write as the broker has it.
+func recordOf(w event.Write, partition int32, offset int64) record.Record {
+	return record.Record{
 		Generation: 1, Partition: partition, Offset: offset,
-		Key: []byte(w.Ref().String()), Value: event.AppendWrite(nil, &w), Version: w.RecordVersion(),
+		Key: []byte(w.Ref().String()), Value: record.AppendWrite(nil, &w), Version: record.FormatVersionOf(&w),
 		AppendTime: time.UnixMicro(micros),
 	}
 }

@@ -30,31 +30,3 @@ type Ack struct {
 	Receipt Receipt
 	Err     error
 }
-
-// Chunk is a run of records of one partition, in offset order, or in its place a
-// batch that could not be read.
-type Chunk struct {
-	Partition int32
-	// Epoch numbers the assignment of the partition that the records were
-	// fetched under; it grows with each one.
-	Epoch   int64
-	Records []Record
-	// Next is the offset after the chunk. What takes the offsets between the last
-	// record and Next is no record; 0 says that nothing does.
-	Next int64
-	// Unreadable is nil but for such a batch; there are no records then.
-	Unreadable *Unreadable
-}
-
-// Unreadable is a batch of the log whose records cannot be read: it is damaged,
-// or takes more memory than the consumer has for one.
-type Unreadable struct {
-	Generation int
-	Partition  int32
-	// First and Last are the offsets that it takes.
-	First, Last int64
-	// Detail says what is wrong, and where, without any of the payload.
-	Detail string
-	// Data is the batch as it is in the log, compressed.
-	Data []byte
-}

@@ -66,56 +66,6 @@ func BenchmarkParseCreate(b *testing.B) {
 	}
 }
 
-// benchRecords calls f with the record of each body.
-func benchRecords(b *testing.B, f func(b *testing.B, w *event.Write, r *event.Record)) {
-	rules := &event.Rules{EventNames: event.DefaultEventNames()}
-	for _, c := range benchBodies(b)[:3] {
-		w, err := rules.ParseCreate(c.body, now)
-		if err != nil {
-			b.Fatal(err)
-		}
-		r := event.Record{
-			Key: []byte(w.Ref().String()), Value: event.AppendWrite(nil, &w),
-			Version: event.RecordVersion, AppendTime: now,
-		}
-		b.Run(c.name, func(b *testing.B) {
-			b.SetBytes(int64(len(r.Value)))
-			b.ReportAllocs()
-			f(b, &w, &r)
-		})
-	}
-}
-
-func BenchmarkAppendWrite(b *testing.B) {
-	benchRecords(b, func(b *testing.B, w *event.Write, _ *event.Record) {
-		var buf []byte
-		for b.Loop() {
-			buf = event.AppendWrite(buf[:0], w)
-		}
-	})
-}
-
-func BenchmarkDecodeWrite(b *testing.B) {
-	benchRecords(b, func(b *testing.B, _ *event.Write, r *event.Record) {
-		var w event.Write
-		for b.Loop() {
-			if err := event.DecodeWrite(&w, r.Value); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-}
-
-func BenchmarkReadRecord(b *testing.B) {
-	benchRecords(b, func(b *testing.B, _ *event.Write, r *event.Record) {
-		for b.Loop() {
-			if _, err := event.ReadRecord(r); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-}
-
 func BenchmarkEventAppendJSON(b *testing.B) {
 	rules := &event.Rules{EventNames: event.DefaultEventNames()}
 	for _, c := range benchBodies(b)[:3] {

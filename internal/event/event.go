@@ -1,6 +1,6 @@
 // Package event defines what an event and a write of one are: their types,
-// limits, ids, versions, validation, and the form they have in the log. It
-// knows nothing of HTTP, Kafka or ClickHouse.
+// limits, ids, versions and validation. It knows nothing of HTTP, Kafka or
+// ClickHouse.
 package event
 
 // Limits of one event's fields.
@@ -13,6 +13,8 @@ const (
 	EventNameBytesMax = 128
 	// EmbeddingDimensionsMax is the most dimensions of one embedding.
 	EmbeddingDimensionsMax = 4096
+	// EmbeddingBytesMax is the longest embedding, in bytes of a [Vector].
+	EmbeddingBytesMax = DimensionBytes * EmbeddingDimensionsMax
 	// DepthMax is the deepest nesting of a request's JSON, the outermost value being 1.
 	DepthMax = 32
 )
@@ -55,10 +57,11 @@ const (
 	FieldOutput
 	FieldInputEmbeddings
 	FieldOutputEmbeddings
-	fieldCount
+	// FieldCount is the number of mutable fields.
+	FieldCount
 )
 
-var fieldNames = [fieldCount]string{ //nolint:gochecknoglobals // a constant table
+var fieldNames = [FieldCount]string{ //nolint:gochecknoglobals // a constant table
 	"event_name", "conversation_metadata", "error", "latency",
 	"input", "output", "input_embeddings", "output_embeddings",
 }

@@ -554,7 +554,7 @@ func parseVector(f Field, raw []byte, vector Vector) (Vector, error) {
 // parseNumbers reads a valid JSON array whose elements must be numbers.
 func parseNumbers(f Field, raw []byte) (Vector, error) {
 	// No more elements than commas and one, so that this is the only allocation.
-	vector := make(Vector, 0, dimensionBytes*min(bytes.Count(raw, []byte{','})+1, EmbeddingDimensionsMax))
+	vector := make(Vector, 0, DimensionBytes*min(bytes.Count(raw, []byte{','})+1, EmbeddingDimensionsMax))
 	for i := 1; ; {
 		i += skipSpace(raw[i:])
 		if raw[i] == ']' {
@@ -566,7 +566,7 @@ func parseNumbers(f Field, raw []byte) (Vector, error) {
 			}
 			return nil, Errorf(CodeInvalidType, f.String()+"["+strconv.Itoa(vector.Dimensions())+"]", "must be a number")
 		}
-		if len(vector) == embeddingBytesMax {
+		if len(vector) == EmbeddingBytesMax {
 			return nil, errDimensions(f)
 		}
 		end := i + 1
@@ -585,11 +585,8 @@ func parseNumbers(f Field, raw []byte) (Vector, error) {
 	}
 }
 
-// embeddingBytesMax is the longest embedding.
-const embeddingBytesMax = dimensionBytes * EmbeddingDimensionsMax
-
 func parseBase64(f Field, text []byte) (Vector, error) {
-	if len(text) > base64.StdEncoding.EncodedLen(embeddingBytesMax) {
+	if len(text) > base64.StdEncoding.EncodedLen(EmbeddingBytesMax) {
 		return nil, errDimensions(f)
 	}
 	vector := make(Vector, base64.StdEncoding.DecodedLen(len(text)))
@@ -597,10 +594,10 @@ func parseBase64(f Field, text []byte) (Vector, error) {
 	if !ok {
 		return nil, errBase64(f)
 	}
-	if n%dimensionBytes != 0 {
+	if n%DimensionBytes != 0 {
 		return nil, Errorf(CodeInvalidValue, f.String(), "holds %d bytes, which is not a multiple of 4, the size of a float32", n)
 	}
-	if vector = vector[:n]; len(vector) > embeddingBytesMax {
+	if vector = vector[:n]; len(vector) > EmbeddingBytesMax {
 		return nil, errDimensions(f)
 	}
 	if i := vector.indexNotFinite(); i >= 0 {

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // The calls of a parse case.
@@ -364,11 +365,10 @@ func checkWrite(t *testing.T, w event.Write) {
 	if err := w.Validate(now); err != nil {
 		t.Fatalf("accepted but invalid: %v", err)
 	}
-	record := event.Record{
-		Key: []byte(w.Ref().String()), Value: event.AppendWrite(nil, &w),
-		Version: event.RecordVersion, AppendTime: now,
-	}
-	got, err := event.ReadRecord(&record)
+	got, err := record.Read(&record.Record{
+		Key: []byte(w.Ref().String()), Value: record.AppendWrite(nil, &w),
+		Version: record.FormatVersion, AppendTime: now,
+	})
 	if err != nil {
 		t.Fatalf("accepted but refused as a record: %v", err)
 	}

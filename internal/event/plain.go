@@ -360,9 +360,9 @@ var exactPowers = [maxExactPower + 1]float64{ //nolint:gochecknoglobals // a con
 // vector reads the array of numbers that opens at b[i], and returns the index
 // behind it. An empty one is not plain.
 func (p *plain) vector(i int) (Vector, int) {
-	var buf [embeddingBytesMax]byte
+	var buf [EmbeddingBytesMax]byte
 	i = p.skip(i + 1)
-	for n := 0; n < len(buf); n += dimensionBytes {
+	for n := 0; n < len(buf); n += DimensionBytes {
 		v, end := p.float(i)
 		if end == no {
 			return nil, no
@@ -371,7 +371,7 @@ func (p *plain) vector(i int) (Vector, int) {
 		i = p.skip(end)
 		switch {
 		case p.is(i, ']'):
-			return slices.Clone(buf[:n+dimensionBytes]), i + 1
+			return slices.Clone(buf[:n+DimensionBytes]), i + 1
 		case !p.is(i, ','):
 			return nil, no
 		}

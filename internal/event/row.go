@@ -1,9 +1,6 @@
 package event
 
-import (
-	"errors"
-	"time"
-)
+import "errors"
 
 // ErrRejected is what the storage wraps when it refuses a row for what is in
 // it, so that trying again cannot help. Every other error of the storage is
@@ -23,41 +20,6 @@ var (
 	ErrQueryTooLarge = errors.New("the query takes more memory or rows than one query may")
 	ErrQueryTimeout  = errors.New("the query takes longer than one query may")
 )
-
-// Record is one record of the events topic.
-type Record struct {
-	Generation int
-	Partition  int32
-	Offset     int64
-	Key        []byte
-	Value      []byte
-	// Version is the value of the record's version header, 0 where it has none.
-	Version int
-	// AppendTime is when the broker appended it.
-	AppendTime time.Time
-	// ReplayOf is the receipt of the refused write that the record repeats; zero
-	// where it repeats none.
-	ReplayOf Receipt
-}
-
-// Position is the record's place in the log of its event.
-func (r *Record) Position() Position { return MakePosition(r.Generation, r.Offset) }
-
-// Receipt names the record's place.
-func (r *Record) Receipt() Receipt {
-	return Receipt{Generation: r.Generation, Partition: r.Partition, Offset: r.Offset}
-}
-
-// DeadLetter is a record that was refused, and why.
-type DeadLetter struct {
-	Record Record
-	// Reason is one of the codes, Detail a sentence without any of the payload.
-	Reason Code
-	Detail string
-	// LastOffset is that of the last record that the letter stands for, where it
-	// is of more than one: a batch that could not be read.
-	LastOffset int64
-}
 
 // Core is the row of an event in the hot table. The sort key follows from ID.
 // A tombstone has only ID, Version and Deleted; those of earlier builds have Alias too.

@@ -14,8 +14,8 @@ import (
 // when it is asked, nor on anything but the write. Which event names are allowed
 // is not its business, see [Rules].
 //
-// The error is an [*Error]. A valid write survives [AppendWrite] and
-// [DecodeWrite] unchanged, and its rows can be stored.
+// The error is an [*Error]. A valid write goes through the log unchanged, and
+// its rows can be stored.
 func (w *Write) Validate(now time.Time) error {
 	if err := w.validateRef(now); err != nil {
 		return err
@@ -109,14 +109,14 @@ func errOtherConversation() error {
 // validateFields checks the mutable fields: those that the write sets have a
 // right value, the others none.
 func (w *Write) validateFields() error {
-	if w.Set >= 1<<fieldCount || w.Null&^w.Set != 0 {
+	if w.Set >= 1<<FieldCount || w.Null&^w.Set != 0 {
 		return Errorf(CodeInvalidValue, "", "clears fields that it does not name")
 	}
 	if w.Null.Has(FieldEventName) {
 		return Errorf(CodeRequired, "event_name", "must not be null")
 	}
 	set := w.Set &^ w.Null
-	for f, given := range [fieldCount]bool{
+	for f, given := range [FieldCount]bool{
 		FieldEventName:        w.EventName != "",
 		FieldMetadata:         len(w.Metadata) != 0,
 		FieldError:            w.Error != "",
@@ -236,10 +236,10 @@ func validateContent(f Field, c Content) error {
 }
 
 func validateVector(f Field, vector Vector) error {
-	if len(vector)%dimensionBytes != 0 {
+	if len(vector)%DimensionBytes != 0 {
 		return Errorf(CodeInvalidValue, f.String(), "is not a whole number of float32")
 	}
-	if len(vector) > embeddingBytesMax {
+	if len(vector) > EmbeddingBytesMax {
 		return errDimensions(f)
 	}
 	if i := vector.indexNotFinite(); i >= 0 {

@@ -18,6 +18,7 @@ import (
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/broker"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // benchWrites are creates from the lines of the file in SLUICE_BENCH_EVENTS
@@ -60,7 +61,7 @@ func BenchmarkProduce(b *testing.B) {
 	writes := benchWrites(b, 50_000)
 	var bytes int
 	for i := range writes {
-		bytes += len(event.AppendWrite(nil, &writes[i]))
+		bytes += len(record.AppendWrite(nil, &writes[i]))
 	}
 	for _, broker := range []struct {
 		name string

@@ -162,7 +162,7 @@ type ConsumerConfig struct {
 	// InflatedBytesMax bounds what the records of compressed batches take in
 	// memory from the fetch until Poll returns them: their bytes, 256 for each
 	// record and 64 for each header. A batch that alone takes more is not read:
-	// Poll returns it as [event.Unreadable]. The batches of a [Producer] take 7 MiB
+	// Poll returns it as [record.Unreadable]. The batches of a [Producer] take 7 MiB
 	// at most. Default 16 MiB, least 8 MiB.
 	InflatedBytesMax int
 	// RebalanceTimeout is how long the group waits for a member to give its

@@ -21,6 +21,7 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // The suite is what Sluice relies on of a broker, and of its own side of it.
@@ -216,7 +217,7 @@ func testOrder(t *testing.T, b *backend) {
 	}
 	records := kafkatest.Collect(t, kafkatest.NewConsumer(t, cfg, nil), n)
 
-	byReceipt := make(map[event.Receipt]*event.Record)
+	byReceipt := make(map[event.Receipt]*record.Record)
 	last := make(map[string]float64)
 	partition := make(map[string]int32)
 	next := make(map[int32]int64)
@@ -234,11 +235,11 @@ func testOrder(t *testing.T, b *backend) {
 			t.Fatalf("append time %s is not now", r.AppendTime)
 		}
 		var w event.Write
-		if err := event.DecodeWrite(&w, r.Value); err != nil {
+		if err := record.DecodeWrite(&w, r.Value); err != nil {
 			t.Fatal(err)
 		}
-		if r.Version != w.RecordVersion() {
-			t.Fatalf("record has version %d, want %d", r.Version, w.RecordVersion())
+		if r.Version != record.FormatVersionOf(&w) {
+			t.Fatalf("record has version %d, want %d", r.Version, record.FormatVersionOf(&w))
 		}
 		key := string(r.Key)
 		if before, ok := last[key]; ok && w.Latency <= before {
@@ -256,7 +257,7 @@ func testOrder(t *testing.T, b *backend) {
 			t.Fatalf("no record at the receipt %s", receipt)
 		}
 		var w event.Write
-		if err := event.DecodeWrite(&w, r.Value); err != nil {
+		if err := record.DecodeWrite(&w, r.Value); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(writes[i], w); diff != "" {
@@ -280,7 +281,7 @@ func testLarge(t *testing.T, b *backend) {
 	records := kafkatest.Collect(t, kafkatest.NewConsumer(t, cfg, nil), 2)
 	for i, want := range []int{0, 2} {
 		var w event.Write
-		if err := event.DecodeWrite(&w, records[i].Value); err != nil {
+		if err := record.DecodeWrite(&w, records[i].Value); err != nil {
 			t.Fatal(err)
 		}
 		if len(w.Input.Data) != len(writes[want].Input.Data) {
@@ -889,7 +890,7 @@ func testWait(t *testing.T, b *backend) {
 	c := kafkatest.NewConsumer(t, cfg, nil)
 	letters := newDeadLetters(t, cfg)
 	// A refusal of before the watcher's time does not stop it.
-	if err := letters.Send(t.Context(), []event.DeadLetter{{Record: event.Record{Generation: 1}, Reason: event.CodeBadRecord}}); err != nil {
+	if err := letters.Send(t.Context(), []record.DeadLetter{{Record: record.Record{Generation: 1}, Reason: event.CodeBadRecord}}); err != nil {
 		t.Fatal(err)
 	}
 	w, stop := startWatcher(t, cfg)
@@ -931,8 +932,8 @@ func testWait(t *testing.T, b *backend) {
 		default:
 		}
 		if p == records[0].Partition {
-			letter := event.DeadLetter{Record: records[0], Reason: event.CodeUnknownEvent, Detail: "names no event"}
-			if err := letters.Send(t.Context(), []event.DeadLetter{letter}); err != nil {
+			letter := record.DeadLetter{Record: records[0], Reason: event.CodeUnknownEvent, Detail: "names no event"}
+			if err := letters.Send(t.Context(), []record.DeadLetter{letter}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -1055,13 +1056,13 @@ func testRefusals(t *testing.T, b *backend) {
 		w.first = kafkatest.Produce(t, p, kafkatest.Updates(0, 1, 1))[0]
 		kafkatest.Produce(t, p, kafkatest.Updates(1, 5, 5))
 		records := kafkatest.Collect(t, c, 6)
-		i := slices.IndexFunc(records, func(r event.Record) bool { return r.Receipt() == w.first })
+		i := slices.IndexFunc(records, func(r record.Record) bool { return r.Receipt() == w.first })
 		records[0], records[i] = records[i], records[0]
 		w.refuse = func(indices ...int) {
 			t.Helper()
 			for _, i := range indices {
-				letter := event.DeadLetter{Record: records[i], Reason: event.CodeUnknownEvent, Detail: "names no event"}
-				if err := letters.Send(t.Context(), []event.DeadLetter{letter}); err != nil {
+				letter := record.DeadLetter{Record: records[i], Reason: event.CodeUnknownEvent, Detail: "names no event"}
+				if err := letters.Send(t.Context(), []record.DeadLetter{letter}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -1177,30 +1178,30 @@ func testDeadLetters(t *testing.T, b *backend) {
 	}
 	bad := kafkatest.Updates(0, 1, 1)[0]
 	bad.Fresh = true
-	letters := []event.DeadLetter{
+	letters := []record.DeadLetter{
 		{
-			Record: event.Record{Generation: 2, Partition: 3, Offset: 1 << 40, Key: []byte(fresh.Ref().String()), Value: event.AppendWrite(nil, &fresh), Version: 1},
+			Record: record.Record{Generation: 2, Partition: 3, Offset: 1 << 40, Key: []byte(fresh.Ref().String()), Value: record.AppendWrite(nil, &fresh), Version: 1},
 			Reason: event.CodeRejectedByStore, Detail: "the database refused the row",
 		},
 		{
-			Record: event.Record{Generation: 1, Partition: 0, Offset: 0, Key: []byte("k"), Value: []byte("\xff no write"), Version: 1},
+			Record: record.Record{Generation: 1, Partition: 0, Offset: 0, Key: []byte("k"), Value: []byte("\xff no write"), Version: 1},
 			Reason: event.CodeBadRecord, Detail: "",
 		},
 		{
-			Record: event.Record{Generation: 2, Partition: 1, Offset: 7, Key: []byte("no header"), Value: []byte("v")},
+			Record: record.Record{Generation: 2, Partition: 1, Offset: 7, Key: []byte("no header"), Value: []byte("v")},
 			Reason: event.CodeBadRecord, Detail: "has no version header",
 		},
 		{
-			Record: event.Record{Generation: 1, Partition: 1, Offset: 8, Key: []byte("later"), Value: []byte("v"), Version: 12},
+			Record: record.Record{Generation: 1, Partition: 1, Offset: 8, Key: []byte("later"), Value: []byte("v"), Version: 12},
 			Reason: event.CodeUnsupportedVersion, Detail: "is of version 12",
 		},
 		{
-			Record: event.Record{Generation: 1, Partition: 1, Offset: 9, Key: []byte("large"), Value: make([]byte, kafka.RecordBytesMax), Version: 1},
+			Record: record.Record{Generation: 1, Partition: 1, Offset: 9, Key: []byte("large"), Value: make([]byte, kafka.RecordBytesMax), Version: 1},
 			Reason: event.CodeBadRecord, Detail: strings.Repeat("d", kafka.DetailBytesMax),
 		},
 		{
 			// It can be decoded, and would be valid without its mark.
-			Record: event.Record{Generation: 1, Partition: 2, Offset: 3, Key: []byte(bad.Ref().String()), Value: event.AppendWrite(nil, &bad), Version: 1},
+			Record: record.Record{Generation: 1, Partition: 2, Offset: 3, Key: []byte(bad.Ref().String()), Value: record.AppendWrite(nil, &bad), Version: 1},
 			Reason: event.CodeBadRecord, Detail: "is fresh and no create",
 		},
 	}
@@ -1211,7 +1212,7 @@ func testDeadLetters(t *testing.T, b *backend) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []event.DeadLetter
+	var got []record.DeadLetter
 	for i, s := range stored {
 		if s.Seq != int64(i) || time.Since(s.At).Abs() > time.Minute {
 			t.Errorf("letter %d has place %d and time %s", i, s.Seq, s.At)
@@ -1235,7 +1236,7 @@ func testDeadLetters(t *testing.T, b *backend) {
 		}
 	}
 	fresh.Fresh = false
-	replayed := make(map[string]event.Record)
+	replayed := make(map[string]record.Record)
 	for _, r := range kafkatest.Collect(t, kafkatest.NewConsumer(t, cfg, nil), len(letters)) {
 		replayed[string(r.Key)] = r
 	}
@@ -1247,7 +1248,7 @@ func testDeadLetters(t *testing.T, b *backend) {
 		}
 		value := want.Value
 		if i == 0 {
-			value = event.AppendWrite(nil, &fresh)
+			value = record.AppendWrite(nil, &fresh)
 		}
 		if r.Version != want.Version || string(r.Value) != string(value) {
 			t.Errorf("letter %d: version %d and %d bytes, want %d and %d", i, r.Version, len(r.Value), want.Version, len(value))

@@ -19,6 +19,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/fault"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // RevokedFunc is told that partitions are being given up. When they are not
@@ -140,7 +141,7 @@ func NewConsumer(cfg Config, revoked RevokedFunc, log *slog.Logger) (*Consumer, 
 //
 // An error other than ctx's is final: it wraps [ErrDataLoss], or
 // [kgo.ErrClientClosed] after Close. What the client can retry is logged.
-func (c *Consumer) Poll(ctx context.Context, recordsMax int) ([]event.Chunk, error) {
+func (c *Consumer) Poll(ctx context.Context, recordsMax int) ([]record.Chunk, error) {
 	for {
 		if err := c.failure(); err != nil {
 			return nil, err
@@ -190,8 +191,8 @@ func (c *Consumer) lost(partition int32, format string, args ...any) error {
 // take turns fetches into chunks, and checks that no offset is missing: on a
 // topic that is neither compacted nor written to by transactions there are no
 // gaps, so one that appears is records gone.
-func (c *Consumer) take(fetches kgo.Fetches) []event.Chunk {
-	var chunks []event.Chunk
+func (c *Consumer) take(fetches kgo.Fetches) []record.Chunk {
+	var chunks []record.Chunk
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fetches.EachPartition(func(ftp kgo.FetchTopicPartition) {
@@ -216,7 +217,7 @@ func (c *Consumer) take(fetches kgo.Fetches) []event.Chunk {
 			copied = append(copied, b...)
 			return copied[n:len(copied):len(copied)]
 		}
-		chunk := event.Chunk{Partition: ftp.Partition, Epoch: a.epoch, Records: make([]event.Record, 0, len(ftp.Records))}
+		chunk := record.Chunk{Partition: ftp.Partition, Epoch: a.epoch, Records: make([]record.Record, 0, len(ftp.Records))}
 		for _, r := range ftp.Records {
 			if r.Offset < a.next {
 				continue
@@ -273,8 +274,8 @@ func (c *Consumer) fetchFailed(topic string, partition int32, err error) {
 }
 
 // newRecord is a record of the events topic of the generation.
-func newRecord(generation int, r *kgo.Record) event.Record {
-	return event.Record{
+func newRecord(generation int, r *kgo.Record) record.Record {
+	return record.Record{
 		Generation: generation, Partition: r.Partition, Offset: r.Offset,
 		Key: r.Key, Value: r.Value, Version: recordVersion(r.Headers), AppendTime: r.Timestamp,
 		ReplayOf: replayOf(r.Headers),

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // The headers of a dead letter, beside the version header of its record. The
@@ -37,7 +38,7 @@ type StoredLetter struct {
 	Seq int64
 	// At is when it was refused.
 	At     time.Time
-	Letter event.DeadLetter
+	Letter record.DeadLetter
 }
 
 // DeadLetters writes and reads the dead-letter topic. Its methods are safe for
@@ -76,7 +77,7 @@ func NewDeadLetters(cfg Config, log *slog.Logger) (*DeadLetters, error) {
 // Send writes the letters, and returns once the brokers have them all, or with
 // an error when one is not acknowledged within AckTimeout or before ctx is
 // over. Some may be written then; sending them again only adds copies.
-func (d *DeadLetters) Send(ctx context.Context, letters []event.DeadLetter) error {
+func (d *DeadLetters) Send(ctx context.Context, letters []record.DeadLetter) error {
 	records := make([]*kgo.Record, len(letters))
 	for i := range letters {
 		records[i] = newLetterRecord(d.topic, &letters[i])
@@ -106,7 +107,7 @@ func (d *DeadLetters) send(ctx context.Context, records []*kgo.Record) error {
 	return nil
 }
 
-func newLetterRecord(topic string, l *event.DeadLetter) *kgo.Record {
+func newLetterRecord(topic string, l *record.DeadLetter) *kgo.Record {
 	r := &l.Record
 	key, value, left := fitting(r)
 	number := func(n int64) []byte { return strconv.AppendInt(nil, n, 10) }
@@ -134,7 +135,7 @@ func newLetterRecord(topic string, l *event.DeadLetter) *kgo.Record {
 // of the rest. A record that Sluice has not written may be longer than any
 // letter: brokers measure its batch as it is compressed. It must not stop the
 // log for that.
-func fitting(r *event.Record) (key, value []byte, left string) {
+func fitting(r *record.Record) (key, value []byte, left string) {
 	switch {
 	case len(r.Key)+len(r.Value) <= topicBytesMax:
 		return r.Key, r.Value, ""
@@ -158,8 +159,8 @@ func clip(s string, n int) string {
 var errNoLetter = errors.New("record has not the headers of a dead letter")
 
 // parseLetter reads a record of the dead-letter topic.
-func parseLetter(r *kgo.Record) (event.DeadLetter, error) {
-	l := event.DeadLetter{Record: event.Record{
+func parseLetter(r *kgo.Record) (record.DeadLetter, error) {
+	l := record.DeadLetter{Record: record.Record{
 		Key: r.Key, Value: r.Value, Version: recordVersion(r.Headers), ReplayOf: replayOf(r.Headers),
 	}}
 	seen := 0
@@ -188,12 +189,12 @@ func parseLetter(r *kgo.Record) (event.DeadLetter, error) {
 			continue
 		}
 		if err != nil || n < 0 {
-			return event.DeadLetter{}, fmt.Errorf("header %s: %w", h.Key, errNoLetter)
+			return record.DeadLetter{}, fmt.Errorf("header %s: %w", h.Key, errNoLetter)
 		}
 		seen++
 	}
 	if seen != 5 {
-		return event.DeadLetter{}, errNoLetter
+		return record.DeadLetter{}, errNoLetter
 	}
 	return l, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -25,8 +26,8 @@ var update = flag.Bool("update", false, "write the golden files")
 // The headers are a format that other tools read.
 func TestDeadLetterGolden(t *testing.T) {
 	t.Parallel()
-	r := kafka.NewLetterRecord("sluice.events.dlq", &event.DeadLetter{
-		Record: event.Record{Generation: 3, Partition: 7, Offset: 123456789012, Key: []byte("order-17"), Value: []byte("\x08\x02"), Version: 1},
+	r := kafka.NewLetterRecord("sluice.events.dlq", &record.DeadLetter{
+		Record: record.Record{Generation: 3, Partition: 7, Offset: 123456789012, Key: []byte("order-17"), Value: []byte("\x08\x02"), Version: 1},
 		Reason: event.CodeUnknownEvent, Detail: "names no event that was created before it",
 	})
 	var got bytes.Buffer
@@ -57,8 +58,8 @@ func FuzzDeadLetter(f *testing.F) {
 	f.Add(16383, int32(1<<30), int64(1)<<48-1, []byte{}, []byte{0xff}, 0, "", "")
 	f.Add(0, int32(0), int64(0), []byte(nil), []byte(nil), 12, "x", "detail")
 	f.Fuzz(func(t *testing.T, generation int, partition int32, offset int64, key, value []byte, version int, reason, detail string) {
-		l := event.DeadLetter{
-			Record: event.Record{
+		l := record.DeadLetter{
+			Record: record.Record{
 				Generation: generation & 0x3fff, Partition: partition & 0x7fffffff, Offset: offset & event.OffsetMax,
 				Key: key, Value: value, Version: version & 0xffff,
 			},
@@ -90,7 +91,7 @@ func TestDeadLetterDetail(t *testing.T) {
 		{"a" + strings.Repeat("é", kafka.DetailBytesMax), kafka.DetailBytesMax - 1},
 		{strings.Repeat("\x80", kafka.DetailBytesMax+1), 0},
 	} {
-		l, err := kafka.ParseLetter(kafka.NewLetterRecord("p.dlq", &event.DeadLetter{Detail: tt.detail}))
+		l, err := kafka.ParseLetter(kafka.NewLetterRecord("p.dlq", &record.DeadLetter{Detail: tt.detail}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,10 +107,10 @@ func TestDeadLetterTooLong(t *testing.T) {
 	cfg := embeddedBackend(t).topics(t)
 	d := newDeadLetters(t, cfg)
 	short, long := []byte("key"), make([]byte, kafka.TopicBytesMax)
-	letters := []event.DeadLetter{
-		{Record: event.Record{Generation: 1, Key: short, Value: long[:len(long)-len(short)]}, Detail: "fits"},
-		{Record: event.Record{Generation: 1, Key: short, Value: long}, Detail: strings.Repeat("d", kafka.DetailBytesMax)},
-		{Record: event.Record{Generation: 1, Key: long, Value: short}, Detail: "two parts"},
+	letters := []record.DeadLetter{
+		{Record: record.Record{Generation: 1, Key: short, Value: long[:len(long)-len(short)]}, Detail: "fits"},
+		{Record: record.Record{Generation: 1, Key: short, Value: long}, Detail: strings.Repeat("d", kafka.DetailBytesMax)},
+		{Record: record.Record{Generation: 1, Key: long, Value: short}, Detail: "two parts"},
 	}
 	if err := d.Send(t.Context(), letters); err != nil {
 		t.Fatal(err)
@@ -138,9 +139,9 @@ func TestDeadLettersMany(t *testing.T) {
 	t.Parallel()
 	b := embeddedBackend(t)
 	d := newDeadLetters(t, b.topics(t))
-	letters := make([]event.DeadLetter, 60_000) // the client's own limit is 50,000
+	letters := make([]record.DeadLetter, 60_000) // the client's own limit is 50,000
 	for i := range letters {
-		letters[i].Record = event.Record{Generation: 1, Offset: int64(i)}
+		letters[i].Record = record.Record{Generation: 1, Offset: int64(i)}
 	}
 	thaw := b.freeze(t)
 	time.AfterFunc(time.Second, thaw)
@@ -164,11 +165,11 @@ func TestReplayPartitions(t *testing.T) {
 	b := embeddedBackend(t)
 	cfg := b.topics(t)
 	writes := kafkatest.Updates(0, 8, 8)
-	var letters []event.DeadLetter
+	var letters []record.DeadLetter
 	for i, r := range kafkatest.Produce(t, kafkatest.NewProducer(t, cfg), writes) {
-		letters = append(letters, event.DeadLetter{Record: event.Record{
-			Generation: 1, Partition: r.Partition, Offset: r.Offset, Version: event.RecordVersion,
-			Key: []byte(writes[i].Ref().String()), Value: event.AppendWrite(nil, &writes[i]),
+		letters = append(letters, record.DeadLetter{Record: record.Record{
+			Generation: 1, Partition: r.Partition, Offset: r.Offset, Version: record.FormatVersion,
+			Key: []byte(writes[i].Ref().String()), Value: record.AppendWrite(nil, &writes[i]),
 		}})
 	}
 	before := cfg.Partitions
@@ -200,7 +201,7 @@ func TestReplayPartitions(t *testing.T) {
 
 func TestNoDeadLetter(t *testing.T) {
 	t.Parallel()
-	whole := kafka.NewLetterRecord("p.dlq", &event.DeadLetter{Record: event.Record{Generation: 1, Key: []byte("k")}})
+	whole := kafka.NewLetterRecord("p.dlq", &record.DeadLetter{Record: record.Record{Generation: 1, Key: []byte("k")}})
 	for i, h := range whole.Headers {
 		t.Run("without "+h.Key, func(t *testing.T) {
 			t.Parallel()

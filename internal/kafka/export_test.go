@@ -3,14 +3,16 @@ package kafka
 import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // NewLetterRecord and ParseLetter are the envelope of dead letters.
-func NewLetterRecord(topic string, l *event.DeadLetter) *kgo.Record { return newLetterRecord(topic, l) }
+func NewLetterRecord(topic string, l *record.DeadLetter) *kgo.Record {
+	return newLetterRecord(topic, l)
+}
 
 // ParseLetter reads what NewLetterRecord made.
-func ParseLetter(r *kgo.Record) (event.DeadLetter, error) { return parseLetter(r) }
+func ParseLetter(r *kgo.Record) (record.DeadLetter, error) { return parseLetter(r) }
 
 // Waiting is how many calls wait now.
 func (w *Watcher) Waiting() int {

@@ -14,6 +14,7 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // fenced is a producer with a fence, which looks at the topics by itself only if
@@ -144,7 +145,7 @@ func testFence(t *testing.T, b *backend) {
 }
 
 // commitChunks commits all records of chunks.
-func commitChunks(ctx context.Context, c *kafka.Consumer, chunks []event.Chunk) error {
+func commitChunks(ctx context.Context, c *kafka.Consumer, chunks []record.Chunk) error {
 	next := make(map[int32]int64)
 	for _, chunk := range chunks {
 		next[chunk.Partition] = chunk.Records[len(chunk.Records)-1].Offset + 1

@@ -20,6 +20,7 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // foreignRecord is a record as a batch has it, the n-th.
@@ -107,7 +108,7 @@ func produceRaw(t *testing.T, cfg kafka.Config, batch []byte) error {
 }
 
 // pollAll polls until the offset comes next, and returns what there was before.
-func pollAll(t *testing.T, c *kafka.Consumer, until int64) (values []string, unreadable []event.Unreadable) {
+func pollAll(t *testing.T, c *kafka.Consumer, until int64) (values []string, unreadable []record.Unreadable) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -224,8 +225,8 @@ func testTransactions(t *testing.T, b *backend) {
 // The letter of a batch names its last offset, and that of a record none.
 func TestDeadLetterOfABatch(t *testing.T) {
 	for _, last := range []int64{0, 12} {
-		letter := event.DeadLetter{
-			Record: event.Record{Generation: 2, Partition: 1, Offset: 7, Value: []byte("raw")},
+		letter := record.DeadLetter{
+			Record: record.Record{Generation: 2, Partition: 1, Offset: 7, Value: []byte("raw")},
 			Reason: event.CodeUnreadableBatch, Detail: "damaged", LastOffset: last,
 		}
 		got, err := kafka.ParseLetter(kafka.NewLetterRecord("sluice.events.dlq", &letter))

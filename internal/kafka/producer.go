@@ -19,6 +19,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/fault"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 const (
@@ -57,8 +58,8 @@ func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Prod
 		return nil, errPartitionsUnknown
 	}
 	p := &Producer{
-		headers:      []kgo.RecordHeader{VersionHeader(event.RecordVersion)},
-		patchHeaders: []kgo.RecordHeader{VersionHeader(event.RecordVersionPatch)},
+		headers:      []kgo.RecordHeader{VersionHeader(record.FormatVersion)},
+		patchHeaders: []kgo.RecordHeader{VersionHeader(record.FormatVersionPatch)},
 	}
 	p.blocks.New = func() any { return &block{buf: make([]byte, 0, blockBytes)} }
 	cfg = cfg.WithDefaults()
@@ -132,7 +133,7 @@ func (p *Producer) newMetrics(reg prometheus.Registerer) *producerMetrics {
 }
 
 // VersionHeader is the header that says how a record is written, such as
-// [event.RecordVersion].
+// [record.FormatVersion].
 func VersionHeader(version int) kgo.RecordHeader {
 	return kgo.RecordHeader{Key: headerVersion, Value: []byte(strconv.Itoa(version))}
 }
@@ -198,9 +199,9 @@ func (p *Producer) Produce(ctx context.Context, writes []event.Write) []event.Ac
 			b.buf = w.ID.AppendText(b.buf)
 		}
 		mid := len(b.buf)
-		b.buf = event.AppendWrite(b.buf, w)
+		b.buf = record.AppendWrite(b.buf, w)
 		headers := p.headers
-		if w.RecordVersion() == event.RecordVersionPatch {
+		if record.FormatVersionOf(w) == record.FormatVersionPatch {
 			headers = p.patchHeaders
 		}
 		c.add(b, b.buf[start:mid:mid], b.buf[mid:len(b.buf):len(b.buf)], headers)
@@ -215,7 +216,7 @@ func (p *Producer) Produce(ctx context.Context, writes []event.Write) []event.Ac
 //
 // Where partitions were added to the topic since, which nothing here can tell but
 // the letters, nothing is written: the error wraps [ErrTopicMismatch].
-func (p *Producer) Replay(ctx context.Context, letters []event.DeadLetter) []event.Ack {
+func (p *Producer) Replay(ctx context.Context, letters []record.DeadLetter) []event.Ack {
 	if err := p.checkPartitions(letters); err != nil {
 		acks := make([]event.Ack, len(letters))
 		for i := range acks {
@@ -237,9 +238,9 @@ func (p *Producer) Replay(ctx context.Context, letters []event.DeadLetter) []eve
 		}
 		// Not what merely can be decoded: to encode that again might make a
 		// write of it.
-		if w, err := event.ReadRecord(&r); err == nil && w.Fresh {
+		if w, err := record.Read(&r); err == nil && w.Fresh {
 			w.Fresh = false
-			value = event.AppendWrite(nil, &w)
+			value = record.AppendWrite(nil, &w)
 		}
 		b := c.room(len(r.Key) + len(value))
 		start := len(b.buf)
@@ -252,7 +253,7 @@ func (p *Producer) Replay(ctx context.Context, letters []event.DeadLetter) []eve
 
 // checkPartitions looks for a write that would not go where the other writes of
 // its event are.
-func (p *Producer) checkPartitions(letters []event.DeadLetter) error {
+func (p *Producer) checkPartitions(letters []record.DeadLetter) error {
 	partitions := kgo.StickyKeyPartitioner(nil).ForTopic(p.topic)
 	for i := range letters {
 		r := letters[i].Record
@@ -260,7 +261,7 @@ func (p *Producer) checkPartitions(letters []event.DeadLetter) error {
 		if r.Generation != p.cfg.Generation {
 			continue
 		}
-		if _, err := event.ReadRecord(&r); err != nil {
+		if _, err := record.Read(&r); err != nil {
 			continue // has no place
 		}
 		if to := partitions.Partition(&kgo.Record{Key: r.Key}, p.cfg.Partitions); to != int(r.Partition) {

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 const (
@@ -184,7 +185,7 @@ func (e *replayEvent) updatedAfter(fields event.Fields, at event.Position) bool 
 }
 
 // original is the receipt of the write that the record repeats, or its own.
-func original(r *event.Record) event.Receipt {
+func original(r *record.Record) event.Receipt {
 	if r.ReplayOf != (event.Receipt{}) {
 		return r.ReplayOf
 	}
@@ -194,10 +195,10 @@ func original(r *event.Record) event.Receipt {
 func positionOf(r event.Receipt) event.Position { return event.MakePosition(r.Generation, r.Offset) }
 
 // readLetter reads the write of a letter.
-func readLetter(l *event.DeadLetter) (event.Write, error) {
+func readLetter(l *record.DeadLetter) (event.Write, error) {
 	r := l.Record
 	r.AppendTime = time.Now() // as it will be
-	return event.ReadRecord(&r)
+	return record.Read(&r)
 }
 
 func (r *replay) picks(l *StoredLetter) bool {
@@ -322,7 +323,7 @@ func (r *replay) flush(ctx context.Context) error {
 			return err
 		}
 	}
-	var send []event.DeadLetter
+	var send []record.DeadLetter
 	for i := range r.batch {
 		l := &r.batch[i]
 		outcome := r.judge(&l.Letter)
@@ -360,7 +361,7 @@ func (r *replay) flush(ctx context.Context) error {
 }
 
 // judge says whether the write of a letter may be sent.
-func (r *replay) judge(l *event.DeadLetter) ReplayOutcome {
+func (r *replay) judge(l *record.DeadLetter) ReplayOutcome {
 	w, _ := readLetter(l) // take has read it before
 	e := r.events[string(l.Record.Key)]
 	if e == nil || w.Op == event.OpDelete {
@@ -384,7 +385,7 @@ func (r *replay) judge(l *event.DeadLetter) ReplayOutcome {
 }
 
 // observe takes a record of the log into account.
-func (r *replay) observe(rec *event.Record) {
+func (r *replay) observe(rec *record.Record) {
 	e := r.events[string(rec.Key)]
 	if e == nil {
 		return
@@ -392,7 +393,7 @@ func (r *replay) observe(rec *event.Record) {
 	if _, ok := r.refused[rec.Receipt()]; ok {
 		return
 	}
-	w, err := event.ReadRecord(rec)
+	w, err := record.Read(rec)
 	if err != nil {
 		return
 	}
@@ -600,7 +601,7 @@ func (s *logScan) complete(at event.Receipt) bool {
 
 // advance calls fn with the records from where it stopped before up to where the
 // log ends when advance is called. Records of one partition come in order.
-func (s *logScan) advance(ctx context.Context, fn func(*event.Record)) error {
+func (s *logScan) advance(ctx context.Context, fn func(*record.Record)) error {
 	if len(s.next) == 0 {
 		return nil
 	}

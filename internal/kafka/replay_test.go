@@ -10,6 +10,7 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // replayLog is a log some of whose records are refused.
@@ -55,10 +56,10 @@ func (l *replayLog) write(writes ...event.Write) []event.Receipt {
 // refuse makes a dead letter of the write at the receipt.
 func (l *replayLog) refuse(reason event.Code, w event.Write, at event.Receipt) {
 	l.t.Helper()
-	err := l.letters.Send(l.t.Context(), []event.DeadLetter{{
-		Record: event.Record{
-			Generation: at.Generation, Partition: at.Partition, Offset: at.Offset, Version: event.RecordVersion,
-			Key: []byte(w.Ref().String()), Value: event.AppendWrite(nil, &w),
+	err := l.letters.Send(l.t.Context(), []record.DeadLetter{{
+		Record: record.Record{
+			Generation: at.Generation, Partition: at.Partition, Offset: at.Offset, Version: record.FormatVersion,
+			Key: []byte(w.Ref().String()), Value: record.AppendWrite(nil, &w),
 		},
 		Reason: reason,
 	}})
@@ -76,7 +77,7 @@ func (l *replayLog) writeRefused(reason event.Code, w event.Write) event.Receipt
 }
 
 // records are the records of the log, of one event in order.
-func (l *replayLog) records() []event.Record {
+func (l *replayLog) records() []record.Record {
 	l.t.Helper()
 	ends, err := l.b.admin(l.t).ListEndOffsets(l.t.Context(), l.cfg.EventsTopic())
 	if err != nil {
@@ -91,7 +92,7 @@ func (l *replayLog) records() []event.Record {
 }
 
 // replay replays, wants these outcomes, and returns what was written for it.
-func (l *replayLog) replay(opts kafka.ReplayOptions, want map[kafka.ReplayOutcome]map[event.Code]int) []event.Record {
+func (l *replayLog) replay(opts kafka.ReplayOptions, want map[kafka.ReplayOutcome]map[event.Code]int) []record.Record {
 	l.t.Helper()
 	before := make(map[event.Receipt]bool)
 	for _, r := range l.records() {
@@ -104,7 +105,7 @@ func (l *replayLog) replay(opts kafka.ReplayOptions, want map[kafka.ReplayOutcom
 	if diff := cmp.Diff(kafka.ReplayReport{Letters: want}, report); diff != "" {
 		l.t.Errorf("replay with %+v: %s", opts, diff)
 	}
-	var written []event.Record
+	var written []record.Record
 	for _, r := range l.records() {
 		if !before[r.Receipt()] {
 			written = append(written, r)
@@ -207,9 +208,9 @@ func testReplayHoldsBack(t *testing.T, b *backend) {
 	l.writeRefused(rejected, event.NewDelete(event.Ref{Alias: "free"}))
 	// Nobody can read this.
 	at := l.write(changes("unreadable", "x", event.FieldOutput))[0]
-	err := l.letters.Send(t.Context(), []event.DeadLetter{
-		{Record: event.Record{Generation: 1, Partition: at.Partition, Offset: at.Offset, Key: []byte("unreadable"), Value: []byte("\xff"), Version: 1}, Reason: event.CodeBadRecord},
-		{Record: event.Record{Generation: 1, Partition: at.Partition, Offset: at.Offset + 1, Key: []byte("unreadable"), Version: 200}, Reason: event.CodeUnsupportedVersion},
+	err := l.letters.Send(t.Context(), []record.DeadLetter{
+		{Record: record.Record{Generation: 1, Partition: at.Partition, Offset: at.Offset, Key: []byte("unreadable"), Value: []byte("\xff"), Version: 1}, Reason: event.CodeBadRecord},
+		{Record: record.Record{Generation: 1, Partition: at.Partition, Offset: at.Offset + 1, Key: []byte("unreadable"), Version: 200}, Reason: event.CodeUnsupportedVersion},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -224,7 +225,7 @@ func testReplayHoldsBack(t *testing.T, b *backend) {
 	}
 	var several []string
 	for _, r := range l.replay(kafka.ReplayOptions{}, want) {
-		w, err := event.ReadRecord(&r)
+		w, err := record.Read(&r)
 		if err != nil {
 			t.Error(err)
 		}
@@ -268,9 +269,9 @@ func testReplayHoldsBack(t *testing.T, b *backend) {
 	again[unknown]++
 	l.replay(kafka.ReplayOptions{}, sum(outcomes{kafka.ReplaySuperseded: {rejected: 1}}))
 	repeated := changes("back", "1", event.FieldOutput)
-	err = l.letters.Send(t.Context(), []event.DeadLetter{{Reason: rejected, Record: event.Record{
-		Generation: 1, Partition: one.Partition, Offset: 1 << 30, Version: event.RecordVersion, ReplayOf: one,
-		Key: []byte("back"), Value: event.AppendWrite(nil, &repeated),
+	err = l.letters.Send(t.Context(), []record.DeadLetter{{Reason: rejected, Record: record.Record{
+		Generation: 1, Partition: one.Partition, Offset: 1 << 30, Version: record.FormatVersion, ReplayOf: one,
+		Key: []byte("back"), Value: record.AppendWrite(nil, &repeated),
 	}}})
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 const (
@@ -110,12 +110,12 @@ func parseRaw(p kmsg.FetchResponseTopicPartition) (rawBatch, error) {
 // examine looks at the batch that comes next in a partition that does not get on.
 // Where the batch cannot be read, and is the same each time, the answer passes
 // over it. No rebalance may take place meanwhile.
-func (c *Consumer) examine(ctx context.Context, partition int32) (event.Chunk, bool) {
+func (c *Consumer) examine(ctx context.Context, partition int32) (record.Chunk, bool) {
 	c.mu.Lock()
 	a := c.owned[partition]
 	if a == nil || a.suspect == nil || a.next < 0 || c.fatal != nil || time.Since(a.suspect.looked) < examinePause {
 		c.mu.Unlock()
-		return event.Chunk{}, false
+		return record.Chunk{}, false
 	}
 	epoch, next := a.epoch, a.next
 	a.suspect.looked = time.Now()
@@ -127,24 +127,24 @@ func (c *Consumer) examine(ctx context.Context, partition int32) (event.Chunk, b
 			c.log.Warn("a batch that was not read could not be looked at, trying again",
 				"topic", c.topic, "partition", partition, "offset", next, "error", err)
 		}
-		return event.Chunk{}, false
+		return record.Chunk{}, false
 	}
 	detail := c.readBatch(&batch, next)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a = c.owned[partition]; a == nil || a.epoch != epoch || a.next != next || a.suspect == nil {
-		return event.Chunk{}, false
+		return record.Chunk{}, false
 	}
 	switch {
 	case batch.first > next:
 		c.fail(c.lost(partition, "offsets %d to %d are missing", next, batch.first-1))
-		return event.Chunk{}, false
+		return record.Chunk{}, false
 	case detail == "":
 		// It can be read, so that the client will, from here on.
 		a.suspect = nil
 		c.seek(partition, next, a.leaderOf(next-1))
-		return event.Chunk{}, false
+		return record.Chunk{}, false
 	}
 	if hash := maphash.Bytes(c.seed, batch.data); a.suspect.same == 0 || a.suspect.hash != hash {
 		a.suspect.hash, a.suspect.same = hash, 1
@@ -152,7 +152,7 @@ func (c *Consumer) examine(ctx context.Context, partition int32) (event.Chunk, b
 		a.suspect.same++
 	}
 	if a.suspect.same < sameReadsMax {
-		return event.Chunk{}, false
+		return record.Chunk{}, false
 	}
 	last := max(next, batch.last)
 	c.log.Error("batch cannot be read; it goes to the dead letters, and the log goes on after it",
@@ -160,7 +160,7 @@ func (c *Consumer) examine(ctx context.Context, partition int32) (event.Chunk, b
 	a.suspect, a.next = nil, last+1
 	a.leaders = append(a.leaders, leaderEpoch{next, batch.leaderEpoch})
 	c.seek(partition, last+1, batch.leaderEpoch)
-	return event.Chunk{Partition: partition, Epoch: epoch, Unreadable: &event.Unreadable{
+	return record.Chunk{Partition: partition, Epoch: epoch, Unreadable: &record.Unreadable{
 		Generation: c.cfg.Generation, Partition: partition, First: next, Last: last,
 		Detail: fmt.Sprintf("%s partition %d, offsets %d to %d: %s", c.topic, partition, next, last, detail),
 		Data:   bytes.Clone(batch.data),
@@ -202,7 +202,7 @@ func (c *Consumer) seek(partition int32, offset int64, epoch int32) {
 }
 
 // examineSuspects looks at every partition that does not get on.
-func (c *Consumer) examineSuspects(ctx context.Context) []event.Chunk {
+func (c *Consumer) examineSuspects(ctx context.Context) []record.Chunk {
 	c.mu.Lock()
 	var suspects []int32
 	for p, a := range c.owned {
@@ -222,7 +222,7 @@ func (c *Consumer) examineSuspects(ctx context.Context) []event.Chunk {
 	}
 	c.mu.Unlock()
 	c.suspects = len(suspects) > 0
-	var chunks []event.Chunk
+	var chunks []record.Chunk
 	for _, p := range suspects {
 		if chunk, ok := c.examine(ctx, p); ok {
 			chunks = append(chunks, chunk)

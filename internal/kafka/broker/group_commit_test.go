@@ -20,6 +20,7 @@ import (
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/broker"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 func startBrokerFsync(t *testing.T, dir string, fsync func(*os.File) error) *broker.Broker {
@@ -230,10 +231,10 @@ func TestPowerFailure(t *testing.T) {
 }
 
 // latency is by what updates tells its records apart.
-func latency(t *testing.T, r *event.Record) float64 {
+func latency(t *testing.T, r *record.Record) float64 {
 	t.Helper()
 	var w event.Write
-	if err := event.DecodeWrite(&w, r.Value); err != nil {
+	if err := record.DecodeWrite(&w, r.Value); err != nil {
 		t.Fatal(err)
 	}
 	return w.Latency
@@ -265,7 +266,7 @@ func (k *knownRecords) consume(ctx context.Context, c *kafka.Consumer) {
 		for _, chunk := range chunks {
 			for _, r := range chunk.Records {
 				var w event.Write
-				if event.DecodeWrite(&w, r.Value) == nil {
+				if record.DecodeWrite(&w, r.Value) == nil {
 					k.add(r.Receipt(), w.Latency)
 				}
 			}

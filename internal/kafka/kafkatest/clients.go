@@ -19,6 +19,7 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/broker"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 // Timeout bounds every wait of these functions that is expected to end.
@@ -161,11 +162,11 @@ func Produce(t testing.TB, p *kafka.Producer, writes []event.Write) []event.Rece
 }
 
 // Collect polls until it has n records.
-func Collect(t testing.TB, c *kafka.Consumer, n int) []event.Record {
+func Collect(t testing.TB, c *kafka.Consumer, n int) []record.Record {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Timeout)
 	defer cancel()
-	var records []event.Record
+	var records []record.Record
 	for len(records) < n {
 		chunks, err := c.Poll(ctx, 500)
 		if err != nil {
@@ -182,7 +183,7 @@ func Collect(t testing.TB, c *kafka.Consumer, n int) []event.Record {
 }
 
 // Offsets returns the offset after the last record of each partition.
-func Offsets(records []event.Record) map[int32]int64 {
+func Offsets(records []record.Record) map[int32]int64 {
 	next := make(map[int32]int64)
 	for i := range records {
 		next[records[i].Partition] = max(next[records[i].Partition], records[i].Offset+1)

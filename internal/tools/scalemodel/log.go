@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 	"github.com/sluicehq/sluice/internal/workload"
 )
 
@@ -83,9 +84,9 @@ func recordsTable() string {
 			return err.Error()
 		}
 		var (
-			rules                        = event.Rules{EventNames: event.DefaultEventNames()}
-			bodies, records              []byte
-			json, record, jsonC, recordC int
+			rules                      = event.Rules{EventNames: event.DefaultEventNames()}
+			bodies, records            []byte
+			json, proto, jsonC, protoC int
 		)
 		for i := range kind.events {
 			body := from.plan.AppendCreate(nil, i)
@@ -94,15 +95,15 @@ func recordsTable() string {
 				return err.Error()
 			}
 			bodies = append(bodies, body...)
-			records = event.AppendWrite(records, &w)
+			records = record.AppendWrite(records, &w)
 			if (i+1)%batch == 0 {
-				json, record = json+len(bodies), record+len(records)
-				jsonC, recordC = jsonC+len(s2.EncodeSnappy(nil, bodies)), recordC+len(s2.EncodeSnappy(nil, records))
+				json, proto = json+len(bodies), proto+len(records)
+				jsonC, protoC = jsonC+len(s2.EncodeSnappy(nil, bodies)), protoC+len(s2.EncodeSnappy(nil, records))
 				bodies, records = bodies[:0], records[:0]
 			}
 		}
 		row := []string{kind.name}
-		for _, n := range []int{json, record, jsonC, recordC} {
+		for _, n := range []int{json, proto, jsonC, protoC} {
 			row = append(row, fmt.Sprintf("%d", n/kind.events))
 		}
 		rows = append(rows, row)

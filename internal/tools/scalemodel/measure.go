@@ -18,6 +18,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/engine"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 	"github.com/sluicehq/sluice/internal/workload"
 )
 
@@ -130,7 +131,7 @@ func (s *events) rows(n int) (*event.Rows, error) {
 			return nil, fmt.Errorf("create %d: %w", s.next, err)
 		}
 		s.json += len(s.body)
-		s.records += len(event.AppendWrite(nil, &w))
+		s.records += len(record.AppendWrite(nil, &w))
 		bench.AppendRows(rows, &w, int64(s.next))
 	}
 	return rows, nil

@@ -1,4 +1,4 @@
-package event_test
+package record_test
 
 import (
 	"bytes"
@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/record"
 )
 
 func namedWrites() []struct {
@@ -70,7 +71,7 @@ func TestAppendWriteGolden(t *testing.T) {
 		if err := c.write.Validate(now); err != nil {
 			t.Errorf("%s: %v", c.name, err)
 		}
-		fmt.Fprintf(&text, "# %s\n%s\n", c.name, hex.EncodeToString(event.AppendWrite(nil, &c.write)))
+		fmt.Fprintf(&text, "# %s\n%s\n", c.name, hex.EncodeToString(record.AppendWrite(nil, &c.write)))
 	}
 	golden(t, "testdata/writes.golden", []byte(text.String()))
 }
@@ -83,12 +84,12 @@ func TestWriteRoundTrip(t *testing.T) {
 			t.Fatalf("write %d: %v\n%+v", i, err, w)
 		}
 		prefix := []byte("prefix")
-		b := event.AppendWrite(prefix, &w)
+		b := record.AppendWrite(prefix, &w)
 		if !bytes.HasPrefix(b, prefix) {
 			t.Fatalf("write %d: AppendWrite did not append", i)
 		}
 		got := event.Write{Op: 9, Error: "left over", Set: 7, InputEmbeddings: event.VectorOf(1)}
-		if err := event.DecodeWrite(&got, b[len(prefix):]); err != nil {
+		if err := record.DecodeWrite(&got, b[len(prefix):]); err != nil {
 			t.Fatalf("write %d: %v\n%+v", i, err, w)
 		}
 		if diff := cmp.Diff(w, got, cmpopts.EquateEmpty()); diff != "" {
@@ -105,7 +106,7 @@ func TestWriteIsProtobuf(t *testing.T) {
 	for i := range 1_000 {
 		w := randomWrite(r)
 		m := dynamicpb.NewMessage(desc)
-		if err := proto.Unmarshal(event.AppendWrite(nil, &w), m); err != nil {
+		if err := proto.Unmarshal(record.AppendWrite(nil, &w), m); err != nil {
 			t.Fatalf("write %d: Protobuf cannot read it: %v", i, err)
 		}
 		if len(m.GetUnknown()) > 0 {
@@ -119,7 +120,7 @@ func TestWriteIsProtobuf(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got event.Write
-		if err := event.DecodeWrite(&got, b); err != nil {
+		if err := record.DecodeWrite(&got, b); err != nil {
 			t.Fatalf("write %d, written by Protobuf: %v", i, err)
 		}
 		if diff := cmp.Diff(w, got, cmpopts.EquateEmpty()); diff != "" {
@@ -253,7 +254,7 @@ func TestDecodeWriteForms(t *testing.T) {
 	b = protowire.AppendFixed64(protowire.AppendTag(b, 13, protowire.Fixed64Type), 1)
 
 	var got event.Write
-	if err := event.DecodeWrite(&got, b); err != nil {
+	if err := record.DecodeWrite(&got, b); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -266,7 +267,7 @@ func TestDecodeWriteForms(t *testing.T) {
 
 func TestDecodeWriteErrors(t *testing.T) {
 	valid := namedWrites()[1].write
-	b := event.AppendWrite(nil, &valid)
+	b := record.AppendWrite(nil, &valid)
 	field := func(num protowire.Number, value string) []byte {
 		return protowire.AppendString(protowire.AppendTag(slices.Clone(b), num, protowire.BytesType), value)
 	}
@@ -300,7 +301,7 @@ func TestDecodeWriteErrors(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var w event.Write
-			err := event.DecodeWrite(&w, c.in)
+			err := record.DecodeWrite(&w, c.in)
 			if err == nil || !strings.HasPrefix(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
@@ -310,15 +311,15 @@ func TestDecodeWriteErrors(t *testing.T) {
 
 func FuzzDecodeWrite(f *testing.F) {
 	for _, c := range namedWrites() {
-		f.Add(event.AppendWrite(nil, &c.write))
+		f.Add(record.AppendWrite(nil, &c.write))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var w event.Write
-		if event.DecodeWrite(&w, b) != nil || w.Validate(now) != nil {
+		if record.DecodeWrite(&w, b) != nil || w.Validate(now) != nil {
 			return
 		}
 		var again event.Write
-		if err := event.DecodeWrite(&again, event.AppendWrite(nil, &w)); err != nil {
+		if err := record.DecodeWrite(&again, record.AppendWrite(nil, &w)); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(w, again, cmpopts.EquateEmpty()); diff != "" {

@@ -1,30 +1,16 @@
-package event
+package record
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/sluicehq/sluice/internal/event"
 )
-
-// RecordVersion is the version of the record format that this build writes, in
-// the record's version header of all writes but those with a merge patch.
-const RecordVersion = 1
-
-// RecordVersionPatch is the version of records with a merge patch of the
-// metadata, which builds that read only RecordVersion would not see: they refuse
-// the record instead.
-const RecordVersionPatch = 2
-
-// RecordVersion is the version that the write's record must have.
-func (w *Write) RecordVersion() int {
-	if w.MergeMetadata {
-		return RecordVersionPatch
-	}
-	return RecordVersion
-}
 
 // The field numbers of write.proto.
 const (
@@ -48,10 +34,10 @@ const (
 	numContentData protowire.Number = 2
 )
 
-// AppendWrite appends the write's Protobuf form, as write.proto defines it, to
-// b. What it appends depends on the write only. The write must be valid, see
-// [Write.Validate]; then [DecodeWrite] gives back an equal one.
-func AppendWrite(b []byte, w *Write) []byte {
+// AppendWrite appends the Protobuf form of the write, which write.proto defines,
+// to b. Equal writes give equal bytes. The write must be valid, see
+// [event.Write.Validate]; then [DecodeWrite] returns an equal one.
+func AppendWrite(b []byte, w *event.Write) []byte {
 	b = protowire.AppendTag(b, numOp, protowire.VarintType)
 	b = append(b, byte(w.Op))
 	if !w.ID.IsZero() {
@@ -72,10 +58,10 @@ func AppendWrite(b []byte, w *Write) []byte {
 		b = appendCleared(b, w.Null)
 	}
 	set := w.Set &^ w.Null
-	if set.Has(FieldEventName) {
+	if set.Has(event.FieldEventName) {
 		b = appendString(b, numEventName, w.EventName)
 	}
-	if set.Has(FieldMetadata) {
+	if set.Has(event.FieldMetadata) {
 		num := numMetadata
 		if w.MergeMetadata {
 			num = numMetadataPatch
@@ -83,24 +69,24 @@ func AppendWrite(b []byte, w *Write) []byte {
 		b = protowire.AppendTag(b, num, protowire.BytesType)
 		b = protowire.AppendBytes(b, w.Metadata)
 	}
-	if set.Has(FieldError) {
+	if set.Has(event.FieldError) {
 		b = appendString(b, numError, w.Error)
 	}
-	if set.Has(FieldLatency) {
+	if set.Has(event.FieldLatency) {
 		b = protowire.AppendTag(b, numLatency, protowire.Fixed64Type)
 		b = protowire.AppendFixed64(b, math.Float64bits(w.Latency))
 	}
-	if set.Has(FieldInput) {
+	if set.Has(event.FieldInput) {
 		b = appendContent(b, numInput, w.Input)
 	}
-	if set.Has(FieldOutput) {
+	if set.Has(event.FieldOutput) {
 		b = appendContent(b, numOutput, w.Output)
 	}
-	if set.Has(FieldInputEmbeddings) {
+	if set.Has(event.FieldInputEmbeddings) {
 		b = protowire.AppendTag(b, numInputEmbeddings, protowire.BytesType)
 		b = protowire.AppendBytes(b, w.InputEmbeddings)
 	}
-	if set.Has(FieldOutputEmbeddings) {
+	if set.Has(event.FieldOutputEmbeddings) {
 		b = protowire.AppendTag(b, numOutputEmbeddings, protowire.BytesType)
 		b = protowire.AppendBytes(b, w.OutputEmbeddings)
 	}
@@ -112,13 +98,13 @@ func appendString(b []byte, num protowire.Number, s string) []byte {
 	return protowire.AppendString(b, s)
 }
 
-// appendCleared appends the fields as packed enum values, which are one more
-// than ours because an enum's 0 says nothing.
-func appendCleared(b []byte, null Fields) []byte {
+// appendCleared appends the fields as packed enum values. They are one more than
+// the values of [event.Field], because an enum's 0 means that none was given.
+func appendCleared(b []byte, null event.Fields) []byte {
 	b = protowire.AppendTag(b, numCleared, protowire.BytesType)
 	start := len(b)
 	b = append(b, 0)
-	for f := range fieldCount {
+	for f := range event.FieldCount {
 		if null.Has(f) {
 			b = append(b, byte(f)+1)
 		}
@@ -127,9 +113,9 @@ func appendCleared(b []byte, null Fields) []byte {
 	return b
 }
 
-func appendContent(b []byte, num protowire.Number, c Content) []byte {
+func appendContent(b []byte, num protowire.Number, c event.Content) []byte {
 	n := 0
-	if c.Kind != KindNull {
+	if c.Kind != event.KindNull {
 		n += 2
 	}
 	if len(c.Data) > 0 {
@@ -137,7 +123,7 @@ func appendContent(b []byte, num protowire.Number, c Content) []byte {
 	}
 	b = protowire.AppendTag(b, num, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(n))
-	if c.Kind != KindNull {
+	if c.Kind != event.KindNull {
 		b = protowire.AppendTag(b, numContentKind, protowire.VarintType)
 		b = append(b, byte(c.Kind))
 	}
@@ -153,22 +139,21 @@ var (
 	errNotUTF8     = errors.New("is not valid UTF-8")
 )
 
-// DecodeWrite reads what [AppendWrite] or any other Protobuf writer of
-// write.proto wrote, and replaces all of *w. Metadata, contents and embeddings
-// alias b, strings are copies. Fields it does not know are ignored.
+// DecodeWrite reads a message of write.proto, whoever wrote it, and replaces all
+// of *w. Metadata, contents and embeddings alias b; strings are copies. Unknown
+// fields are ignored.
 //
-// The error says what part of the message is wrong and never what it says.
-// Without one, the write is well formed but may be invalid: see
-// [Write.Validate].
-func DecodeWrite(w *Write, b []byte) error {
-	*w = Write{}
+// The error says which part of the message is wrong, and never quotes it. A write
+// that was decoded is well formed but may be invalid: see [event.Write.Validate].
+func DecodeWrite(w *event.Write, b []byte) error {
+	*w = event.Write{}
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
 			return errNotProtobuf
 		}
 		b = b[n:]
-		n, err := w.decodeField(num, typ, b)
+		n, err := decodeField(w, num, typ, b)
 		if err != nil {
 			return err
 		}
@@ -177,35 +162,35 @@ func DecodeWrite(w *Write, b []byte) error {
 		}
 		b = b[n:]
 	}
-	if w.Op < OpCreate || w.Op > OpDelete {
+	if w.Op < event.OpCreate || w.Op > event.OpDelete {
 		return errors.New("op: is none of create, update and delete")
 	}
 	return nil
 }
 
-// decodeField decodes one field's value and returns its length, which is
-// negative where the bytes are no Protobuf. As Protobuf wants it, a known number
-// with another wire type is an unknown field, and the last value of a singular
-// field counts.
-func (w *Write) decodeField(num protowire.Number, typ protowire.Type, b []byte) (int, error) {
+// decodeField decodes the value of one field and returns its length, which is
+// negative where the bytes are not Protobuf. It follows Protobuf's rules: a known
+// number with another wire type is an unknown field, and of the values of a
+// singular field the last one counts.
+func decodeField(w *event.Write, num protowire.Number, typ protowire.Type, b []byte) (int, error) {
 	switch typ {
 	case protowire.BytesType:
 		v, n := protowire.ConsumeBytes(b)
 		if n < 0 {
 			return n, nil
 		}
-		return n, w.decodeBytes(num, v)
+		return n, decodeBytes(w, num, v)
 	case protowire.VarintType:
 		v, n := protowire.ConsumeVarint(b)
 		if n < 0 {
 			return n, nil
 		}
-		return n, w.decodeVarint(num, v)
+		return n, decodeVarint(w, num, v)
 	case protowire.Fixed64Type:
 		v, n := protowire.ConsumeFixed64(b)
 		if n >= 0 && num == numLatency {
 			w.Latency = math.Float64frombits(v)
-			w.Set = w.Set.With(FieldLatency)
+			w.Set = w.Set.With(event.FieldLatency)
 		}
 		return n, nil
 	case protowire.Fixed32Type:
@@ -213,11 +198,11 @@ func (w *Write) decodeField(num protowire.Number, typ protowire.Type, b []byte) 
 		if n < 0 {
 			return n, nil
 		}
-		if f, vector := w.vector(num); vector != nil {
-			if vector.Dimensions() == EmbeddingDimensionsMax {
+		if f, vector := vectorOf(w, num); vector != nil {
+			if vector.Dimensions() == event.EmbeddingDimensionsMax {
 				return n, tooManyDimensions(f)
 			}
-			*vector = vector.append(math.Float32frombits(v))
+			*vector = binary.LittleEndian.AppendUint32(*vector, v)
 			w.Set = w.Set.With(f)
 		}
 		return n, nil
@@ -226,39 +211,40 @@ func (w *Write) decodeField(num protowire.Number, typ protowire.Type, b []byte) 
 	}
 }
 
-func (w *Write) decodeVarint(num protowire.Number, v uint64) error {
+func decodeVarint(w *event.Write, num protowire.Number, v uint64) error {
 	switch num {
 	case numOp:
 		// An enum is an int32, and a longer varint is cut to one.
-		if v = uint64(uint32(v)); v > uint64(OpDelete) {
+		if v = uint64(uint32(v)); v > uint64(event.OpDelete) {
 			return errors.New("op: is none of create, update and delete")
 		}
-		w.Op = Op(v)
+		w.Op = event.Op(v)
 	case numFresh:
 		w.Fresh = v != 0
 	case numCleared:
-		w.clear(v)
+		decodeCleared(w, v)
 	default: // unknown, or known with another type
 	}
 	return nil
 }
 
-// clear notes that the field of the enum value is cleared. A value that this
-// build does not know is a field that it does not know, and ignored as such.
-func (w *Write) clear(v uint64) {
-	if v = uint64(uint32(v)); v >= 1 && v <= uint64(fieldCount) {
-		w.Null = w.Null.With(Field(v - 1))
-		w.Set = w.Set.With(Field(v - 1))
+// decodeCleared notes that the write clears the field of the enum value. A value
+// that this build does not know stands for a field that it does not know, and is
+// ignored like one.
+func decodeCleared(w *event.Write, v uint64) {
+	if v = uint64(uint32(v)); v >= 1 && v <= uint64(event.FieldCount) {
+		w.Null = w.Null.With(event.Field(v - 1))
+		w.Set = w.Set.With(event.Field(v - 1))
 	}
 }
 
-func (w *Write) decodeBytes(num protowire.Number, v []byte) error {
+func decodeBytes(w *event.Write, num protowire.Number, v []byte) error {
 	switch num {
 	case numID:
 		if len(v) != len(w.ID) {
 			return errors.New("id: is not 16 bytes long")
 		}
-		w.ID = ID(v)
+		w.ID = event.ID(v)
 	case numAlias:
 		return decodeString(&w.Alias, "alias", v)
 	case numConversationID:
@@ -269,36 +255,36 @@ func (w *Write) decodeBytes(num protowire.Number, v []byte) error {
 			if n < 0 {
 				return errNotProtobuf
 			}
-			w.clear(field)
+			decodeCleared(w, field)
 			v = v[n:]
 		}
 	case numEventName:
-		w.Set = w.Set.With(FieldEventName)
+		w.Set = w.Set.With(event.FieldEventName)
 		return decodeString(&w.EventName, "event_name", v)
 	case numMetadata, numMetadataPatch:
-		w.Set = w.Set.With(FieldMetadata)
+		w.Set = w.Set.With(event.FieldMetadata)
 		w.Metadata, w.MergeMetadata = v, num == numMetadataPatch
 	case numError:
-		w.Set = w.Set.With(FieldError)
+		w.Set = w.Set.With(event.FieldError)
 		return decodeString(&w.Error, "error", v)
 	case numInput:
-		w.Set = w.Set.With(FieldInput)
-		return decodeContent(&w.Input, FieldInput, v)
+		w.Set = w.Set.With(event.FieldInput)
+		return decodeContent(&w.Input, event.FieldInput, v)
 	case numOutput:
-		w.Set = w.Set.With(FieldOutput)
-		return decodeContent(&w.Output, FieldOutput, v)
+		w.Set = w.Set.With(event.FieldOutput)
+		return decodeContent(&w.Output, event.FieldOutput, v)
 	case numInputEmbeddings, numOutputEmbeddings:
-		f, vector := w.vector(num)
-		if len(v)%dimensionBytes != 0 {
+		f, vector := vectorOf(w, num)
+		if len(v)%event.DimensionBytes != 0 {
 			return errNotProtobuf
 		}
-		if len(v)+len(*vector) > embeddingBytesMax {
+		if len(v)+len(*vector) > event.EmbeddingBytesMax {
 			return tooManyDimensions(f)
 		}
 		if len(v) > 0 {
 			w.Set = w.Set.With(f)
 			if *vector == nil {
-				// What comes behind it, if anything does, must not go over b.
+				// The capacity is cut, so that appending to it never writes into b.
 				*vector = v[:len(v):len(v)]
 			} else {
 				*vector = append(*vector, v...)
@@ -309,20 +295,21 @@ func (w *Write) decodeBytes(num protowire.Number, v []byte) error {
 	return nil
 }
 
-// vector returns the embedding that the field number stands for, or nil.
-func (w *Write) vector(num protowire.Number) (Field, *Vector) {
+// vectorOf returns the write's embedding of the field number, or nil where the
+// number is that of another field.
+func vectorOf(w *event.Write, num protowire.Number) (event.Field, *event.Vector) {
 	switch num {
 	case numInputEmbeddings:
-		return FieldInputEmbeddings, &w.InputEmbeddings
+		return event.FieldInputEmbeddings, &w.InputEmbeddings
 	case numOutputEmbeddings:
-		return FieldOutputEmbeddings, &w.OutputEmbeddings
+		return event.FieldOutputEmbeddings, &w.OutputEmbeddings
 	default:
 		return 0, nil
 	}
 }
 
-func tooManyDimensions(f Field) error {
-	return fmt.Errorf("%s: has more than %d dimensions", f, EmbeddingDimensionsMax)
+func tooManyDimensions(f event.Field) error {
+	return fmt.Errorf("%s: has more than %d dimensions", f, event.EmbeddingDimensionsMax)
 }
 
 func decodeString(s *string, name string, v []byte) error {
@@ -335,7 +322,7 @@ func decodeString(s *string, name string, v []byte) error {
 
 // decodeContent merges v into the content, as Protobuf does with a message
 // field that comes twice.
-func decodeContent(c *Content, f Field, v []byte) error {
+func decodeContent(c *event.Content, f event.Field, v []byte) error {
 	for len(v) > 0 {
 		num, typ, n := protowire.ConsumeTag(v)
 		if n < 0 {
@@ -346,10 +333,10 @@ func decodeContent(c *Content, f Field, v []byte) error {
 		case num == numContentKind && typ == protowire.VarintType:
 			var kind uint64
 			kind, n = protowire.ConsumeVarint(v)
-			if kind = uint64(uint32(kind)); n >= 0 && kind > uint64(KindJSON) {
+			if kind = uint64(uint32(kind)); n >= 0 && kind > uint64(event.KindJSON) {
 				return fmt.Errorf("%s: is of an unknown kind", f)
 			}
-			c.Kind = Kind(kind)
+			c.Kind = event.Kind(kind)
 		case num == numContentData && typ == protowire.BytesType:
 			c.Data, n = protowire.ConsumeBytes(v)
 		default:
