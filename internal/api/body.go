@@ -1,15 +1,12 @@
 package api
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"mime"
 	"net/http"
 	"os"
 	"strings"
-
-	"github.com/sluicehq/sluice/internal/event"
 )
 
 const (
@@ -131,93 +128,4 @@ func checkContentType(r *http.Request, other string) error {
 		return &problem{status: http.StatusUnsupportedMediaType, code: CodeUnsupportedMediaType, detail: detail}
 	}
 	return nil
-}
-
-// splitItems appends the items of a batch to items: the elements of a JSON
-// array where the body begins with "[", else the lines that are not blank. The
-// elements of an array are told apart by its commas only; the array is valid
-// JSON exactly when each element is.
-func splitItems(items [][]byte, body []byte, itemsMax int) (_ [][]byte, array bool, _ error) {
-	body = bytes.TrimLeft(event.TrimByteOrderMark(body), " \t\r\n")
-	array = len(body) > 0 && body[0] == '['
-	if array {
-		items, err := splitArray(items, body, itemsMax)
-		return items, true, err
-	}
-	for len(body) > 0 {
-		line := body
-		if i := bytes.IndexByte(body, '\n'); i >= 0 {
-			line, body = body[:i], body[i+1:]
-		} else {
-			body = nil
-		}
-		// Files that were put together have a byte order mark each.
-		if line = bytes.Trim(event.TrimByteOrderMark(line), " \t\r"); len(line) == 0 {
-			continue
-		}
-		if len(items) == itemsMax {
-			return items, false, tooManyItems(itemsMax)
-		}
-		items = append(items, line)
-	}
-	return items, false, nil
-}
-
-func splitArray(items [][]byte, body []byte, itemsMax int) ([][]byte, error) {
-	broken := event.Errorf(event.CodeInvalidJSON, "", "the body is not one valid JSON array")
-	depth, start := 0, 1
-	end := -1
-scan:
-	for i := 0; i < len(body); i++ {
-		switch body[i] {
-		case '"':
-			// Skip the string; a quote after an odd run of backslashes is in it.
-			for i++; ; i++ {
-				n := bytes.IndexByte(body[min(i, len(body)):], '"')
-				if n < 0 {
-					return items, broken
-				}
-				from := i
-				i += n
-				slashes := 0
-				for j := i - 1; j >= from && body[j] == '\\'; j-- {
-					slashes++
-				}
-				if slashes%2 == 0 {
-					break
-				}
-			}
-		case '[', '{':
-			depth++
-		case ']', '}':
-			if depth--; depth == 0 {
-				end = i
-				break scan
-			}
-		case ',':
-			if depth != 1 {
-				continue
-			}
-			if len(items) == itemsMax {
-				return items, tooManyItems(itemsMax)
-			}
-			items = append(items, bytes.Trim(body[start:i], " \t\r\n"))
-			start = i + 1
-		}
-	}
-	if end < 0 || body[end] != ']' || len(bytes.Trim(body[end+1:], " \t\r\n")) > 0 {
-		return items, broken
-	}
-	last := bytes.Trim(body[start:end], " \t\r\n")
-	if len(last) == 0 && len(items) == 0 {
-		return items, nil
-	}
-	if len(items) == itemsMax {
-		return items, tooManyItems(itemsMax)
-	}
-	return append(items, last), nil
-}
-
-func tooManyItems(itemsMax int) error {
-	return event.Errorf(event.CodeTooLarge, "", "the batch has more than %d items", itemsMax)
 }

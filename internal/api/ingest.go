@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -27,22 +28,22 @@ func (s *Server) createEvent(x *exchange) error {
 	if err := noParameters(x.r); err != nil {
 		return err
 	}
-	body, err := s.readBody(x, s.cfg.BodyBytesMax, s.inflateSingle)
+	text, err := s.readBody(x, s.cfg.BodyBytesMax, s.inflateSingle)
 	if err != nil {
 		return err
 	}
-	if x.write[0], err = s.rules.ParseCreate(body, s.received()); err != nil {
+	if x.write[0], err = s.parser.ParseCreate(text, s.received()); err != nil {
 		return err
 	}
 	return s.writeOne(x)
 }
 
 func (s *Server) updateEvent(x *exchange) error {
-	return s.changeEvent(x, "", s.rules.ParseUpdate)
+	return s.changeEvent(x, "", s.parser.ParseUpdate)
 }
 
 func (s *Server) patchEvent(x *exchange) error {
-	return s.changeEvent(x, typePatch, s.rules.ParsePatch)
+	return s.changeEvent(x, typePatch, s.parser.ParsePatch)
 }
 
 func (s *Server) changeEvent(
@@ -56,11 +57,11 @@ func (s *Server) changeEvent(
 	if err != nil {
 		return err
 	}
-	body, err := s.readBody(x, s.cfg.BodyBytesMax, s.inflateSingle)
+	text, err := s.readBody(x, s.cfg.BodyBytesMax, s.inflateSingle)
 	if err != nil {
 		return err
 	}
-	if x.write[0], err = parse(ref, body, now); err != nil {
+	if x.write[0], err = parse(ref, text, now); err != nil {
 		return err
 	}
 	return s.writeOne(x)
@@ -147,7 +148,7 @@ func (s *Server) writeBatch(x *exchange) error {
 		return err
 	}
 	s.extendDeadlines(x)
-	body, err := s.readBody(x, s.cfg.BatchBytesMax, s.inflateBatch)
+	text, err := s.readBody(x, s.cfg.BatchBytesMax, s.inflateBatch)
 	if err != nil {
 		return err
 	}
@@ -156,7 +157,7 @@ func (s *Server) writeBatch(x *exchange) error {
 		b.reset()
 		s.batches.Put(b)
 	}()
-	if err := s.parseBatch(x, b, body); err != nil {
+	if err := s.parseBatch(x, b, text); err != nil {
 		return err
 	}
 	wait, waits := s.preferredWait(x.r.Header)
@@ -187,10 +188,10 @@ func (s *Server) writeBatch(x *exchange) error {
 }
 
 // parseBatch splits the body into items and parses each.
-func (s *Server) parseBatch(x *exchange, b *batch, body []byte) error {
+func (s *Server) parseBatch(x *exchange, b *batch, text []byte) error {
 	var array bool
 	var err error
-	if b.items, array, err = splitItems(b.items, body, s.cfg.BatchItemsMax); err != nil {
+	if b.items, array, err = body.Split(b.items, text, s.cfg.BatchItemsMax); err != nil {
 		return err
 	}
 	if len(b.items) == 0 {
@@ -205,7 +206,7 @@ func (s *Server) parseBatch(x *exchange, b *batch, body []byte) error {
 			b.errs = append(b.errs, event.Errorf(event.CodeTooLarge, "", "the item is longer than %d bytes", s.cfg.BodyBytesMax))
 			continue
 		}
-		w, err := s.rules.ParseItem(item, s.received())
+		w, err := s.parser.ParseItem(item, s.received())
 		b.errs = append(b.errs, err)
 		if err == nil {
 			b.writes = append(b.writes, w)

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -89,7 +90,7 @@ type Server struct {
 	cfg         Config
 	log         *slog.Logger
 	ports       Ports
-	rules       event.Rules
+	parser      body.Parser
 	clock       event.Clock // of the times at which writes are received
 	metrics     *metrics
 	budget      *budget
@@ -127,7 +128,7 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	cfg = cfg.withDefaults()
 	s := &Server{
 		cfg: cfg, log: log, ports: ports,
-		rules:       event.Rules{EventNames: cfg.EventNames, EventNamesMax: cfg.EventNamesMax},
+		parser:      body.Parser{Rules: &event.Rules{EventNames: cfg.EventNames, EventNamesMax: cfg.EventNamesMax}},
 		crossOrigin: http.NewCrossOriginProtection(),
 		retryAfter:  seconds(cfg.RetryAfter),
 		// By then everybody who waits now has been admitted or turned away.

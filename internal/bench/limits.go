@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/event"
@@ -90,11 +91,11 @@ type creates struct {
 // at the end.
 func (c *creates) block() ([]event.Write, error) {
 	bounds := consumer.DefaultConfig()
-	rules := event.Rules{EventNames: event.DefaultEventNames()}
+	parser := body.Parser{Rules: &event.Rules{EventNames: event.DefaultEventNames()}}
 	var writes []event.Write
 	for size := 0; c.next < c.plan.Events && len(writes) < bounds.BatchRecordsMax && size < bounds.BatchBytesMax; c.next++ {
 		c.body = c.plan.AppendCreate(c.body[:0], c.next)
-		w, err := rules.ParseCreate(c.body, time.Now())
+		w, err := parser.ParseCreate(c.body, time.Now())
 		if err != nil {
 			return nil, fmt.Errorf("create %d: %w", c.next, err)
 		}

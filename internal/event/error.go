@@ -1,6 +1,9 @@
 package event
 
-import "fmt"
+import (
+	"fmt"
+	"strconv"
+)
 
 // Code says what kind of mistake an [Error] reports. The values are part of
 // the HTTP contract and of the dead-letter headers: never rename one.
@@ -80,3 +83,41 @@ type LargeError struct {
 }
 
 func (e *LargeError) Error() string { return fmt.Sprintf("the event takes %d bytes", e.Bytes) }
+
+// The errors that the parser of requests and [Write.Validate] have in common.
+
+// ErrNoFields is the error of an update that names no field.
+func ErrNoFields() *Error {
+	return Errorf(CodeRequired, "", "has no field to update; name at least one, with null to clear it")
+}
+
+// ErrOtherConversation is the error of an id that belongs to another conversation.
+func ErrOtherConversation() *Error {
+	return Errorf(CodeIDMismatch, "id", "was minted for another conversation_id")
+}
+
+// ErrMetadataNumber is the error of metadata with a number that no filter could
+// read: such a number would hide the whole object from every filter.
+func ErrMetadataNumber() *Error {
+	return Errorf(CodeInvalidValue, "conversation_metadata", "has a number beyond the range of a double")
+}
+
+// ErrMetadataTooLarge is the error of metadata beyond [MetadataBytesMax].
+func ErrMetadataTooLarge() *Error {
+	return Errorf(CodeTooLarge, "conversation_metadata", "is longer than %d bytes of compact JSON", MetadataBytesMax)
+}
+
+// ErrTooDeep is the error of a field that nests deeper than [DepthMax].
+func ErrTooDeep(field string) *Error {
+	return Errorf(CodeTooDeep, field, "nests deeper than %d levels, the body being the first", DepthMax)
+}
+
+// ErrDimensions is the error of an embedding beyond [EmbeddingDimensionsMax].
+func ErrDimensions(f Field) *Error {
+	return Errorf(CodeTooLarge, f.String(), "has more than %d dimensions", EmbeddingDimensionsMax)
+}
+
+// ErrNotFinite is the error of an embedding whose dimension i is no finite number.
+func ErrNotFinite(f Field, i int) *Error {
+	return Errorf(CodeInvalidValue, f.String()+"["+strconv.Itoa(i)+"]", "must be a finite float32")
+}

@@ -3,6 +3,8 @@
 // ClickHouse.
 package event
 
+import "github.com/sluicehq/sluice/internal/jsonscan"
+
 // Limits of one event's fields.
 const (
 	// ConversationIDBytesMax is the longest conversation_id, in bytes.
@@ -16,7 +18,7 @@ const (
 	// EmbeddingBytesMax is the longest embedding, in bytes of a [Vector].
 	EmbeddingBytesMax = DimensionBytes * EmbeddingDimensionsMax
 	// DepthMax is the deepest nesting of a request's JSON, the outermost value being 1.
-	DepthMax = 32
+	DepthMax = jsonscan.DepthMax
 )
 
 // Op is what a write does to its event.
@@ -57,11 +59,13 @@ const (
 	FieldOutput
 	FieldInputEmbeddings
 	FieldOutputEmbeddings
-	// FieldCount is the number of mutable fields.
-	FieldCount
+	fieldCount
 )
 
-var fieldNames = [FieldCount]string{ //nolint:gochecknoglobals // a constant table
+// FieldCount is the number of mutable fields.
+const FieldCount = int(fieldCount)
+
+var fieldNames = [fieldCount]string{ //nolint:gochecknoglobals // a constant table
 	"event_name", "conversation_metadata", "error", "latency",
 	"input", "output", "input_embeddings", "output_embeddings",
 }
@@ -143,6 +147,11 @@ func (w *Write) Ref() Ref {
 		return Ref{Alias: w.Alias}
 	}
 	return Ref{ID: w.ID}
+}
+
+// NewDelete returns the delete of the event that ref names.
+func NewDelete(ref Ref) Write {
+	return Write{Op: OpDelete, ID: ref.ID, Alias: ref.Alias}
 }
 
 // Event is an event as readers see it.

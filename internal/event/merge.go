@@ -2,6 +2,8 @@ package event
 
 import (
 	"bytes"
+
+	"github.com/sluicehq/sluice/internal/jsonscan"
 )
 
 // MergeMetadata applies a merge patch (RFC 7396) to the metadata of an event,
@@ -25,7 +27,7 @@ func appendMerged(b, target, patch []byte) []byte {
 	changes := membersOf(patch)
 	index := make(map[string]int, len(changes))
 	for i, m := range changes {
-		index[string(unquote(m.name))] = i
+		index[string(jsonscan.Unquote(m.name))] = i
 	}
 	b = append(b, '{')
 	begin := len(b)
@@ -47,7 +49,7 @@ func appendMerged(b, target, patch []byte) []byte {
 		}
 	}
 	for _, m := range membersOf(target) {
-		name := string(unquote(m.name))
+		name := string(jsonscan.Unquote(m.name))
 		if i, ok := index[name]; ok {
 			add(m.name, m.value, changes[i].value)
 			delete(index, name)
@@ -56,7 +58,7 @@ func appendMerged(b, target, patch []byte) []byte {
 		add(m.name, m.value, nil)
 	}
 	for _, m := range changes {
-		if _, isNew := index[string(unquote(m.name))]; isNew {
+		if _, isNew := index[string(jsonscan.Unquote(m.name))]; isNew {
 			add(m.name, nil, m.value)
 		}
 	}
@@ -69,20 +71,20 @@ func membersOf(object []byte) []jsonMember {
 	if len(object) == 0 || object[0] != '{' {
 		return nil
 	}
-	d := getDecoder(object)
-	defer putDecoder(d)
-	if _, err := d.json.ReadToken(); err != nil {
+	d := jsonscan.NewDecoder(object)
+	defer d.Release()
+	if _, err := d.ReadToken(); err != nil {
 		return nil
 	}
 	var members []jsonMember
-	for d.json.PeekKind() == '"' {
-		name, err := d.json.ReadValue()
+	for d.PeekKind() == '"' {
+		name, err := d.ReadValue()
 		if err != nil {
 			return nil
 		}
 		// The decoder's next call may reuse what it returned.
 		name = bytes.Clone(name)
-		value, err := d.json.ReadValue()
+		value, err := d.ReadValue()
 		if err != nil {
 			return nil
 		}

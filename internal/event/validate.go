@@ -2,11 +2,12 @@ package event
 
 import (
 	"math"
-	"strconv"
 	"time"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/sluicehq/sluice/internal/jsonscan"
 )
 
 // Validate reports the first thing that makes the write unfit for the log, or
@@ -27,7 +28,7 @@ func (w *Write) Validate(now time.Time) error {
 		}
 	case OpUpdate:
 		if w.Set == 0 {
-			return errNoFields()
+			return ErrNoFields()
 		}
 	case OpDelete:
 		if w.Set != 0 {
@@ -40,10 +41,6 @@ func (w *Write) Validate(now time.Time) error {
 		return Errorf(CodeInvalidValue, "conversation_id", "is given by a write that is no create")
 	}
 	return w.validateFields()
-}
-
-func errNoFields() error {
-	return Errorf(CodeRequired, "", "has no field to update; name at least one, with null to clear it")
 }
 
 // validateRef checks how the write names its event.
@@ -74,14 +71,14 @@ func (w *Write) validateRef(now time.Time) error {
 }
 
 func (w *Write) validateCreate() error {
-	if err := checkConversationID(w.ConversationID); err != nil {
+	if err := CheckConversationID(w.ConversationID); err != nil {
 		return err
 	}
 	if !utf8.ValidString(w.ConversationID) {
 		return Errorf(CodeInvalidValue, "conversation_id", "is not valid UTF-8")
 	}
 	if w.ID.ConversationHash() != ConversationHash(w.ConversationID) {
-		return errOtherConversation()
+		return ErrOtherConversation()
 	}
 	if !w.Set.Has(FieldEventName) {
 		return Errorf(CodeRequired, "event_name", "is required")
@@ -92,7 +89,9 @@ func (w *Write) validateCreate() error {
 	return nil
 }
 
-func checkConversationID(s string) error {
+// CheckConversationID reports what is wrong with the text as a conversation_id, but
+// for its UTF-8. The error is an [*Error].
+func CheckConversationID(s string) error {
 	if s == "" {
 		return Errorf(CodeInvalidValue, "conversation_id", "must not be empty")
 	}
@@ -102,21 +101,17 @@ func checkConversationID(s string) error {
 	return nil
 }
 
-func errOtherConversation() error {
-	return Errorf(CodeIDMismatch, "id", "was minted for another conversation_id")
-}
-
 // validateFields checks the mutable fields: those that the write sets have a
 // right value, the others none.
 func (w *Write) validateFields() error {
-	if w.Set >= 1<<FieldCount || w.Null&^w.Set != 0 {
+	if w.Set >= 1<<fieldCount || w.Null&^w.Set != 0 {
 		return Errorf(CodeInvalidValue, "", "clears fields that it does not name")
 	}
 	if w.Null.Has(FieldEventName) {
 		return Errorf(CodeRequired, "event_name", "must not be null")
 	}
 	set := w.Set &^ w.Null
-	for f, given := range [FieldCount]bool{
+	for f, given := range [fieldCount]bool{
 		FieldEventName:        w.EventName != "",
 		FieldMetadata:         len(w.Metadata) != 0,
 		FieldError:            w.Error != "",
@@ -166,38 +161,28 @@ func (w *Write) validateFields() error {
 
 func validateMetadata(b []byte) error {
 	if len(b) > MetadataBytesMax {
-		return errMetadataTooLarge()
+		return ErrMetadataTooLarge()
 	}
 	if b[0] != '{' {
 		return Errorf(CodeInvalidType, "conversation_metadata", "must be an object")
 	}
 	finite, err := validateJSON(FieldMetadata, b)
-	if err == nil && !finite && !numbersFinite(b) {
-		return errMetadataNumber()
+	if err == nil && !finite && !jsonscan.NumbersFinite(b) {
+		return ErrMetadataNumber()
 	}
 	return err
-}
-
-// errMetadataNumber is about numbers that no filter could read: one of them
-// would hide its whole object from every filter.
-func errMetadataNumber() error {
-	return Errorf(CodeInvalidValue, "conversation_metadata", "has a number beyond the range of a double")
-}
-
-func errMetadataTooLarge() error {
-	return Errorf(CodeTooLarge, "conversation_metadata", "is longer than %d bytes of compact JSON", MetadataBytesMax)
 }
 
 // validateJSON checks that b is one compact JSON value that a request's body
 // could have held: strict, and within the depth that the body leaves to it. It
 // reports whether all its numbers fit a double for certain.
 func validateJSON(f Field, b []byte) (finite bool, err error) {
-	if p := (plain{b: b}); p.value(0, 2) == len(b) && p.spaces == 0 {
-		return !p.large, nil
+	if p := (jsonscan.Scanner{Text: b}); p.Value(0, 2) == len(b) && p.Spaces == 0 {
+		return !p.Large, nil
 	}
-	depth, spaces := scanJSON(b)
+	depth, spaces := jsonscan.Measure(b)
 	if depth > DepthMax-1 {
-		return false, errTooDeep(f.String())
+		return false, ErrTooDeep(f.String())
 	}
 	if spaces > 0 {
 		return false, Errorf(CodeInvalidValue, f.String(), "is not compact JSON")
@@ -206,10 +191,6 @@ func validateJSON(f Field, b []byte) (finite bool, err error) {
 		return false, Errorf(CodeInvalidJSON, f.String(), "is not valid JSON")
 	}
 	return false, nil
-}
-
-func errTooDeep(field string) error {
-	return Errorf(CodeTooDeep, field, "nests deeper than %d levels, the body being the first", DepthMax)
 }
 
 func validateContent(f Field, c Content) error {
@@ -240,18 +221,10 @@ func validateVector(f Field, vector Vector) error {
 		return Errorf(CodeInvalidValue, f.String(), "is not a whole number of float32")
 	}
 	if len(vector) > EmbeddingBytesMax {
-		return errDimensions(f)
+		return ErrDimensions(f)
 	}
-	if i := vector.indexNotFinite(); i >= 0 {
-		return errNotFinite(f, i)
+	if i := vector.FirstNotFinite(); i >= 0 {
+		return ErrNotFinite(f, i)
 	}
 	return nil
-}
-
-func errDimensions(f Field) error {
-	return Errorf(CodeTooLarge, f.String(), "has more than %d dimensions", EmbeddingDimensionsMax)
-}
-
-func errNotFinite(f Field, i int) error {
-	return Errorf(CodeInvalidValue, f.String()+"["+strconv.Itoa(i)+"]", "must be a finite float32")
 }

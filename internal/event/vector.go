@@ -34,8 +34,9 @@ func (v Vector) At(i int) float32 {
 	return math.Float32frombits(binary.LittleEndian.Uint32(v[DimensionBytes*i:]))
 }
 
-// indexNotFinite returns the index of the first NaN or infinity, or -1.
-func (v Vector) indexNotFinite() int {
+// FirstNotFinite returns the index of the first NaN or infinity, or -1 where there
+// is none.
+func (v Vector) FirstNotFinite() int {
 	// Their exponents, and theirs alone, have all bits set: one more in the
 	// lowest of them carries into the sign. Two dimensions are seen at a time.
 	const exponent, lowest, sign = 0x7f80_0000, 0x0080_0000, 0x8000_0000

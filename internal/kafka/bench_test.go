@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/broker"
@@ -43,11 +44,11 @@ func benchWrites(b *testing.B, n int) []event.Write {
 	if err != nil {
 		b.Fatal(err)
 	}
-	rules := event.Rules{EventNames: event.DefaultEventNames()}
+	parser := body.Parser{Rules: &event.Rules{EventNames: event.DefaultEventNames()}}
 	lines := bufio.NewScanner(z)
 	lines.Buffer(nil, 1<<20)
 	for len(writes) < n && lines.Scan() {
-		w, err := rules.ParseCreate([]byte(lines.Text()), time.Now())
+		w, err := parser.ParseCreate([]byte(lines.Text()), time.Now())
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/record"
 )
@@ -12,7 +13,7 @@ import (
 // benchRecords calls f with the records of real events: text, a list of messages,
 // and text with two embeddings of 384 dimensions.
 func benchRecords(b *testing.B, f func(b *testing.B, w *event.Write, r *record.Record)) {
-	rules := &event.Rules{EventNames: event.DefaultEventNames()}
+	parser := &body.Parser{Rules: &event.Rules{EventNames: event.DefaultEventNames()}}
 	for _, c := range []struct {
 		name, path string
 		line       int
@@ -21,11 +22,11 @@ func benchRecords(b *testing.B, f func(b *testing.B, w *event.Write, r *record.R
 		{"messages", "text.ndjson", 2},
 		{"base64", "embedded.ndjson", 0},
 	} {
-		bodies, err := os.ReadFile("../event/testdata/" + c.path)
+		bodies, err := os.ReadFile("../api/body/testdata/" + c.path)
 		if err != nil {
 			b.Fatal(err)
 		}
-		w, err := rules.ParseCreate(bytes.Split(bodies, []byte("\n"))[c.line], now)
+		w, err := parser.ParseCreate(bytes.Split(bodies, []byte("\n"))[c.line], now)
 		if err != nil {
 			b.Fatal(err)
 		}

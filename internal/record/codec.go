@@ -104,7 +104,7 @@ func appendCleared(b []byte, null event.Fields) []byte {
 	b = protowire.AppendTag(b, numCleared, protowire.BytesType)
 	start := len(b)
 	b = append(b, 0)
-	for f := range event.FieldCount {
+	for f := range event.Field(event.FieldCount) {
 		if null.Has(f) {
 			b = append(b, byte(f)+1)
 		}

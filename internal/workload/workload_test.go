@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/workload"
 )
@@ -34,7 +35,7 @@ func plan(t *testing.T, e workload.Encoding, events int) *workload.Plan {
 
 // Every write of a plan is one that Sluice accepts, for the event it is meant for.
 func TestPlanIsValid(t *testing.T) {
-	rules := event.Rules{EventNames: event.DefaultEventNames()}
+	parser := body.Parser{Rules: &event.Rules{EventNames: event.DefaultEventNames()}}
 	now := time.Now()
 	for _, e := range []workload.Encoding{workload.Text, workload.Base64, workload.JSONArrays} {
 		t.Run(e.String(), func(t *testing.T) {
@@ -45,7 +46,7 @@ func TestPlanIsValid(t *testing.T) {
 				step = 100
 			}
 			for i := 0; i < p.Events; i += step {
-				w, err := rules.ParseCreate(p.AppendCreate(nil, i), now)
+				w, err := parser.ParseCreate(p.AppendCreate(nil, i), now)
 				if err != nil {
 					t.Fatalf("create %d: %v", i, err)
 				}
@@ -60,11 +61,11 @@ func TestPlanIsValid(t *testing.T) {
 					t.Fatalf("create %d has %d and %d dimensions", i, w.InputEmbeddings.Dimensions(), w.OutputEmbeddings.Dimensions())
 				}
 				for _, item := range [][]byte{p.AppendUpdateItem(nil, i), p.AppendDeleteItem(nil, i)} {
-					if w, err := rules.ParseItem(item, now); err != nil || w.ID != p.ID(i) {
+					if w, err := parser.ParseItem(item, now); err != nil || w.ID != p.ID(i) {
 						t.Fatalf("item %s: id %s, error %v", item, w.ID, err)
 					}
 				}
-				if _, err := rules.ParseUpdate(event.Ref{ID: p.ID(i)}, p.AppendUpdate(nil, i), now); err != nil {
+				if _, err := parser.ParseUpdate(event.Ref{ID: p.ID(i)}, p.AppendUpdate(nil, i), now); err != nil {
 					t.Fatalf("update %d: %v", i, err)
 				}
 			}

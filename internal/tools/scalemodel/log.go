@@ -8,6 +8,7 @@ import (
 	"github.com/klauspost/compress/s2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/record"
 	"github.com/sluicehq/sluice/internal/workload"
@@ -33,9 +34,9 @@ func skewTable() string {
 	}
 	chosen := make([][]int, len(keys)) // by key, event
 	choose := kgo.StickyKeyPartitioner(nil).ForTopic("")
-	rules := event.Rules{EventNames: event.DefaultEventNames()}
+	parser := body.Parser{Rules: &event.Rules{EventNames: event.DefaultEventNames()}}
 	for i := range events {
-		w, err := rules.ParseCreate(from.plan.AppendCreate(nil, i), time.Now())
+		w, err := parser.ParseCreate(from.plan.AppendCreate(nil, i), time.Now())
 		if err != nil {
 			return err.Error()
 		}
@@ -84,13 +85,13 @@ func recordsTable() string {
 			return err.Error()
 		}
 		var (
-			rules                      = event.Rules{EventNames: event.DefaultEventNames()}
+			parser                     = body.Parser{Rules: &event.Rules{EventNames: event.DefaultEventNames()}}
 			bodies, records            []byte
 			json, proto, jsonC, protoC int
 		)
 		for i := range kind.events {
 			body := from.plan.AppendCreate(nil, i)
-			w, err := rules.ParseCreate(bytes.Clone(body), time.Now())
+			w, err := parser.ParseCreate(bytes.Clone(body), time.Now())
 			if err != nil {
 				return err.Error()
 			}

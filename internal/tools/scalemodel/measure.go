@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/bench"
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/engine"
@@ -122,11 +123,11 @@ func newEvents(n int, e workload.Encoding, data string) (*events, error) {
 
 // rows are those of the next n events.
 func (s *events) rows(n int) (*event.Rows, error) {
-	rules := event.Rules{EventNames: event.DefaultEventNames()}
+	parser := body.Parser{Rules: &event.Rules{EventNames: event.DefaultEventNames()}}
 	rows := new(event.Rows)
 	for end := min(s.next+n, s.plan.Events); s.next < end; s.next++ {
 		s.body = s.plan.AppendCreate(s.body[:0], s.next)
-		w, err := rules.ParseCreate(bytes.Clone(s.body), time.Now())
+		w, err := parser.ParseCreate(bytes.Clone(s.body), time.Now())
 		if err != nil {
 			return nil, fmt.Errorf("create %d: %w", s.next, err)
 		}

@@ -1,4 +1,4 @@
-package event_test
+package body_test
 
 import (
 	stdjson "encoding/json"

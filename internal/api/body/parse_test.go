@@ -1,4 +1,4 @@
-package event_test
+package body_test
 
 import (
 	"encoding/base64"
@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/record"
 )
@@ -315,19 +316,19 @@ func parseCases() []parseCase {
 	}
 }
 
-func (c parseCase) parse(r *event.Rules, body []byte) (event.Write, error) {
+func (c parseCase) parse(p *body.Parser, text []byte) (event.Write, error) {
 	switch c.call {
 	case callCreate:
-		return r.ParseCreate(body, now)
+		return p.ParseCreate(text, now)
 	case callUpdate:
-		return r.ParseUpdate(event.Ref{Alias: "order-1"}, body, now)
+		return p.ParseUpdate(event.Ref{Alias: "order-1"}, text, now)
 	default:
-		return r.ParseItem(body, now)
+		return p.ParseItem(text, now)
 	}
 }
 
 func TestParse(t *testing.T) {
-	rules := &event.Rules{EventNames: event.DefaultEventNames()}
+	parser := newParser()
 	names := map[string]bool{}
 	for _, c := range parseCases() {
 		if names[c.name] {
@@ -336,7 +337,7 @@ func TestParse(t *testing.T) {
 		names[c.name] = true
 		t.Run(c.name, func(t *testing.T) {
 			body := []byte(c.body)
-			w, err := c.parse(rules, body)
+			w, err := c.parse(parser, body)
 			if string(body) != c.body {
 				t.Error("the body was changed")
 			}
@@ -431,7 +432,7 @@ func fieldNamed(name string) (event.Field, bool) {
 }
 
 func TestParseMints(t *testing.T) {
-	rules := &event.Rules{EventNames: event.DefaultEventNames()}
+	parser := newParser()
 	receipt := now.Add(123_456 * time.Microsecond)
 	for _, c := range []struct {
 		name, body      string
@@ -444,11 +445,11 @@ func TestParseMints(t *testing.T) {
 		{"alias, with timestamp", with(`"id":"a","timestamp":1767323045000`), false, true, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a, err := rules.ParseCreate([]byte(c.body), receipt)
+			a, err := parser.ParseCreate([]byte(c.body), receipt)
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := rules.ParseItem([]byte(c.body), receipt)
+			b, err := parser.ParseItem([]byte(c.body), receipt)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -466,7 +467,7 @@ func TestParseMints(t *testing.T) {
 }
 
 func TestParseTimeAhead(t *testing.T) {
-	rules := &event.Rules{EventNames: event.DefaultEventNames()}
+	parser := newParser()
 	edge := now.Add(event.TimestampAhead)
 	for _, c := range []struct {
 		name string
@@ -482,37 +483,10 @@ func TestParseTimeAhead(t *testing.T) {
 				with(`"timestamp":"` + c.at.Format(time.RFC3339Nano) + `"`),
 				with(`"id":"` + id + `"`),
 			} {
-				_, err := rules.ParseCreate([]byte(body), now)
+				_, err := parser.ParseCreate([]byte(body), now)
 				if (err == nil) != c.ok {
 					t.Errorf("%s: %v", body, err)
 				}
-			}
-		})
-	}
-}
-
-func TestRulesValidate(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		names []string
-		want  string
-	}{
-		{"default", event.DefaultEventNames(), ""},
-		{"none", nil, "EventNames: must name at least one event"},
-		{
-			"all that is wrong",
-			[]string{"a", "", "a", strings.Repeat("x", 129), "\xff"},
-			"EventNames[1]: must be 1 to 128 bytes of UTF-8\nEventNames[2]: repeats \"a\"\n" +
-				"EventNames[3]: must be 1 to 128 bytes of UTF-8\nEventNames[4]: must be 1 to 128 bytes of UTF-8",
-		},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			got := ""
-			if err := (&event.Rules{EventNames: c.names}).Validate(); err != nil {
-				got = err.Error()
-			}
-			if got != c.want {
-				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
 	}
@@ -524,8 +498,9 @@ func TestEventNamePatterns(t *testing.T) {
 	if err := rules.Validate(); err != nil {
 		t.Fatal(err)
 	}
+	parser := &body.Parser{Rules: rules}
 	create := func(name, more string) error {
-		w, err := rules.ParseCreate([]byte(`{"conversation_id":"c","event_name":"`+name+`"`+more+`}`), now)
+		w, err := parser.ParseCreate([]byte(`{"conversation_id":"c","event_name":"`+name+`"`+more+`}`), now)
 		if err == nil && w.Validate(now) != nil {
 			t.Errorf("%q: accepted, and not valid: %v", name, w.Validate(now))
 		}
@@ -562,15 +537,15 @@ func TestEventNamePatterns(t *testing.T) {
 		}
 	}
 	ref, _ := event.ParseRef("a", now)
-	if _, err := rules.ParseUpdate(ref, []byte(`{"event_name":"pre"}`), now); err != nil {
+	if _, err := parser.ParseUpdate(ref, []byte(`{"event_name":"pre"}`), now); err != nil {
 		t.Error(err)
 	}
 	for _, body := range []string{`{"event_name":"prelude"}`, `{"event_name":null}`, `{"event_name":""}`} {
-		if _, err := rules.ParseUpdate(ref, []byte(body), now); err == nil {
+		if _, err := parser.ParseUpdate(ref, []byte(body), now); err == nil {
 			t.Errorf("%s: accepted", body)
 		}
 	}
-	all := &event.Rules{EventNames: []string{"*"}}
+	all := &body.Parser{Rules: &event.Rules{EventNames: []string{"*"}}}
 	for i := range event.DefaultEventNamesMax + 1 {
 		_, err := all.ParseItem([]byte(fmt.Sprintf(`{"conversation_id":"c","event_name":"漢字 %d"}`, i)), now)
 		if (err == nil) != (i < event.DefaultEventNamesMax) {
@@ -581,13 +556,13 @@ func TestEventNamePatterns(t *testing.T) {
 
 // TestEventNamesMaxAtOnce has many requests bring new names.
 func TestEventNamesMaxAtOnce(t *testing.T) {
-	rules := &event.Rules{EventNames: []string{"*"}, EventNamesMax: 100}
+	parser := &body.Parser{Rules: &event.Rules{EventNames: []string{"*"}, EventNamesMax: 100}}
 	var accepted atomic.Int64
 	var all sync.WaitGroup
 	for n := range 8 {
 		all.Go(func() {
 			for i := range 50 {
-				if _, err := rules.ParseCreate([]byte(fmt.Sprintf(`{"conversation_id":"c","event_name":"%d-%d"}`, n, i)), now); err == nil {
+				if _, err := parser.ParseCreate([]byte(fmt.Sprintf(`{"conversation_id":"c","event_name":"%d-%d"}`, n, i)), now); err == nil {
 					accepted.Add(1)
 				}
 			}
@@ -601,7 +576,7 @@ func TestEventNamesMaxAtOnce(t *testing.T) {
 
 // TestTimestampUnits tells callers who send another unit than milliseconds.
 func TestTimestampUnits(t *testing.T) {
-	rules := event.Rules{EventNames: event.DefaultEventNames()}
+	parser := newParser()
 	for _, c := range []struct{ timestamp, hint string }{
 		{"1767323045", "seconds"},
 		{"946684800", "seconds"},
@@ -621,7 +596,7 @@ func TestTimestampUnits(t *testing.T) {
 		{`"9999-12-31T23:59:59Z"`, ""},
 	} {
 		t.Run(c.timestamp, func(t *testing.T) {
-			_, err := rules.ParseCreate([]byte(`{"conversation_id":"c","event_name":"event_a","timestamp":`+c.timestamp+`}`), now)
+			_, err := parser.ParseCreate([]byte(`{"conversation_id":"c","event_name":"event_a","timestamp":`+c.timestamp+`}`), now)
 			var got *event.Error
 			if !errors.As(err, &got) || got.Code != event.CodeInvalidValue || got.Field != "timestamp" {
 				t.Fatal(err)
@@ -639,10 +614,10 @@ func FuzzParseItem(f *testing.F) {
 			f.Add([]byte(c.body))
 		}
 	}
-	rules := &event.Rules{EventNames: event.DefaultEventNames()}
+	parser := newParser()
 	f.Fuzz(func(t *testing.T, body []byte) {
 		before := string(body)
-		w, err := rules.ParseItem(body, now)
+		w, err := parser.ParseItem(body, now)
 		if string(body) != before {
 			t.Fatal("the body was changed")
 		}

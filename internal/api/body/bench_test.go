@@ -1,4 +1,4 @@
-package event_test
+package body_test
 
 import (
 	"bytes"
@@ -19,15 +19,15 @@ func benchBodies(b *testing.B) []struct {
 } {
 	b.Helper()
 	read := func(path string) []byte {
-		body, err := os.ReadFile(path)
+		text, err := os.ReadFile(path)
 		if err != nil {
 			b.Fatal(err)
 		}
-		return bytes.TrimSpace(body)
+		return bytes.TrimSpace(text)
 	}
 	texts := bytes.Split(read("testdata/text.ndjson"), []byte("\n"))
 	embedded := read("testdata/embedded.ndjson")
-	w, err := (&event.Rules{EventNames: event.DefaultEventNames()}).ParseCreate(embedded, now)
+	w, err := newParser().ParseCreate(embedded, now)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -52,13 +52,13 @@ func benchBodies(b *testing.B) []struct {
 }
 
 func BenchmarkParseCreate(b *testing.B) {
-	rules := &event.Rules{EventNames: event.DefaultEventNames()}
+	parser := newParser()
 	for _, c := range benchBodies(b) {
 		b.Run(c.name, func(b *testing.B) {
 			b.SetBytes(int64(len(c.body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := rules.ParseCreate(c.body, now); err != nil {
+				if _, err := parser.ParseCreate(c.body, now); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -67,9 +67,9 @@ func BenchmarkParseCreate(b *testing.B) {
 }
 
 func BenchmarkEventAppendJSON(b *testing.B) {
-	rules := &event.Rules{EventNames: event.DefaultEventNames()}
+	parser := newParser()
 	for _, c := range benchBodies(b)[:3] {
-		w, err := rules.ParseCreate(c.body, now)
+		w, err := parser.ParseCreate(c.body, now)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -92,13 +92,13 @@ func BenchmarkEventAppendJSON(b *testing.B) {
 // TestBenchBodies keeps the benchmark's bodies what they claim to be.
 func TestBenchBodies(t *testing.T) {
 	for _, path := range []string{"testdata/text.ndjson", "testdata/embedded.ndjson"} {
-		body, err := os.ReadFile(path)
+		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i, line := range bytes.Split(bytes.TrimSpace(body), []byte("\n")) {
+		for i, line := range bytes.Split(bytes.TrimSpace(text), []byte("\n")) {
 			t.Run(fmt.Sprintf("%s:%d", path, i+1), func(t *testing.T) {
-				w, err := (&event.Rules{EventNames: event.DefaultEventNames()}).ParseItem(line, now)
+				w, err := newParser().ParseItem(line, now)
 				if err != nil {
 					t.Fatal(err)
 				}
