@@ -8,7 +8,7 @@
 //   - The first create of an id wins whole. Every create leaves rows whose
 //     versions rank the earlier one higher, without looking anything up.
 //   - An update applies to an event whose winning create is earlier in the log,
-//     which its core row says; else it is refused, now and by any replay.
+//     which its core row says; otherwise it is refused, now and by any replay.
 //   - A delete is final: its tombstones outrank all else.
 package consumer
 
@@ -21,6 +21,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicehq/sluice/internal/consumer/rowcache"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/fault"
 	"github.com/sluicehq/sluice/internal/record"
@@ -85,9 +86,9 @@ type Config struct {
 	FlushDelayBusy time.Duration
 	// BusyRecords is the size from which a batch counts as busy. Default 200.
 	BusyRecords int
-	// RecentBytesMax bounds the memory of the rows held for updates, about 150
-	// bytes each where events share their conversation's metadata. A row with
-	// more than a sixteenth of it is not held. Default 96 MiB.
+	// RecentBytesMax bounds the memory of the rows held for updates, see
+	// [rowcache.Cache]: about 150 bytes a row where events share their conversation's
+	// metadata. A row with more than a sixteenth of it is not held. Default 96 MiB.
 	RecentBytesMax int
 	// RetryDelayMin and RetryDelayMax bound the pause between tries, which
 	// doubles with each. Defaults 100 ms and 10 s.
@@ -98,8 +99,8 @@ type Config struct {
 
 // flushShare bounds the flushes of small batches to one in so many parts of the
 // time. A flush costs the database about the same for one record and for a
-// thousand, so a trickle of single records would else keep it busy: of 3,000
-// records a second, flushed every 60 ms, a slow machine of two cores was.
+// thousand. Without the bound, a trickle of single records would keep it busy: 3,000
+// records a second, flushed every 60 ms, kept a slow machine of two cores busy.
 const flushShare = 4
 
 // DefaultConfig returns the defaults.
@@ -157,27 +158,29 @@ type Consumer struct {
 	revocations chan revocation
 	stopped     chan struct{}
 
-	// Of Run's goroutine.
+	// Owned by the goroutine that runs Run.
 	filling *batch
 	spare   *batch
 	// flushTook is the time of the last flush.
 	flushTook time.Duration
-	// epochs are those of the latest chunk of each partition held.
+	// epochs has the epoch of the latest chunk of each partition held.
 	epochs map[int32]int64
-	// ended are the epochs of the partitions given up.
+	// ended has the latest epoch of each partition given up.
 	ended map[int32]int64
-	// stale are partitions whose recent rows are to be forgotten before the
-	// next flush.
+	// stale are partitions that were lost and taken over again: what is held of them
+	// is forgotten before the next flush.
 	stale map[int32]struct{}
 
-	// Of the flush in flight, else of Run's goroutine.
-	fold    *fold
-	recent  *recent
-	aliases map[string]batchAlias
-	needs   map[event.ID]bool
-	refused refusals
-	// occupancyAfter is when the store is asked for its occupied minutes again,
-	// after it found that too much.
+	// Owned by the goroutine of the flush in flight, otherwise by the one that runs Run.
+	fold  *fold
+	cache *rowcache.Cache
+	// partitions has what was read of the partitions held when they were taken over.
+	partitions map[int32]*takenOver
+	aliases    map[string]batchAlias
+	needs      map[event.ID]bool
+	refused    refusals
+	// occupancyAfter is when the store is asked again which minutes have rows, after
+	// it found the question too expensive.
 	occupancyAfter time.Time
 	// sent are the dead letters of the flush in flight, each of which is sent
 	// once, however often its batch is halved.
@@ -191,7 +194,7 @@ type revocation struct {
 	done       chan struct{}
 }
 
-// flight is the flush in flight.
+// flight is a flush that is under way.
 type flight struct {
 	batch  *batch
 	begun  time.Time
@@ -209,7 +212,7 @@ func New(cfg Config, source Source, store Store, letters DeadLetters, log *slog.
 		revocations: make(chan revocation), stopped: make(chan struct{}),
 		filling: newBatch(), spare: newBatch(),
 		epochs: make(map[int32]int64), ended: make(map[int32]int64), stale: make(map[int32]struct{}),
-		fold: newFold(), recent: newRecent(cfg.RecentBytesMax),
+		fold: newFold(), cache: rowcache.New(cfg.RecentBytesMax), partitions: make(map[int32]*takenOver),
 		aliases: make(map[string]batchAlias), needs: make(map[event.ID]bool),
 		refused: newRefusals(),
 		sent:    make(map[event.Receipt]struct{}),
@@ -242,7 +245,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 
 	var (
 		current *flight
-		landed  <-chan error
+		flushed <-chan error
 		fatal   error
 	)
 	due := time.NewTimer(0)
@@ -252,8 +255,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 			if wait := c.delay(time.Now()); wait > 0 {
 				due.Reset(wait)
 			} else {
-				current = c.takeOff(ctx)
-				landed = current.done
+				current = c.startFlush(ctx)
+				flushed = current.done
 			}
 		}
 		incoming := fetched
@@ -264,19 +267,19 @@ func (c *Consumer) Run(ctx context.Context) error {
 		case chunks := <-incoming:
 			c.add(chunks)
 		case <-due.C:
-		case err := <-landed:
+		case err := <-flushed:
 			if err != nil {
 				// To go on would have the next commit pass over the batch.
-				panic("BUG: a flight that nobody broke off did not come through: " + err.Error())
+				panic("BUG: a flush that nobody broke off failed: " + err.Error())
 			}
-			c.land(current)
-			current, landed = nil, nil
+			c.flushDone(current)
+			current, flushed = nil, nil
 		case r := <-c.revocations:
 			current = c.revoke(ctx, r, current)
 			fault.Point(fault.Revoked)
-			landed = nil
+			flushed = nil
 			if current != nil {
-				landed = current.done
+				flushed = current.done
 			}
 			close(r.done)
 		case fatal = <-failed:
@@ -335,7 +338,8 @@ func (c *Consumer) delay(now time.Time) time.Duration {
 	return min(c.cfg.FlushDelayBusy-now.Sub(c.filling.oldest), c.cfg.FlushDelayQuiet-now.Sub(c.filling.latest))
 }
 
-// add takes chunks in, but for those of an assignment that has ended.
+// add puts chunks into the filling batch, except those of an assignment that has
+// ended.
 func (c *Consumer) add(chunks []record.Chunk) {
 	now := time.Now()
 	for i := range chunks {
@@ -361,19 +365,19 @@ func (c *Consumer) add(chunks []record.Chunk) {
 	}
 }
 
-// takeOff starts the flush of the filling batch. It outlives ctx: what is in
-// flight when the consumer stops is finished, within StopTimeout.
-func (c *Consumer) takeOff(ctx context.Context) *flight {
+// startFlush starts the flush of the filling batch. The flush outlives ctx: when
+// the consumer stops, a flush in flight is finished, within StopTimeout.
+func (c *Consumer) startFlush(ctx context.Context) *flight {
 	for p := range c.stale {
-		c.recent.drop(p)
+		c.forgetPartition(p)
 	}
 	clear(c.stale)
 	b := c.filling
 	c.filling, c.spare = c.spare, nil
-	return c.launch(ctx, b)
+	return c.flushInBackground(ctx, b)
 }
 
-func (c *Consumer) launch(ctx context.Context, b *batch) *flight {
+func (c *Consumer) flushInBackground(ctx context.Context, b *batch) *flight {
 	flushCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	f := &flight{batch: b, begun: time.Now(), cancel: cancel, done: make(chan error, 1)}
 	go func() {
@@ -383,15 +387,15 @@ func (c *Consumer) launch(ctx context.Context, b *batch) *flight {
 	return f
 }
 
-// land makes the batch of a finished flight the spare one.
-func (c *Consumer) land(f *flight) {
+// flushDone keeps the batch of a finished flush as the spare one.
+func (c *Consumer) flushDone(f *flight) {
 	c.flushTook = time.Since(f.begun)
 	f.batch.reset()
 	c.spare = f.batch
 }
 
-// revoke gives partitions up. A flight that has to be broken off starts again
-// with what is left of its batch.
+// revoke gives partitions up. A flush that must be broken off starts again with
+// what is left of its batch, which it returns.
 func (c *Consumer) revoke(ctx context.Context, r revocation, current *flight) *flight {
 	if current != nil {
 		var err error
@@ -411,7 +415,7 @@ func (c *Consumer) revoke(ctx context.Context, r revocation, current *flight) *f
 			}
 		}
 		if err == nil {
-			c.land(current)
+			c.flushDone(current)
 			current = nil
 		}
 	}
@@ -419,7 +423,7 @@ func (c *Consumer) revoke(ctx context.Context, r revocation, current *flight) *f
 		c.ended[p] = max(c.ended[p], c.epochs[p])
 		delete(c.epochs, p)
 		c.filling.drop(p)
-		c.recent.drop(p)
+		c.forgetPartition(p)
 		if current != nil {
 			current.batch.drop(p)
 		}
@@ -428,10 +432,10 @@ func (c *Consumer) revoke(ctx context.Context, r revocation, current *flight) *f
 	case current == nil:
 		return nil
 	case current.batch.empty():
-		c.land(current)
+		c.flushDone(current)
 		return nil
 	}
-	return c.launch(ctx, current.batch)
+	return c.flushInBackground(ctx, current.batch)
 }
 
 // finish flushes what is left, in at most StopTimeout, while answering
@@ -444,11 +448,11 @@ func (c *Consumer) finish(ctx context.Context, current *flight) {
 			if c.filling.empty() {
 				return
 			}
-			current = c.takeOff(stopCtx)
+			current = c.startFlush(stopCtx)
 		}
 		select {
 		case err := <-current.done:
-			c.land(current)
+			c.flushDone(current)
 			current = nil
 			if err != nil {
 				return

@@ -43,7 +43,7 @@ func (c *Consumer) flush(ctx context.Context, b *batch) error {
 		return err
 	}
 	fault.Point(fault.Committed)
-	c.metrics.flushed(b, start, c.recent.bytes())
+	c.metrics.flushed(b, start, c.cache.Bytes())
 	return nil
 }
 

@@ -55,7 +55,7 @@ func (c *Consumer) readRefusals(ctx context.Context, items []item) error {
 	last := int32(none)
 	for i := range items {
 		if p := items[i].record.Partition; p != last {
-			read = read && c.recent.partition(p).refusalsRead
+			read = read && c.takenOver(p).refusalsRead
 			last = p
 		}
 	}
@@ -77,7 +77,7 @@ func (c *Consumer) readRefusals(ctx context.Context, items []item) error {
 		}
 	}
 	for i := range items {
-		c.recent.partition(items[i].record.Partition).refusalsRead = true
+		c.takenOver(items[i].record.Partition).refusalsRead = true
 	}
 	return nil
 }
@@ -177,7 +177,7 @@ func (c *Consumer) saveRefusals(ctx context.Context) error {
 		return err
 	}
 	for _, a := range r.aliases {
-		c.recent.putAlias(a.partition, a.row)
+		c.cache.PutAlias(a.partition, a.row)
 	}
 	clear(r.aliases)
 	r.unsaved = r.unsaved[:0]

@@ -75,7 +75,7 @@ func (c *Consumer) resolveAliases(ctx context.Context, items []item) error {
 			c.aliases[alias] = a
 			continue
 		}
-		row, ok := c.recent.alias(it.record.Partition, alias)
+		row, ok := c.cache.Alias(it.record.Partition, alias)
 		if !ok {
 			misses = append(misses, alias)
 		}
@@ -171,9 +171,9 @@ func (c *Consumer) resolveBases(ctx context.Context, items []item) error {
 		s := &f.states[it.state]
 		// What was before matters neither to a delete nor to what follows it.
 		if isNew && (!w.Fresh || it.refusedAt != 0) && w.Op != event.OpDelete {
-			if core, ok := c.recent.core(s.partition, id); ok {
+			if core, ok := c.cache.Core(s.partition, id); ok {
 				f.learn(s, &core)
-			} else if c.recent.partition(s.partition).firsts.free(id) {
+			} else if c.cache.Absent(s.partition, id) {
 				f.learn(s, nil)
 			}
 		}
@@ -239,16 +239,16 @@ func (c *Consumer) remember() {
 		s := &f.states[i]
 		switch {
 		case s.core != none && (s.known || s.dead):
-			c.recent.putCore(s.partition, f.rows.Cores[s.core])
+			c.cache.PutCore(s.partition, f.rows.Cores[s.core])
 		case s.base != none && !s.partial:
-			c.recent.putCore(s.partition, f.bases[s.base])
+			c.cache.PutCore(s.partition, f.bases[s.base])
 		}
 	}
 	for alias, a := range c.aliases {
 		// A mark of this flush is held once it is saved.
 		if a.row.Version != 0 && !a.row.Refused {
 			a.row.Alias = alias
-			c.recent.putAlias(a.partition, a.row)
+			c.cache.PutAlias(a.partition, a.row)
 			// It came after the mark, if there is one, which the rest of the flush
 			// must not go by any more.
 			delete(c.refused.aliases, alias)

@@ -13,68 +13,9 @@ import (
 	"github.com/sluicehq/sluice/internal/record"
 )
 
-func TestFirstsFree(t *testing.T) {
-	const minute = micros / minuteMicros
-	at := func(minutes int64) event.ID {
-		return event.MakeID((minute+minutes)*minuteMicros+59_999_999, 1, 1)
-	}
-	occupancy := event.Occupancy{
-		FirstMicros: (minute - 100) * minuteMicros, LastMicros: (minute + 5) * minuteMicros,
-		SinceMicros: (minute-10)*minuteMicros + 30_000_000,
-		Minutes:     []int64{minute - 9, minute, minute + 5},
-	}
-	bounded := occupancy
-	bounded.UntilMicros = (minute-5)*minuteMicros + 30_000_000
-	tests := []struct {
-		name      string
-		occupancy event.Occupancy
-		minutes   int64
-		want      bool
-	}{
-		{"an empty table", event.Occupancy{Empty: true}, -1000, true},
-		{"before the first row", occupancy, -101, true},
-		{"the minute of the first row", occupancy, -100, false},
-		{"older than the window", occupancy, -50, false},
-		{"the minute that the window begins in", occupancy, -10, false},
-		{"an occupied minute of the window", occupancy, -9, false},
-		{"a free minute of the window", occupancy, -8, true},
-		{"now", occupancy, 0, false},
-		{"the minute of the last row", occupancy, 5, false},
-		{"after the last row", occupancy, 6, true},
-		{"a free minute of a window that ends", bounded, -8, true},
-		{"the last whole minute of a window that ends", bounded, -6, true},
-		{"the minute that the window ends in", bounded, -5, false},
-		{"a minute after the window", bounded, -1, false},
-		{"after the last row, and the window", bounded, 6, true},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			if got := newFirsts(test.occupancy).free(at(test.minutes)); got != test.want {
-				t.Errorf("free: %t, want %t", got, test.want)
-			}
-		})
-	}
-}
-
-// Past the bound, all minutes up to the last one that was forgotten count.
-func TestFirstsForgetIsBounded(t *testing.T) {
-	f := newFirsts(event.Occupancy{Empty: true})
-	for i := range int64(firstsMinutesMax + 1) {
-		f.forget(event.MakeID(micros+i*minuteMicros, 1, 1))
-	}
-	if n := len(f.occupied); n > firstsMinutesMax {
-		t.Errorf("%d minutes are held", n)
-	}
-	for minutes, want := range map[int64]bool{-1: false, 0: false, firstsMinutesMax: false, firstsMinutesMax + 1: true} {
-		if got := f.free(event.MakeID(micros+minutes*minuteMicros, 1, 1)); got != want {
-			t.Errorf("minute %d: free %t, want %t", minutes, got, want)
-		}
-	}
-}
-
 // On a free minute, a create that a client minted is as good as one that the
 // server minted, and an update of nothing is refused without a look-up.
-func TestFirstsSaveLookups(t *testing.T) {
+func TestTakeOverSaveLookups(t *testing.T) {
 	runWith(t, func(w *world, _ *Config) {
 		w.occupancy = &event.Occupancy{Empty: true}
 	}, func(w *world) {
@@ -104,7 +45,7 @@ func TestFirstsSaveLookups(t *testing.T) {
 
 // A minute of which anything was forgotten is looked up again; a partition that
 // was given up starts anew.
-func TestFirstsEnd(t *testing.T) {
+func TestTakeOverEnd(t *testing.T) {
 	runWith(t, func(w *world, cfg *Config) {
 		w.occupancy = &event.Occupancy{Empty: true}
 		cfg.RecentBytesMax = 2000
@@ -133,7 +74,7 @@ func TestFirstsEnd(t *testing.T) {
 
 // However far the log is behind, one question is about two hours and a bit, and
 // the next one is asked when the records have got there.
-func TestFirstsAskAboutWindows(t *testing.T) {
+func TestTakeOverAskAboutWindows(t *testing.T) {
 	runWith(t, func(w *world, _ *Config) {
 		w.occupancy = &event.Occupancy{LastMicros: 1 << 62}
 	}, func(w *world) {
@@ -155,14 +96,14 @@ func TestFirstsAskAboutWindows(t *testing.T) {
 		if got := len(w.windows); got != 1 {
 			t.Fatalf("%d windows were asked about, want 1", got)
 		}
-		feed(week-firstsAfter, create(id(3)), update(id(3), latency(3)))
-		feed(week-firstsAfter, create(id(4)), update(id(4), latency(4)))
+		feed(week-windowAfter, create(id(3)), update(id(3), latency(3)))
+		feed(week-windowAfter, create(id(4)), update(id(4), latency(4)))
 		feed(time.Minute, create(id(5)), update(id(5), latency(5)))
 		if got := len(w.windows); got != 3 {
 			t.Fatalf("%d windows were asked about, want 3", got)
 		}
 		for i, win := range w.windows[:2] {
-			if got, want := time.Duration(win[1]-win[0])*time.Microsecond, firstsBefore+firstsAfter; got != want {
+			if got, want := time.Duration(win[1]-win[0])*time.Microsecond, windowBefore+windowAfter; got != want {
 				t.Errorf("window %d spans %s, want %s", i, got, want)
 			}
 		}
@@ -179,7 +120,7 @@ func TestFirstsAskAboutWindows(t *testing.T) {
 
 // Partitions that are equally far share a question; one that is elsewhere has its
 // own, so that no window has to reach from one to the other.
-func TestFirstsShareWindows(t *testing.T) {
+func TestTakeOverShareWindows(t *testing.T) {
 	runWith(t, func(w *world, _ *Config) {
 		w.occupancy = &event.Occupancy{LastMicros: 1 << 62}
 	}, func(w *world) {
@@ -194,8 +135,8 @@ func TestFirstsShareWindows(t *testing.T) {
 		w.polls <- chunks
 		w.advance(time.Second)
 		want := [][2]int64{
-			{now.Add(-100*time.Hour - firstsBefore).UnixMicro(), now.Add(-100*time.Hour + firstsAfter).UnixMicro()},
-			{now.Add(-time.Second - firstsBefore).UnixMicro(), 0},
+			{now.Add(-100*time.Hour - windowBefore).UnixMicro(), now.Add(-100*time.Hour + windowAfter).UnixMicro()},
+			{now.Add(-time.Second - windowBefore).UnixMicro(), 0},
 		}
 		if diff := cmp.Diff(want, w.windows); diff != "" {
 			t.Errorf("windows (-want +got):\n%s", diff)
@@ -206,7 +147,7 @@ func TestFirstsShareWindows(t *testing.T) {
 // A database that takes too long to say which minutes have rows costs look-ups,
 // and nothing else: the flush goes on at once, and the question is not asked
 // again before its pause is over.
-func TestFirstsTooExpensive(t *testing.T) {
+func TestTakeOverTooExpensive(t *testing.T) {
 	runWith(t, func(w *world, _ *Config) {
 		w.occupancy = &event.Occupancy{Empty: true}
 		w.occupancyErr = fmt.Errorf("query occupied_minutes: %w", event.ErrTooExpensive)
@@ -220,7 +161,7 @@ func TestFirstsTooExpensive(t *testing.T) {
 		if w.tries["cores"] != 1 || w.tries["occupancy"] != 1 {
 			t.Errorf("%d look-ups and %d questions, want 1 and 1", w.tries["cores"], w.tries["occupancy"])
 		}
-		w.advance(firstsPause)
+		w.advance(occupancyPause)
 		w.mu.Lock()
 		w.occupancyErr = nil
 		w.mu.Unlock()

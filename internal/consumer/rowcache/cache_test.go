@@ -1,4 +1,4 @@
-package consumer
+package rowcache
 
 import (
 	"fmt"
@@ -12,12 +12,37 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-func recentCore(n uint64, metadata string) event.Core {
+const (
+	conversation = "conversation-1"
+	// micros is the timestamp of the events of these tests.
+	micros int64 = 1_793_491_200_000_000
+)
+
+// testID is the n-th event's id.
+func testID(n uint64) event.ID {
+	return event.MakeID(micros, event.ConversationHash(conversation), n)
+}
+
+func position(offset int64) event.Position { return event.MakePosition(1, offset) }
+
+func created(offset int64) event.Version {
+	return event.MakeVersion(event.ClassCreate, position(offset))
+}
+
+func updated(offset int64) event.Version {
+	return event.MakeVersion(event.ClassUpdate, position(offset))
+}
+
+func deleted(offset int64) event.Version {
+	return event.MakeVersion(event.ClassDelete, position(offset))
+}
+
+func testCore(n uint64, metadata string) event.Core {
 	return event.Core{ID: testID(n), ConversationID: conversation, Metadata: metadata, Version: created(int64(n))}
 }
 
 // held counts, without a trace, the entries that a partition holds.
-func held(r *recent, partition int32) int {
+func held(r *Cache, partition int32) int {
 	p := r.partitions[partition]
 	if p == nil {
 		return 0
@@ -26,7 +51,7 @@ func held(r *recent, partition int32) int {
 }
 
 // check holds what must be true of every cache at any time.
-func check(t *testing.T, r *recent) {
+func check(t *testing.T, r *Cache) {
 	t.Helper()
 	keys := 0
 	for number, p := range r.partitions {
@@ -51,44 +76,44 @@ func check(t *testing.T, r *recent) {
 	if keys != r.keys {
 		t.Fatalf("%d keys, counted %d", r.keys, keys)
 	}
-	if n := r.bytes(); n > r.bytesMax {
+	if n := r.Bytes(); n > r.bytesMax {
 		t.Fatalf("%d bytes, the bound is %d", n, r.bytesMax)
 	}
 }
 
-func TestRecentFindsWhatWasPut(t *testing.T) {
-	r := newRecent(1 << 20)
-	if _, ok := r.core(0, testID(1)); ok {
+func TestCacheFindsWhatWasPut(t *testing.T) {
+	r := New(1 << 20)
+	if _, ok := r.Core(0, testID(1)); ok {
 		t.Error("an empty one has a core row")
 	}
-	if _, ok := r.alias(0, "a"); ok {
+	if _, ok := r.Alias(0, "a"); ok {
 		t.Error("an empty one has an alias")
 	}
-	r.putCore(0, recentCore(1, `{"n":1}`))
-	r.putCore(0, recentCore(1, `{"n":2}`))
-	r.putAlias(0, event.AliasRow{Alias: "a", ID: testID(1), Version: created(1)})
-	if core, ok := r.core(0, testID(1)); !ok || core.Metadata != `{"n":2}` {
+	r.PutCore(0, testCore(1, `{"n":1}`))
+	r.PutCore(0, testCore(1, `{"n":2}`))
+	r.PutAlias(0, event.AliasRow{Alias: "a", ID: testID(1), Version: created(1)})
+	if core, ok := r.Core(0, testID(1)); !ok || core.Metadata != `{"n":2}` {
 		t.Errorf("core: %+v, %t", core, ok)
 	}
-	if row, ok := r.alias(0, "a"); !ok || row.ID != testID(1) {
+	if row, ok := r.Alias(0, "a"); !ok || row.ID != testID(1) {
 		t.Errorf("alias: %+v, %t", row, ok)
 	}
-	if _, ok := r.core(1, testID(1)); ok {
+	if _, ok := r.Core(1, testID(1)); ok {
 		t.Error("another partition has the core row too")
 	}
-	if _, ok := r.alias(1, "a"); ok {
+	if _, ok := r.Alias(1, "a"); ok {
 		t.Error("another partition has the alias too")
 	}
 }
 
-func TestRecentDrop(t *testing.T) {
-	r := newRecent(1 << 20)
+func TestCacheDrop(t *testing.T) {
+	r := New(1 << 20)
 	for p := range int32(2) {
-		r.putCore(p, recentCore(1, ""))
-		r.putAlias(p, event.AliasRow{Alias: "a", Version: created(1)})
+		r.PutCore(p, testCore(1, ""))
+		r.PutAlias(p, event.AliasRow{Alias: "a", Version: created(1)})
 	}
-	r.drop(0)
-	r.drop(7)
+	r.Drop(0)
+	r.Drop(7)
 	if n := held(r, 0); n != 0 {
 		t.Errorf("%d entries of a dropped partition", n)
 	}
@@ -99,7 +124,7 @@ func TestRecentDrop(t *testing.T) {
 }
 
 // Every field comes back, also from a row that was put over another.
-func TestRecentCores(t *testing.T) {
+func TestCacheCores(t *testing.T) {
 	whole := event.Core{
 		ID: testID(1), ConversationID: conversation, EventName: "event_a", Metadata: `{"n":1}`, Error: "timeout",
 		Latency: 12.5, HasLatency: true, Alias: "a", Created: position(3), Version: updated(4),
@@ -132,13 +157,13 @@ func TestRecentCores(t *testing.T) {
 		{"a tombstone without an alias", event.Core{ID: testID(1), Version: deleted(9), Deleted: true}},
 	}
 	for _, before := range tests {
-		r := newRecent(4 << 20)
-		r.putCore(0, recentCore(2, `{"n":1}`))
+		r := New(4 << 20)
+		r.PutCore(0, testCore(2, `{"n":1}`))
 		for _, tt := range tests {
-			r.putCore(0, before.core)
-			r.putCore(0, tt.core)
-			r.putCore(0, recentCore(3, `{"n":1}`))
-			got, ok := r.core(0, tt.core.ID)
+			r.PutCore(0, before.core)
+			r.PutCore(0, tt.core)
+			r.PutCore(0, testCore(3, `{"n":1}`))
+			got, ok := r.Core(0, tt.core.ID)
 			if diff := cmp.Diff(tt.core, got); !ok || diff != "" {
 				t.Errorf("%s after %s: %t (-want +got):\n%s", tt.name, before.name, ok, diff)
 			}
@@ -148,48 +173,48 @@ func TestRecentCores(t *testing.T) {
 }
 
 // An update that brings no new text takes no memory.
-func TestRecentOverwrites(t *testing.T) {
-	r := newRecent(4 << 20)
-	core := recentCore(1, `{"n":1}`)
-	r.putCore(0, core)
+func TestCacheOverwrites(t *testing.T) {
+	r := New(4 << 20)
+	core := testCore(1, `{"n":1}`)
+	r.PutCore(0, core)
 	room := r.chunks[0].room()
 	core.Latency, core.HasLatency = 7, true
-	r.putCore(0, core)
-	r.putCore(0, event.Core{ID: core.ID, Version: deleted(9), Deleted: true})
+	r.PutCore(0, core)
+	r.PutCore(0, event.Core{ID: core.ID, Version: deleted(9), Deleted: true})
 	if n := room - r.chunks[0].room(); n != 0 {
 		t.Errorf("an update and a delete took %d bytes", n)
 	}
 }
 
 // Entries that are used survive, the others are forgotten in turn.
-func TestRecentForgetsTheUnused(t *testing.T) {
-	r := newRecent(4000) // two or three entries to a chunk
-	r.putCore(0, recentCore(0, ""))
-	r.putCore(0, recentCore(1, ""))
-	r.putAlias(0, event.AliasRow{Alias: "used", Version: created(1)})
-	r.putAlias(0, event.AliasRow{Alias: "unused", Version: created(1)})
+func TestCacheForgetsTheUnused(t *testing.T) {
+	r := New(4000) // two or three entries to a chunk
+	r.PutCore(0, testCore(0, ""))
+	r.PutCore(0, testCore(1, ""))
+	r.PutAlias(0, event.AliasRow{Alias: "used", Version: created(1)})
+	r.PutAlias(0, event.AliasRow{Alias: "unused", Version: created(1)})
 	const others = 1000 // enough to have chunks numbered from 0 again
 	for n := range uint64(others) {
-		r.putCore(0, recentCore(1000+n, ""))
-		if _, ok := r.core(0, testID(1)); !ok {
+		r.PutCore(0, testCore(1000+n, ""))
+		if _, ok := r.Core(0, testID(1)); !ok {
 			t.Fatalf("a core row that is used was forgotten after %d others", n+1)
 		}
-		if _, ok := r.alias(0, "used"); !ok {
+		if _, ok := r.Alias(0, "used"); !ok {
 			t.Fatalf("an alias that is used was forgotten after %d others", n+1)
 		}
-		if _, ok := r.core(0, testID(1000+n)); !ok {
+		if _, ok := r.Core(0, testID(1000+n)); !ok {
 			t.Fatalf("core row %d was forgotten at once", n)
 		}
 		check(t, r)
 	}
-	if _, ok := r.core(0, testID(0)); ok {
+	if _, ok := r.Core(0, testID(0)); ok {
 		t.Error("a core row that nobody used is still there")
 	}
-	if _, ok := r.alias(0, "unused"); ok {
+	if _, ok := r.Alias(0, "unused"); ok {
 		t.Error("an alias that nobody used is still there")
 	}
 	for n := uint64(others - 10); n < others; n++ {
-		if _, ok := r.core(0, testID(1000+n)); !ok {
+		if _, ok := r.Core(0, testID(1000+n)); !ok {
 			t.Errorf("core row %d, one of the latest, is gone", n)
 		}
 	}
@@ -197,31 +222,30 @@ func TestRecentForgetsTheUnused(t *testing.T) {
 
 // What an earlier assignment of a partition left in the chunks is neither found
 // nor, when its chunk is forgotten, taken for what the present one holds.
-func TestRecentAssignmentsAreApart(t *testing.T) {
-	r := newRecent(4000)
-	r.putCore(0, recentCore(1, "of old"))
-	r.drop(0)
-	if _, ok := r.core(0, testID(1)); ok {
+func TestCacheAssignmentsAreApart(t *testing.T) {
+	r := New(4000)
+	r.PutCore(0, testCore(1, "of old"))
+	r.Drop(0)
+	if _, ok := r.Core(0, testID(1)); ok {
 		t.Fatal("the core row of an earlier assignment is held")
 	}
-	p := r.partition(0)
-	p.firsts = newFirsts(event.Occupancy{Empty: true})
+	r.SetOccupancy(0, event.Occupancy{Empty: true})
 	for n := uint64(0); r.first == 0; n++ {
-		r.putCore(1, recentCore(1000+n, ""))
-		r.putCore(0, recentCore(1, "new"))
+		r.PutCore(1, testCore(1000+n, ""))
+		r.PutCore(0, testCore(1, "new"))
 	}
-	if !p.firsts.free(testID(1)) {
+	if !r.Absent(0, testID(1)) {
 		t.Error("a core row that is held counts as forgotten")
 	}
-	if core, ok := r.core(0, testID(1)); !ok || core.Metadata != "new" {
+	if core, ok := r.Core(0, testID(1)); !ok || core.Metadata != "new" {
 		t.Errorf("core: %+v, %t", core, ok)
 	}
 }
 
-// Every row that is put is held, or its minute counts as occupied.
-func TestRecentForgetsInFirsts(t *testing.T) {
+// Every row that is put is held, or its id does not count as absent.
+func TestCacheKnowsWhatItForgot(t *testing.T) {
 	const bytesMax = 20_000
-	r := newRecent(bytesMax)
+	r := New(bytesMax)
 	rng := rand.New(rand.NewPCG(3, 4))
 	at := func(n uint64) event.ID {
 		return event.MakeID(micros+int64(n)*minuteMicros, event.ConversationHash(conversation), n)
@@ -231,24 +255,24 @@ func TestRecentForgetsInFirsts(t *testing.T) {
 	for i := range 30_000 {
 		number := rng.IntN(partitions)
 		if rng.IntN(5000) == 0 {
-			r.drop(int32(number))
+			r.Drop(int32(number))
 			put[number] = nil
 		}
 		if put[number] == nil {
 			put[number] = make(map[uint64]bool)
-			r.partition(int32(number)).firsts = newFirsts(event.Occupancy{Empty: true})
+			r.SetOccupancy(int32(number), event.Occupancy{Empty: true})
 		}
 		n := rng.Uint64N(events)
 		core := event.Core{ID: at(n), ConversationID: conversation, Metadata: strings.Repeat("x", rng.IntN(300))}
 		switch rng.IntN(20) {
 		case 0: // fits no chunk
-			core.Error = strings.Repeat("e", bytesMax/recentChunks)
+			core.Error = strings.Repeat("e", bytesMax/chunksMax)
 		case 1:
 			core = event.Core{ID: core.ID, Deleted: true}
 		case 2:
-			r.putAlias(int32(number), event.AliasRow{Alias: fmt.Sprint("alias ", n)})
+			r.PutAlias(int32(number), event.AliasRow{Alias: fmt.Sprint("alias ", n)})
 		}
-		r.putCore(int32(number), core)
+		r.PutCore(int32(number), core)
 		put[number][n] = true
 		if i%100 != 0 {
 			continue
@@ -256,9 +280,8 @@ func TestRecentForgetsInFirsts(t *testing.T) {
 		check(t, r)
 		for number := range put {
 			for n := range put[number] {
-				p := r.partition(int32(number))
-				if _, ok := p.cores[at(n)]; !ok && p.firsts.free(at(n)) {
-					t.Fatalf("step %d: event %d was forgotten and its minute counts as free", i, n)
+				if _, ok := r.partitions[int32(number)].cores[at(n)]; !ok && r.Absent(int32(number), at(n)) {
+					t.Fatalf("step %d: event %d was forgotten and counts as absent", i, n)
 				}
 			}
 		}
@@ -266,42 +289,42 @@ func TestRecentForgetsInFirsts(t *testing.T) {
 }
 
 // The bound holds whatever is put, and as partitions come and go.
-func TestRecentBound(t *testing.T) {
+func TestCacheBound(t *testing.T) {
 	const bytesMax = 100_000
 	tests := []struct {
 		name string
-		put  func(r *recent, rng *rand.Rand, i int)
+		put  func(r *Cache, rng *rand.Rand, i int)
 	}{
-		{"one partition", func(r *recent, rng *rand.Rand, _ int) {
-			r.putCore(0, recentCore(rng.Uint64N(1000), ""))
+		{"one partition", func(r *Cache, rng *rand.Rand, _ int) {
+			r.PutCore(0, testCore(rng.Uint64N(1000), ""))
 		}},
-		{"rows that grow", func(r *recent, _ *rand.Rand, i int) {
-			r.putCore(0, recentCore(uint64(i%100), strings.Repeat("x", min(i, 4000))))
+		{"rows that grow", func(r *Cache, _ *rand.Rand, i int) {
+			r.PutCore(0, testCore(uint64(i%100), strings.Repeat("x", min(i, 4000))))
 		}},
-		{"aliases", func(r *recent, rng *rand.Rand, _ int) {
-			r.putAlias(0, event.AliasRow{Alias: fmt.Sprint("alias ", rng.IntN(1000)), Version: created(1)})
+		{"aliases", func(r *Cache, rng *rand.Rand, _ int) {
+			r.PutAlias(0, event.AliasRow{Alias: fmt.Sprint("alias ", rng.IntN(1000)), Version: created(1)})
 		}},
-		{"partitions one after the other", func(r *recent, _ *rand.Rand, i int) {
-			r.putCore(int32(i/1000), recentCore(uint64(i), ""))
+		{"partitions one after the other", func(r *Cache, _ *rand.Rand, i int) {
+			r.PutCore(int32(i/1000), testCore(uint64(i), ""))
 		}},
-		{"partitions come and go", func(r *recent, rng *rand.Rand, i int) {
+		{"partitions come and go", func(r *Cache, rng *rand.Rand, i int) {
 			if i%500 == 0 {
-				r.drop(int32(rng.IntN(12)))
+				r.Drop(int32(rng.IntN(12)))
 			}
 			p := int32(rng.IntN(1 + i/1000))
 			switch rng.IntN(4) {
 			case 0:
-				r.core(p, testID(rng.Uint64N(500)))
+				r.Core(p, testID(rng.Uint64N(500)))
 			case 1:
-				r.putAlias(p, event.AliasRow{Alias: fmt.Sprint("alias ", rng.IntN(500)), Version: created(1)})
+				r.PutAlias(p, event.AliasRow{Alias: fmt.Sprint("alias ", rng.IntN(500)), Version: created(1)})
 			default:
-				r.putCore(p, recentCore(rng.Uint64N(500), strings.Repeat("x", rng.IntN(2000))))
+				r.PutCore(p, testCore(rng.Uint64N(500), strings.Repeat("x", rng.IntN(2000))))
 			}
 		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := newRecent(bytesMax)
+			r := New(bytesMax)
 			rng := rand.New(rand.NewPCG(1, 2))
 			most := 0
 			for i := range 12_000 {
@@ -309,7 +332,7 @@ func TestRecentBound(t *testing.T) {
 				if i%10 == 0 {
 					check(t, r)
 				}
-				most = max(most, r.bytes())
+				most = max(most, r.Bytes())
 			}
 			if most < bytesMax/3 {
 				t.Errorf("never more than %d bytes of %d", most, bytesMax)
@@ -320,7 +343,7 @@ func TestRecentBound(t *testing.T) {
 
 // The bound is of the memory that is really used, and typical events, five of
 // which have the same conversation and metadata, take little of it.
-func TestRecentMemory(t *testing.T) {
+func TestCacheMemory(t *testing.T) {
 	const bytesMax = 24 << 20
 	const entryBytesMax = 160
 	heap := func() int {
@@ -329,10 +352,10 @@ func TestRecentMemory(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int(m.HeapAlloc)
 	}
-	put := func(r *recent, n int) {
+	put := func(r *Cache, n int) {
 		group := n / 5
 		conversation := fmt.Sprintf("sgd-train-%010d-run1-0", group)
-		r.putCore(int32(n*7%12), event.Core{
+		r.PutCore(int32(n*7%12), event.Core{
 			ID:             event.MakeID(micros+int64(n), event.ConversationHash(conversation), uint64(n)),
 			ConversationID: conversation, EventName: "event_a",
 			Metadata: fmt.Sprintf(`{"services":["RentalCars_2","Homes_1"],"plan":"free","corpus":"sgd","split":"train","app":"sluice-bench","user":"user-%d"}`, group),
@@ -340,17 +363,17 @@ func TestRecentMemory(t *testing.T) {
 		})
 	}
 	start := heap()
-	r := newRecent(bytesMax)
+	r := New(bytesMax)
 	for n := range 120_000 {
 		put(r, n)
 	}
-	if n := r.bytes() / 120_000; n > entryBytesMax || r.first != 0 {
+	if n := r.Bytes() / 120_000; n > entryBytesMax || r.first != 0 {
 		t.Errorf("%d bytes to an event, want at most %d, with the first ones held", n, entryBytesMax)
 	}
 	for n := 120_000; n < 700_000; n++ {
 		put(r, n)
 	}
-	used, said := heap()-start, r.bytes()
+	used, said := heap()-start, r.Bytes()
 	t.Logf("%d MiB used, %d MiB said, %d MiB allowed, %d rows", used>>20, said>>20, bytesMax>>20, r.keys)
 	if used > said*11/10 || said > bytesMax || said < bytesMax*8/10 {
 		t.Errorf("%d bytes are used, %d said, %d allowed", used, said, bytesMax)

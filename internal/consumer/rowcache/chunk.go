@@ -1,4 +1,4 @@
-package consumer
+package rowcache
 
 import (
 	"encoding/binary"
@@ -11,15 +11,15 @@ import (
 // entryBytes is the size of an encoded entry.
 const entryBytes = 64
 
-// entry is a core row or an alias row as a chunk has it: what is of fixed size,
-// and where in the chunk the texts are. A zero reference is an empty text.
+// entry is a core row or an alias row as a chunk has it: its fields of fixed size,
+// and references to its texts in the chunk. The reference 0 is an empty text.
 type entry struct {
 	id        event.ID
 	created   event.Position
 	version   event.Version
 	latency   float64
 	partition int32
-	// conversation is followed by the metadata.
+	// conversation is the reference of the conversation id, which the metadata follows.
 	conversation, name, failure, alias uint32
 	flags                              uint8
 }
@@ -36,13 +36,13 @@ const (
 // the back. It has no pointers, and needs nothing outside of it to be read.
 type chunk struct {
 	buf []byte
-	// entries is how many there are, texts where the latest text begins.
+	// entries is the number of entries, texts where the latest text begins.
 	entries, texts int
 }
 
 func newChunk(buf []byte) *chunk { return &chunk{buf: buf, texts: len(buf)} }
 
-// room is what is left, in bytes.
+// room is how many bytes are left.
 func (c *chunk) room() int { return c.texts - c.entries*entryBytes }
 
 func (c *chunk) set(i int, e *entry) {
@@ -75,8 +75,8 @@ func (c *chunk) entry(i int) entry {
 	}
 }
 
-// text returns the text at ref and the reference of the one behind it.
-func (c *chunk) text(ref uint32) (text []byte, behind uint32) {
+// text returns the text at ref and the reference of the text after it.
+func (c *chunk) text(ref uint32) (text []byte, after uint32) {
 	if ref == 0 {
 		return nil, 0
 	}
@@ -85,24 +85,24 @@ func (c *chunk) text(ref uint32) (text []byte, behind uint32) {
 	return c.buf[ref+uint32(size) : end], end
 }
 
-// conversation returns the text at ref and the metadata behind it.
+// conversation returns the conversation id at ref and the metadata after it.
 func (c *chunk) conversation(ref uint32) (id, metadata []byte) {
-	id, behind := c.text(ref)
-	metadata, _ = c.text(behind)
+	id, after := c.text(ref)
+	metadata, _ = c.text(after)
 	return id, metadata
 }
 
-// isConversation reports whether they are what is at ref.
+// isConversation reports whether the conversation id and metadata at ref are these.
 func (c *chunk) isConversation(ref uint32, id, metadata string) bool {
 	heldID, heldMetadata := c.conversation(ref)
 	return string(heldID) == id && string(heldMetadata) == metadata
 }
 
-// textBytes is the most that a text takes.
+// textBytes is the most bytes that a text takes in a chunk.
 func textBytes(s string) int { return binary.MaxVarintLen32 + len(s) }
 
-// add puts the texts before the latest one, in their order, and returns where
-// the first begins. There must be room.
+// add puts the texts, in their order, in front of the texts that the chunk has, and
+// returns the reference of the first. There must be room.
 func (c *chunk) add(texts ...string) uint32 {
 	for i := len(texts) - 1; i >= 0; i-- {
 		var size [binary.MaxVarintLen32]byte
@@ -114,8 +114,8 @@ func (c *chunk) add(texts ...string) uint32 {
 	return uint32(c.texts)
 }
 
-// interner finds the texts that the newest chunk has already: most events of a
-// conversation have the same metadata, and come together.
+// interner finds texts that the newest chunk has already. It saves memory, because
+// the events of a conversation come together and mostly have the same metadata.
 type interner struct {
 	seed maphash.Seed
 	refs map[uint64]uint32
@@ -127,10 +127,10 @@ func newInterner() interner {
 
 func (in *interner) hash(s string) uint64 { return maphash.String(in.seed, s) }
 
-// reset is for another chunk.
+// reset forgets all texts, because another chunk is the newest.
 func (in *interner) reset() { clear(in.refs) }
 
-// text returns the reference of s in the chunk.
+// text returns the reference of s in the chunk, to which s is added if need be.
 func (in *interner) text(c *chunk, s string) uint32 {
 	if s == "" {
 		return 0
@@ -146,8 +146,8 @@ func (in *interner) text(c *chunk, s string) uint32 {
 	return ref
 }
 
-// conversation returns the reference of a conversation's id that the metadata
-// follows.
+// conversation returns the reference in the chunk of a conversation id that the
+// metadata follows.
 func (in *interner) conversation(c *chunk, id, metadata string) uint32 {
 	if id == "" && metadata == "" {
 		return 0

@@ -1,36 +1,48 @@
-package consumer
+// Package rowcache keeps recent rows in memory, and knows ids that have none, so
+// that the consumer seldom has to look anything up.
+package rowcache
 
 import (
 	"maps"
 
 	"github.com/sluicehq/sluice/internal/event"
-	"github.com/sluicehq/sluice/internal/fault"
 )
 
 const (
-	// recentChunks is how many chunks the recent rows' memory is divided into:
-	// it is forgotten by the chunk, and texts are shared within one.
-	recentChunks = 16
-	// recentChunkBytesMax keeps the number of an entry within 24 bits.
-	recentChunkBytesMax = entryBytes << 24
-	// keyBytes is a key's share of the maps, when they have just grown.
+	// chunksMax is how many chunks the memory is divided into. Rows are forgotten by
+	// the chunk, and the rows of a chunk share equal texts.
+	chunksMax = 16
+	// chunkBytesMax bounds a chunk so that the number of an entry has 24 bits.
+	chunkBytesMax = entryBytes << 24
+	// keyBytes is what a key takes of the maps when they have just grown.
 	keyBytes = 48
 )
 
-// recent holds the latest core rows and aliases that this consumer wrote or
-// read, by partition, so that an update soon after its create reads nothing.
-// What it holds of a partition is the truth for as long as nobody else writes
-// that partition; drop forgets it when the partition is given up.
+// A Cache holds recent core rows and alias rows of the partitions that this
+// consumer has, and knows of ids that have no row, so that most writes need no
+// look-up in the database. It takes the rows that the consumer wrote or read, by
+// partition. The caller promises that nobody else writes a partition from its
+// first row in the cache until [Cache.Drop].
 //
-// Rows lie in chunks of memory that have no pointers, so that the garbage
-// collector has nothing to do with them. A row goes to the newest chunk; where
-// there is no room for another chunk, the oldest is forgotten. A row that is
-// used when its turn comes near is moved to the newest.
-type recent struct {
+// The cache promises:
+//   - A row that it returns is the last one that was put of its key since the
+//     last Drop of the partition.
+//   - [Cache.Absent] never says that an id is absent which may have a row that the
+//     cache does not hold.
+//   - It takes at most the memory that it was made with. Beyond that, rows that
+//     were neither put nor asked for lately are forgotten.
+//
+// A Cache must not be used concurrently.
+//
+// Rows lie in chunks of memory that have no pointers, so that they cost the garbage
+// collector nothing. A row goes to the newest chunk. Where there is no room for
+// another chunk, the oldest is forgotten with all its rows. A row that is asked for
+// when it is among the older half moves to the newest chunk.
+type Cache struct {
 	bytesMax   int
 	chunkBytes int
-	partitions map[int32]*recentPartition
-	// chunks are in the order of their age, the oldest first, whose number is
+	partitions map[int32]*partitionRows
+	// chunks are in the order of their age, the oldest first, whose partition is
 	// first. The last one is being filled.
 	chunks []*chunk
 	first  uint8
@@ -41,55 +53,52 @@ type recent struct {
 	scratch []byte
 }
 
-// place is where an entry is: its chunk's number (8 bits, which start again
-// from 0 after 255) and its own in the chunk (24).
+// place is where an entry is: the number of its chunk (8 bits; after 255 comes 0)
+// and its own number within the chunk (24 bits).
 type place uint32
 
-type recentPartition struct {
+// partitionRows finds the entries of one partition, and the ids without a row.
+type partitionRows struct {
 	cores map[event.ID]place
-	// aliases are by hash.
+	// aliases has the hashes of the aliases as keys.
 	aliases map[uint64]place
 	// keysMax is the most keys that the maps had since they were made.
 	keysMax int
-	// refusalsRead: the refused creates of the partition are in Consumer.refused.
-	refusalsRead bool
-	// firsts is nil until the database has said which minutes have rows.
-	firsts *firsts
+	// absent is nil until SetOccupancy is called.
+	absent *absent
 }
 
-func newRecent(bytesMax int) *recent {
-	return &recent{
-		bytesMax: bytesMax, chunkBytes: min(bytesMax/recentChunks, recentChunkBytesMax),
-		partitions: make(map[int32]*recentPartition), texts: newInterner(),
+// New returns an empty cache that takes at most bytesMax bytes.
+func New(bytesMax int) *Cache {
+	return &Cache{
+		bytesMax: bytesMax, chunkBytes: min(bytesMax/chunksMax, chunkBytesMax),
+		partitions: make(map[int32]*partitionRows), texts: newInterner(),
 	}
 }
 
-// bytes is the memory of all that is held.
-func (r *recent) bytes() int { return len(r.chunks)*r.chunkBytes + r.keys*keyBytes }
+// Bytes is the memory that the cache takes, estimated.
+func (r *Cache) Bytes() int { return len(r.chunks)*r.chunkBytes + r.keys*keyBytes }
 
-func (r *recent) partition(partition int32) *recentPartition {
+func (r *Cache) rowsOf(partition int32) *partitionRows {
 	p := r.partitions[partition]
 	if p == nil {
-		p = &recentPartition{cores: make(map[event.ID]place), aliases: make(map[uint64]place)}
+		p = &partitionRows{cores: make(map[event.ID]place), aliases: make(map[uint64]place)}
 		r.partitions[partition] = p
 	}
 	return p
 }
 
-// drop forgets all of a partition. Its entries keep their memory until their
-// chunks are forgotten.
-func (r *recent) drop(partition int32) {
-	if fault.Planted(fault.StaleCore) {
-		return
-	}
+// Drop forgets all that the cache knows of a partition. The memory of its entries
+// is free only when their chunks are forgotten.
+func (r *Cache) Drop(partition int32) {
 	if p := r.partitions[partition]; p != nil {
 		r.keys -= p.keysMax
 		delete(r.partitions, partition)
 	}
 }
 
-// core returns what is held of the event.
-func (r *recent) core(partition int32, id event.ID) (event.Core, bool) {
+// Core returns the core row of the event, if the cache holds it.
+func (r *Cache) Core(partition int32, id event.ID) (event.Core, bool) {
 	p := r.partitions[partition]
 	if p == nil {
 		return event.Core{}, false
@@ -101,13 +110,13 @@ func (r *recent) core(partition int32, id event.ID) (event.Core, bool) {
 	c, i := r.at(at)
 	core := r.readCore(c, i)
 	if r.old(at) {
-		r.putCore(partition, core)
+		r.PutCore(partition, core)
 	}
 	return core, true
 }
 
-// readCore makes one string of all texts of the row.
-func (r *recent) readCore(c *chunk, i int) event.Core {
+// readCore reads a core row, whose texts share one string.
+func (r *Cache) readCore(c *chunk, i int) event.Core {
 	e := c.entry(i)
 	conversation, metadata := c.conversation(e.conversation)
 	all := append(r.scratch[:0], conversation...)
@@ -137,15 +146,16 @@ func (r *recent) readCore(c *chunk, i int) event.Core {
 	}
 }
 
-func (r *recent) putCore(partition int32, core event.Core) {
-	p := r.partition(partition)
+// PutCore puts the latest core row of an event, which the database has.
+func (r *Cache) PutCore(partition int32, core event.Core) {
+	p := r.rowsOf(partition)
 	if at, ok := p.cores[core.ID]; ok && !r.old(at) && r.overwrite(at, &core) {
 		return
 	}
 	c := r.fit(entryBytes + coreTextBytes(&core))
 	if c == nil {
 		delete(p.cores, core.ID)
-		p.forget(core.ID)
+		p.absent.forgotten(core.ID)
 		return
 	}
 	e := coreEntry(&core, partition)
@@ -176,9 +186,9 @@ func coreTextBytes(core *event.Core) int {
 		textBytes(core.EventName) + textBytes(core.Error) + textBytes(core.Alias)
 }
 
-// overwrite puts the row over the one that is held of the event, unless it has
-// texts that the other one has not.
-func (r *recent) overwrite(at place, core *event.Core) bool {
+// overwrite replaces the entry of the event's core row where it is, unless the new
+// row has texts that the old one does not have.
+func (r *Cache) overwrite(at place, core *event.Core) bool {
 	c, i := r.at(at)
 	held := c.entry(i)
 	e := coreEntry(core, held.partition)
@@ -207,8 +217,23 @@ func (r *recent) overwrite(at place, core *event.Core) bool {
 	return true
 }
 
-// alias returns what is held of the alias.
-func (r *recent) alias(partition int32, alias string) (event.AliasRow, bool) {
+// SetOccupancy says which minutes have rows in the database, of this partition or
+// any other. It must be called when no write of the partition is under way: what
+// the database has then, and what is put from then on, must be all rows.
+func (r *Cache) SetOccupancy(partition int32, o event.Occupancy) {
+	r.rowsOf(partition).absent = newAbsent(o)
+}
+
+// Absent reports whether the event is known to have no core row, but for one that
+// the cache holds: ask [Cache.Core] first. Before [Cache.SetOccupancy] no id is
+// known to be absent.
+func (r *Cache) Absent(partition int32, id event.ID) bool {
+	p := r.partitions[partition]
+	return p != nil && p.absent.contains(id)
+}
+
+// Alias returns the row of the alias, if the cache holds it.
+func (r *Cache) Alias(partition int32, alias string) (event.AliasRow, bool) {
 	p := r.partitions[partition]
 	if p == nil {
 		return event.AliasRow{}, false
@@ -224,13 +249,14 @@ func (r *recent) alias(partition int32, alias string) (event.AliasRow, bool) {
 	}
 	row := event.AliasRow{Alias: alias, ID: e.id, Version: e.version, Deleted: e.flags&flagDeleted != 0, Refused: e.flags&flagRefused != 0}
 	if r.old(at) {
-		r.putAlias(partition, row)
+		r.PutAlias(partition, row)
 	}
 	return row, true
 }
 
-func (r *recent) putAlias(partition int32, row event.AliasRow) {
-	p := r.partition(partition)
+// PutAlias puts the latest row of an alias, which the database has.
+func (r *Cache) PutAlias(partition int32, row event.AliasRow) {
+	p := r.rowsOf(partition)
 	hash := r.texts.hash(row.Alias)
 	delete(p.aliases, hash)
 	c := r.fit(entryBytes + textBytes(row.Alias))
@@ -249,28 +275,28 @@ func (r *recent) putAlias(partition int32, row event.AliasRow) {
 	r.grown(p)
 }
 
-func (r *recent) at(at place) (c *chunk, i int) {
+func (r *Cache) at(at place) (c *chunk, i int) {
 	return r.chunks[uint8(at>>24)-r.first], int(at & (1<<24 - 1))
 }
 
 // newest is the number of the newest chunk.
-func (r *recent) newest() uint8 { return r.first + uint8(len(r.chunks)-1) }
+func (r *Cache) newest() uint8 { return r.first + uint8(len(r.chunks)-1) }
 
-// old reports whether the entry may be forgotten soon: the maps leave room for
-// more than half of the chunks.
-func (r *recent) old(at place) bool { return r.newest()-uint8(at>>24) >= recentChunks/2 }
+// old reports whether the entry may be forgotten soon. It is not while its chunk
+// is among the newest half: the maps leave room for more chunks than that.
+func (r *Cache) old(at place) bool { return r.newest()-uint8(at>>24) >= chunksMax/2 }
 
 // append adds the entry to the chunk, which is the newest.
-func (r *recent) append(c *chunk, e *entry) place {
+func (r *Cache) append(c *chunk, e *entry) place {
 	i := c.entries
 	c.entries++
 	c.set(i, e)
 	return place(r.newest())<<24 | place(i)
 }
 
-// fit returns the newest chunk, after making sure that it has room for so many
-// bytes; nil where no chunk could have.
-func (r *recent) fit(bytes int) *chunk {
+// fit returns the newest chunk, which has room for so many bytes or is made for
+// them; nil where they fit into no chunk.
+func (r *Cache) fit(bytes int) *chunk {
 	if bytes > r.chunkBytes {
 		return nil
 	}
@@ -278,7 +304,7 @@ func (r *recent) fit(bytes int) *chunk {
 		return r.chunks[n-1]
 	}
 	var buf []byte
-	for len(r.chunks) > 0 && r.bytes()+r.chunkBytes > r.bytesMax {
+	for len(r.chunks) > 0 && r.Bytes()+r.chunkBytes > r.bytesMax {
 		buf = r.forgetOldest()
 	}
 	if buf == nil {
@@ -290,19 +316,19 @@ func (r *recent) fit(bytes int) *chunk {
 	return c
 }
 
-// grown holds the bound after a key was added to the partition.
-func (r *recent) grown(p *recentPartition) {
+// grown counts a key that was added to the partition, and keeps to the bound.
+func (r *Cache) grown(p *partitionRows) {
 	if keys := len(p.cores) + len(p.aliases); keys > p.keysMax {
 		r.keys += keys - p.keysMax
 		p.keysMax = keys
 	}
-	for len(r.chunks) > 0 && r.bytes() > r.bytesMax {
+	for len(r.chunks) > 0 && r.Bytes() > r.bytesMax {
 		r.forgetOldest()
 	}
 }
 
 // forgetOldest forgets the entries of the oldest chunk, and returns its memory.
-func (r *recent) forgetOldest() []byte {
+func (r *Cache) forgetOldest() []byte {
 	c := r.chunks[0]
 	for i := range c.entries {
 		e := c.entry(i)
@@ -318,9 +344,9 @@ func (r *recent) forgetOldest() []byte {
 	return c.buf
 }
 
-// forget forgets the entry, unless it was not the latest of its key or is of an
-// earlier assignment of the partition.
-func (r *recent) forget(p *recentPartition, c *chunk, e *entry, at place) {
+// forget removes the entry from the maps, unless they have a later entry of its key
+// or the entry is from before the last Drop of its partition.
+func (r *Cache) forget(p *partitionRows, c *chunk, e *entry, at place) {
 	if e.flags&flagAlias != 0 {
 		text, _ := c.text(e.alias)
 		if hash := r.texts.hash(string(text)); p.aliases[hash] == at {
@@ -330,19 +356,13 @@ func (r *recent) forget(p *recentPartition, c *chunk, e *entry, at place) {
 	}
 	if held, ok := p.cores[e.id]; ok && held == at {
 		delete(p.cores, e.id)
-		p.forget(e.id)
-	}
-}
-
-func (p *recentPartition) forget(id event.ID) {
-	if p.firsts != nil {
-		p.firsts.forget(id)
+		p.absent.forgotten(e.id)
 	}
 }
 
 // trim makes the maps anew where they are nearly empty, because a map never
 // shrinks. It returns by how much keysMax went down.
-func (p *recentPartition) trim() int {
+func (p *partitionRows) trim() int {
 	keys := len(p.cores) + len(p.aliases)
 	if keys > p.keysMax/4 {
 		return 0
