@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // questions is a database that works on each question until it is told to answer.
@@ -35,14 +36,14 @@ func newQuestions(t *testing.T, queriesMax, queueMax int) *questions {
 	q.harness = newHarness(t, func(c *api.Config) {
 		c.AnalyticsQueriesMax, c.AnalyticsQueueMax, c.AnalyticsWait = queriesMax, queueMax, 7*time.Second
 	})
-	q.countErrors = func(ctx context.Context) (event.ErrorCount, error) {
+	q.countErrors = func(ctx context.Context) (query.ErrorCount, error) {
 		q.count(1)
 		defer q.count(-1)
 		select {
 		case err := <-q.answer:
-			return event.ErrorCount{}, err
+			return query.ErrorCount{}, err
 		case <-ctx.Done():
-			return event.ErrorCount{}, ctx.Err()
+			return query.ErrorCount{}, ctx.Err()
 		}
 	}
 	return q
@@ -129,7 +130,7 @@ func TestQuestionsAreAdmitted(t *testing.T) {
 		}
 		var order []string
 		for _, asked := range q.asked {
-			if f, ok := asked.(event.Filter); ok {
+			if f, ok := asked.(query.Filter); ok {
 				order = append(order, f.ConversationID)
 			}
 		}

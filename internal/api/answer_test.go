@@ -20,6 +20,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // stock is a conversation of as many events, each with an input of as many
@@ -42,7 +43,7 @@ func (s *stock) id(i int) event.ID {
 	return id
 }
 
-func (s *stock) page(_ context.Context, q event.PageQuery) (event.Page, error) {
+func (s *stock) page(_ context.Context, q query.Conversation) (query.Page, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first := 0
@@ -53,10 +54,10 @@ func (s *stock) page(_ context.Context, q event.PageQuery) (event.Page, error) {
 	s.asked = append(s.asked, q.BytesMax)
 	each := s.bytes + stockBytes
 	if each > q.BytesMax {
-		return event.Page{}, &event.LargeError{Bytes: each}
+		return query.Page{}, &event.LargeError{Bytes: each}
 	}
 	last := min(first+min(q.LimitEvents, q.BytesMax/each), s.events)
-	var p event.Page
+	var p query.Page
 	for i := first; i < last; i++ {
 		p.Events = append(p.Events, s.event(i))
 		p.Bytes += each
@@ -301,7 +302,7 @@ func TestReadersUseNoMoreThanTheirShare(t *testing.T) {
 		s := &stock{events: 1000, bytes: 1 << 20}
 		h := newHarness(t, func(c *api.Config) { c.AnswerBytesMax = answersMax })
 		h.readPage = s.page
-		h.conversations = make([]event.ConversationRow, 10_000)
+		h.conversations = make([]query.ConversationRow, 10_000)
 		dial := onPipes(t, h)
 		var answered sync.WaitGroup
 		statuses := make(chan string, 300)
@@ -371,7 +372,7 @@ func TestPagesEndEarly(t *testing.T) {
 					}
 				})
 				parts := 0
-				h.readPage = func(ctx context.Context, q event.PageQuery) (event.Page, error) {
+				h.readPage = func(ctx context.Context, q query.Conversation) (query.Page, error) {
 					page, err := s.page(ctx, q)
 					if parts++; tt.part != nil {
 						tt.part(h, parts)
@@ -435,11 +436,11 @@ func TestBrokenAnswers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHarness(t, func(c *api.Config) { c.Addr = "127.0.0.1:0" })
-			h.readPage = func(ctx context.Context, q event.PageQuery) (event.Page, error) {
+			h.readPage = func(ctx context.Context, q query.Conversation) (query.Page, error) {
 				if page, err := s.page(ctx, q); q.After == nil {
 					return page, err
 				}
-				return event.Page{}, tt.fail()
+				return query.Page{}, tt.fail()
 			}
 			response, err := http.Get("http://" + listening(t, h) + "/conversations/c/events?limit=1000")
 			if err != nil {
@@ -465,12 +466,12 @@ func TestBrokenAnswers(t *testing.T) {
 		// Small parts, of which none has been sent when the third one fails.
 		small := &stock{events: 10}
 		h := newHarness(t)
-		h.readPage = func(ctx context.Context, q event.PageQuery) (event.Page, error) {
+		h.readPage = func(ctx context.Context, q query.Conversation) (query.Page, error) {
 			q.LimitEvents = 1
 			if page, err := small.page(ctx, q); small.readUpTo() < 3 {
 				return page, err
 			}
-			return event.Page{}, errors.New("gone")
+			return query.Page{}, errors.New("gone")
 		}
 		h.do(t, "GET", "/conversations/c/events", "").problem(t, http.StatusServiceUnavailable, "unavailable", "")
 	})
@@ -488,7 +489,7 @@ func TestClientsThatLeaveEndTheirQueries(t *testing.T) {
 				ended <- ctx.Err()
 				return ctx.Err()
 			}
-			h.readPage = func(ctx context.Context, _ event.PageQuery) (event.Page, error) { return event.Page{}, wait(ctx) }
+			h.readPage = func(ctx context.Context, _ query.Conversation) (query.Page, error) { return query.Page{}, wait(ctx) }
 			h.readEvent = func(ctx context.Context, _ event.Ref, _ int) (*event.Event, error) { return nil, wait(ctx) }
 			conn := dial(t, listening(t, h), "GET "+target+" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 			<-begun

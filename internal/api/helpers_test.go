@@ -20,6 +20,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 	"github.com/sluicehq/sluice/internal/record"
 )
 
@@ -49,15 +50,15 @@ type fakePorts struct {
 	dbReady   func(ctx context.Context) error
 
 	event         *event.Event
-	page          event.Page // and none after it
+	page          query.Page // and none after it
 	readEvent     func(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error)
-	readPage      func(ctx context.Context, q event.PageQuery) (event.Page, error)
-	count         event.ErrorCount
-	latency       []event.LatencyRow
-	conversations []event.ConversationRow
-	series        []event.TimeSeriesRow
+	readPage      func(ctx context.Context, q query.Conversation) (query.Page, error)
+	count         query.ErrorCount
+	latency       []query.LatencyRow
+	conversations []query.ConversationRow
+	series        []query.TimeSeriesRow
 	queryErr      error
-	countErrors   func(ctx context.Context) (event.ErrorCount, error) // answers Errors, if set
+	countErrors   func(ctx context.Context) (query.ErrorCount, error) // answers Errors, if set
 }
 
 func (f *fakePorts) Produce(ctx context.Context, writes []event.Write) []event.Ack {
@@ -158,19 +159,19 @@ func (f *fakePorts) Event(ctx context.Context, ref event.Ref, bytesMax int) (*ev
 	return f.event, f.queryErr
 }
 
-func (f *fakePorts) Conversation(ctx context.Context, q event.PageQuery) (event.Page, error) {
+func (f *fakePorts) Conversation(ctx context.Context, q query.Conversation) (query.Page, error) {
 	if f.readPage != nil {
 		return f.readPage(ctx, q)
 	}
 	q.BytesMax = 0 // depends on what others read
 	f.ask(q)
 	if f.page.Next != nil && q.After != nil && *q.After == *f.page.Next {
-		return event.Page{}, f.queryErr
+		return query.Page{}, f.queryErr
 	}
 	return f.page, f.queryErr
 }
 
-func (f *fakePorts) Errors(ctx context.Context, q event.Filter) (event.ErrorCount, error) {
+func (f *fakePorts) Errors(ctx context.Context, q query.Filter) (query.ErrorCount, error) {
 	f.ask(q)
 	if f.countErrors != nil {
 		return f.countErrors(ctx)
@@ -178,17 +179,17 @@ func (f *fakePorts) Errors(ctx context.Context, q event.Filter) (event.ErrorCoun
 	return f.count, f.queryErr
 }
 
-func (f *fakePorts) Latency(_ context.Context, q event.LatencyQuery) ([]event.LatencyRow, error) {
+func (f *fakePorts) Latency(_ context.Context, q query.Latency) ([]query.LatencyRow, error) {
 	f.ask(q)
 	return f.latency, f.queryErr
 }
 
-func (f *fakePorts) Conversations(_ context.Context, q event.ConversationsQuery) ([]event.ConversationRow, error) {
+func (f *fakePorts) Conversations(_ context.Context, q query.Conversations) ([]query.ConversationRow, error) {
 	f.ask(q)
 	return f.conversations, f.queryErr
 }
 
-func (f *fakePorts) TimeSeries(_ context.Context, q event.TimeSeriesQuery) ([]event.TimeSeriesRow, error) {
+func (f *fakePorts) TimeSeries(_ context.Context, q query.TimeSeries) ([]query.TimeSeriesRow, error) {
 	f.ask(q)
 	return f.series, f.queryErr
 }

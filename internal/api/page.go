@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // sendPage sends a page of a conversation in parts: each is read from the
@@ -13,7 +14,7 @@ import (
 // reader holds one part. Each part is the truth at its own time, as each page
 // is. A page ends early, with a cursor, where it has taken too long or would
 // take too much, or where there is no memory for its next part.
-func (s *Server) sendPage(x *exchange, q event.PageQuery) error {
+func (s *Server) sendPage(x *exchange, q query.Conversation) error {
 	begun := time.Now()
 	left := q.LimitEvents
 	pace := s.firstPace(left)
@@ -55,7 +56,7 @@ func (s *Server) sendPage(x *exchange, q event.PageQuery) error {
 
 // readPart reads the next part of a page. A few parts are read at once, so that
 // those that wait for the database hold nothing, and leave it time for others.
-func (s *Server) readPart(x *exchange, q event.PageQuery, p pace) (page event.Page, err error) {
+func (s *Server) readPart(x *exchange, q query.Conversation, p pace) (page query.Page, err error) {
 	timer := time.NewTimer(s.cfg.AnswerWait)
 	defer timer.Stop()
 	select {
@@ -101,7 +102,7 @@ func (s *Server) firstPace(events int) pace {
 
 // nextPace follows the reader: a part should take it partTime. took is how long
 // the part before took, and left how many events are left.
-func (s *Server) nextPace(p pace, took time.Duration, page event.Page, left int) pace {
+func (s *Server) nextPace(p pace, took time.Duration, page query.Page, left int) pace {
 	switch {
 	case took < partTime/2 && s.budget[forEvents].plenty():
 		p.bytes = min(2*p.bytes, pageBytesMost)

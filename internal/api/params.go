@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // timestampMaxMillis is the end of the year 9999.
@@ -203,8 +204,8 @@ func (p *params) quantiles(most int) (levels []float64, names []string) {
 }
 
 // filter takes what narrows every analytics query.
-func (p *params) filter(now time.Time, metadataMax int) event.Filter {
-	f := event.Filter{
+func (p *params) filter(now time.Time, metadataMax int) query.Filter {
+	f := query.Filter{
 		SinceMicros:    p.moment("since", now.Add(-defaultSince).UnixMicro(), now),
 		UntilMicros:    p.moment("until", now.UnixMicro(), now),
 		ConversationID: p.text("conversation_id", event.ConversationIDBytesMax),
@@ -230,7 +231,7 @@ func (p *params) filter(now time.Time, metadataMax int) event.Filter {
 			// ClickHouse would look for the member that is named by what comes before it.
 			p.fail(event.CodeInvalidValue, name, "names a member with U+0000 in its name, which no filter finds")
 		}
-		f.Metadata = append(f.Metadata, event.MetadataFilter{Key: key, Value: value})
+		f.Metadata = append(f.Metadata, query.MetadataFilter{Key: key, Value: value})
 	}
 	if len(f.Metadata) > metadataMax {
 		p.fail(event.CodeTooLarge, "metadata", "has more than %d filters", metadataMax)

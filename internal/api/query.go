@@ -17,6 +17,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 const (
@@ -68,7 +69,7 @@ func (s *Server) listConversation(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	q := event.PageQuery{ConversationID: p.id()}
+	q := query.Conversation{ConversationID: p.id()}
 	switch {
 	case len(q.ConversationID) > event.ConversationIDBytesMax:
 		p.fail(event.CodeTooLarge, "conversation_id", "is longer than %d bytes", event.ConversationIDBytesMax)
@@ -115,10 +116,10 @@ func cursorCheck(id event.ID, conversationID string) []byte {
 }
 
 // analysis reads what all analytics have in common.
-func (s *Server) analysis(x *exchange) (*params, event.Filter, []event.Receipt, error) {
+func (s *Server) analysis(x *exchange) (*params, query.Filter, []event.Receipt, error) {
 	p, err := newParams(x.r)
 	if err != nil {
-		return nil, event.Filter{}, nil, err
+		return nil, query.Filter{}, nil, err
 	}
 	return p, p.filter(s.cfg.Now(), s.cfg.MetadataFiltersMax), s.after(p), nil
 }
@@ -190,7 +191,7 @@ func (s *Server) analyseErrors(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	var count event.ErrorCount
+	var count query.ErrorCount
 	return s.ask(x, p, after, question{
 		rowsMax: 1, rowBytes: rowBytesMin,
 		ask: func(ctx context.Context) (rows int, err error) {
@@ -217,12 +218,12 @@ func (s *Server) analyseLatency(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	q := event.LatencyQuery{Filter: f}
+	q := query.Latency{Filter: f}
 	var names []string
 	q.Quantiles, names = p.quantiles(s.cfg.QuantilesMax)
 	q.LimitRows = p.count("limit", defaultRows, s.cfg.RowsMax)
 	q.ByConversation, q.ByEventName = p.groups()
-	var rows []event.LatencyRow
+	var rows []query.LatencyRow
 	return s.ask(x, p, after, question{
 		rowsMax:  q.LimitRows,
 		rowBytes: rowBytesMin + event.ConversationIDBytesMax + event.EventNameBytesMax + 8*len(names),
@@ -270,14 +271,14 @@ func (s *Server) analyseConversations(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	orders := [...]event.Order{event.OrderByErrorRate, event.OrderByErrors, event.OrderByEvents}
-	q := event.ConversationsQuery{
+	orders := [...]query.Order{query.OrderByErrorRate, query.OrderByErrors, query.OrderByEvents}
+	q := query.Conversations{
 		Filter:    f,
 		OrderBy:   orders[p.choice("order_by", "error_rate", "errors", "events")],
 		EventsMin: uint64(p.count("min_events", 1, math.MaxInt)),
 		LimitRows: p.count("limit", defaultRows, s.cfg.RowsMax),
 	}
-	var rows []event.ConversationRow
+	var rows []query.ConversationRow
 	return s.ask(x, p, after, question{
 		rowsMax: q.LimitRows, rowBytes: rowBytesMin + event.ConversationIDBytesMax,
 		ask: func(ctx context.Context) (int, error) {
@@ -303,7 +304,7 @@ func (s *Server) analyseTimeSeries(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	q := event.TimeSeriesQuery{Filter: f, IntervalMicros: p.span("interval", defaultInterval).Microseconds()}
+	q := query.TimeSeries{Filter: f, IntervalMicros: p.span("interval", defaultInterval).Microseconds()}
 	var names []string
 	q.Quantiles, names = p.quantiles(s.cfg.QuantilesMax)
 	// The first bucket begins at a multiple of the interval, so before since.
@@ -311,7 +312,7 @@ func (s *Server) analyseTimeSeries(x *exchange) error {
 	if buckets > int64(s.cfg.BucketsMax) {
 		p.fail(event.CodeInvalidValue, "interval", "makes more than %d buckets of the time asked for", s.cfg.BucketsMax)
 	}
-	var rows []event.TimeSeriesRow
+	var rows []query.TimeSeriesRow
 	return s.ask(x, p, after, question{
 		rowsMax: int(buckets), rowBytes: rowBytesMin + 8*len(names),
 		ask: func(ctx context.Context) (int, error) {
@@ -397,7 +398,7 @@ func appendGroup(b []byte, value string, grouped bool) []byte {
 	return appendString(b, value)
 }
 
-func appendCount(b []byte, c event.ErrorCount) []byte {
+func appendCount(b []byte, c query.ErrorCount) []byte {
 	b = append(b, `"events":`...)
 	b = strconv.AppendUint(b, c.Events, 10)
 	b = append(b, `,"errors":`...)

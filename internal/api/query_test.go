@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 func stored() *event.Event {
@@ -68,22 +69,22 @@ func TestListConversation(t *testing.T) {
 	h := newHarness(t)
 	a := h.do(t, "GET", "/conversations/c%2F1/events", "")
 	a.expect(t, 200, `{"events":[],"next_cursor":null}`)
-	if diff := cmp.Diff(event.PageQuery{ConversationID: "c/1", LimitEvents: 100}, h.last(t)); diff != "" {
+	if diff := cmp.Diff(query.Conversation{ConversationID: "c/1", LimitEvents: 100}, h.last(t)); diff != "" {
 		t.Error(diff)
 	}
 	for _, id := range []string{"/", "//", ".", "..", "%2F"} {
 		target := "/conversations/" + strings.NewReplacer("%", "%25", "/", "%2f", ".", "%2E").Replace(id) + "/events"
 		serve(h, request("GET", target, "")).expect(t, 200, `{"events":[],"next_cursor":null}`)
-		if diff := cmp.Diff(event.PageQuery{ConversationID: id, LimitEvents: 100}, h.last(t)); diff != "" {
+		if diff := cmp.Diff(query.Conversation{ConversationID: id, LimitEvents: 100}, h.last(t)); diff != "" {
 			t.Errorf("%s: %s", target, diff)
 		}
 		h.do(t, "GET", "/conversation/events?limit=7&id="+url.QueryEscape(id), "").expect(t, 200, "")
-		if diff := cmp.Diff(event.PageQuery{ConversationID: id, LimitEvents: 7}, h.last(t)); diff != "" {
+		if diff := cmp.Diff(query.Conversation{ConversationID: id, LimitEvents: 7}, h.last(t)); diff != "" {
 			t.Errorf("%s as a parameter: %s", id, diff)
 		}
 	}
 	next := event.NewID(now.UnixMicro(), "c/1")
-	h.page = event.Page{Events: []event.Event{*stored(), *stored()}, Next: &next}
+	h.page = query.Page{Events: []event.Event{*stored(), *stored()}, Next: &next}
 	a = h.do(t, "GET", "/conversations/c%2F1/events?limit=2&embeddings=true", "")
 	a.expect(t, 200, "")
 	if n := strings.Count(a.body, `"input_embeddings":[0.5,-1]`); n != 2 {
@@ -98,7 +99,7 @@ func TestListConversation(t *testing.T) {
 	if strings.Contains(a.body, "embeddings") {
 		t.Errorf("embeddings in %s", a.body)
 	}
-	if diff := cmp.Diff(event.PageQuery{ConversationID: "c/1", LimitEvents: 100, After: &next}, h.last(t)); diff != "" {
+	if diff := cmp.Diff(query.Conversation{ConversationID: "c/1", LimitEvents: 100, After: &next}, h.last(t)); diff != "" {
 		t.Error(diff)
 	}
 	changed := base64.RawURLEncoding.EncodeToString(append(next[:], "12345678"...))
@@ -140,27 +141,27 @@ func micros(t time.Time) int64 { return t.UnixMicro() }
 func TestFilters(t *testing.T) {
 	for _, tt := range []struct {
 		query string
-		want  event.Filter
+		want  query.Filter
 	}{
-		{"", event.Filter{SinceMicros: micros(now.Add(-week)), UntilMicros: micros(now)}},
-		{"since=30m", event.Filter{SinceMicros: micros(now.Add(-30 * time.Minute)), UntilMicros: micros(now)}},
-		{"since=24h&until=90s", event.Filter{SinceMicros: micros(now.Add(-24 * time.Hour)), UntilMicros: micros(now.Add(-90 * time.Second))}},
-		{"since=2d", event.Filter{SinceMicros: micros(now.Add(-48 * time.Hour)), UntilMicros: micros(now)}},
-		{"since=100000d", event.Filter{SinceMicros: 0, UntilMicros: micros(now)}},
-		{"since=1700000000000&until=1700000000001", event.Filter{SinceMicros: 1700000000000000, UntilMicros: 1700000000001000}},
-		{"since=2026-05-01T00:00:00.000001Z", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 1000, time.UTC)), UntilMicros: micros(now)}},
-		{"since=2026-05-01T02:00:00%2B02:00", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)), UntilMicros: micros(now)}},
-		{"since=2026-05-01T02:00:00+02:00", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)), UntilMicros: micros(now)}},
-		{"since=2026-05-01t02:00:00.5z", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 2, 0, 0, 500_000_000, time.UTC)), UntilMicros: micros(now)}},
-		{"since=2026-05-01t02:00:00.1234567-01:30", event.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 3, 30, 0, 123_456_000, time.UTC)), UntilMicros: micros(now)}},
-		{"since=0", event.Filter{SinceMicros: 0, UntilMicros: micros(now)}},
-		{"since=86400000", event.Filter{SinceMicros: 86400e6, UntilMicros: micros(now)}},
-		{"until=2027-01-01T00:00:00Z", event.Filter{SinceMicros: micros(now.Add(-week)), UntilMicros: micros(time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC))}},
+		{"", query.Filter{SinceMicros: micros(now.Add(-week)), UntilMicros: micros(now)}},
+		{"since=30m", query.Filter{SinceMicros: micros(now.Add(-30 * time.Minute)), UntilMicros: micros(now)}},
+		{"since=24h&until=90s", query.Filter{SinceMicros: micros(now.Add(-24 * time.Hour)), UntilMicros: micros(now.Add(-90 * time.Second))}},
+		{"since=2d", query.Filter{SinceMicros: micros(now.Add(-48 * time.Hour)), UntilMicros: micros(now)}},
+		{"since=100000d", query.Filter{SinceMicros: 0, UntilMicros: micros(now)}},
+		{"since=1700000000000&until=1700000000001", query.Filter{SinceMicros: 1700000000000000, UntilMicros: 1700000000001000}},
+		{"since=2026-05-01T00:00:00.000001Z", query.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 1000, time.UTC)), UntilMicros: micros(now)}},
+		{"since=2026-05-01T02:00:00%2B02:00", query.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)), UntilMicros: micros(now)}},
+		{"since=2026-05-01T02:00:00+02:00", query.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)), UntilMicros: micros(now)}},
+		{"since=2026-05-01t02:00:00.5z", query.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 2, 0, 0, 500_000_000, time.UTC)), UntilMicros: micros(now)}},
+		{"since=2026-05-01t02:00:00.1234567-01:30", query.Filter{SinceMicros: micros(time.Date(2026, 5, 1, 3, 30, 0, 123_456_000, time.UTC)), UntilMicros: micros(now)}},
+		{"since=0", query.Filter{SinceMicros: 0, UntilMicros: micros(now)}},
+		{"since=86400000", query.Filter{SinceMicros: 86400e6, UntilMicros: micros(now)}},
+		{"until=2027-01-01T00:00:00Z", query.Filter{SinceMicros: micros(now.Add(-week)), UntilMicros: micros(time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC))}},
 		{
 			"conversation_id=c%201&event_name=event_x&metadata.b=2&metadata.a.b=&metadata.a=%27",
-			event.Filter{
+			query.Filter{
 				SinceMicros: micros(now.Add(-week)), UntilMicros: micros(now), ConversationID: "c 1", EventName: "event_x",
-				Metadata: []event.MetadataFilter{{Key: "a", Value: "'"}, {Key: "a.b", Value: ""}, {Key: "b", Value: "2"}},
+				Metadata: []query.MetadataFilter{{Key: "a", Value: "'"}, {Key: "a.b", Value: ""}, {Key: "b", Value: "2"}},
 			},
 		},
 	} {
@@ -171,12 +172,12 @@ func TestFilters(t *testing.T) {
 				t.Error(diff)
 			}
 			h.do(t, "GET", "/analytics/latency?"+tt.query, "").expect(t, 200, "")
-			latency := event.LatencyQuery{Filter: tt.want, Quantiles: []float64{0.95}, ByConversation: true, ByEventName: true, LimitRows: 100}
+			latency := query.Latency{Filter: tt.want, Quantiles: []float64{0.95}, ByConversation: true, ByEventName: true, LimitRows: 100}
 			if diff := cmp.Diff(latency, h.last(t)); diff != "" {
 				t.Error(diff)
 			}
 			h.do(t, "GET", "/analytics/conversations?"+tt.query, "").expect(t, 200, "")
-			if diff := cmp.Diff(event.ConversationsQuery{Filter: tt.want, EventsMin: 1, LimitRows: 100}, h.last(t)); diff != "" {
+			if diff := cmp.Diff(query.Conversations{Filter: tt.want, EventsMin: 1, LimitRows: 100}, h.last(t)); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -274,58 +275,58 @@ func TestRefusedQueries(t *testing.T) {
 
 func TestAnalyticsAnswers(t *testing.T) {
 	h := newHarness(t)
-	h.count = event.ErrorCount{Events: 8, Errors: 1}
+	h.count = query.ErrorCount{Events: 8, Errors: 1}
 	h.do(t, "GET", "/analytics/errors?event_name=event_a&since=1h", "").expect(t, 200,
 		`{"event_name":"event_a","events":8,"errors":1,"error_rate":0.125,"since":"2026-06-01T11:00:00Z","until":"2026-06-01T12:00:00Z"}`)
-	h.count = event.ErrorCount{}
+	h.count = query.ErrorCount{}
 	h.do(t, "GET", "/analytics/errors?since=1h", "").expect(t, 200,
 		`{"event_name":null,"events":0,"errors":0,"error_rate":0,"since":"2026-06-01T11:00:00Z","until":"2026-06-01T12:00:00Z"}`)
 
 	h.do(t, "GET", "/analytics/latency", "").expect(t, 200, `{"rows":[]}`)
-	h.latency = []event.LatencyRow{
+	h.latency = []query.LatencyRow{
 		{ConversationID: "c\"1", EventName: "event_a", Events: 2, Quantiles: []float64{1500.25, 1e21}},
 		{ConversationID: "c2", EventName: "event_b", Events: 1, Quantiles: []float64{0, math.NaN()}},
 	}
 	h.do(t, "GET", "/analytics/latency?q=0.990&q=1e-3&limit=7", "").expect(t, 200,
 		`{"rows":[{"conversation_id":"c\"1","event_name":"event_a","events":2,"quantiles":{"0.99":1500.25,"0.001":1e+21}},`+
 			`{"conversation_id":"c2","event_name":"event_b","events":1,"quantiles":{"0.99":0,"0.001":null}}]}`)
-	if q := h.last(t).(event.LatencyQuery); !cmp.Equal(q.Quantiles, []float64{0.99, 0.001}) || q.LimitRows != 7 {
+	if q := h.last(t).(query.Latency); !cmp.Equal(q.Quantiles, []float64{0.99, 0.001}) || q.LimitRows != 7 {
 		t.Errorf("asked %+v", q)
 	}
-	h.latency = []event.LatencyRow{{ConversationID: "c1", Events: 2, Quantiles: []float64{1}}}
+	h.latency = []query.LatencyRow{{ConversationID: "c1", Events: 2, Quantiles: []float64{1}}}
 	h.do(t, "GET", "/analytics/latency?group_by=conversation", "").expect(t, 200,
 		`{"rows":[{"conversation_id":"c1","event_name":null,"events":2,"quantiles":{"0.95":1}}]}`)
-	if q := h.last(t).(event.LatencyQuery); !q.ByConversation || q.ByEventName {
+	if q := h.last(t).(query.Latency); !q.ByConversation || q.ByEventName {
 		t.Errorf("asked %+v", q)
 	}
-	h.latency = []event.LatencyRow{{EventName: "event_a", Events: 2, Quantiles: []float64{1}}}
+	h.latency = []query.LatencyRow{{EventName: "event_a", Events: 2, Quantiles: []float64{1}}}
 	h.do(t, "GET", "/analytics/latency?group_by=event_name", "").expect(t, 200,
 		`{"rows":[{"conversation_id":null,"event_name":"event_a","events":2,"quantiles":{"0.95":1}}]}`)
 	h.do(t, "GET", "/analytics/latency?group_by=event_name,conversation", "").expect(t, 200, "")
-	if q := h.last(t).(event.LatencyQuery); !q.ByConversation || !q.ByEventName {
+	if q := h.last(t).(query.Latency); !q.ByConversation || !q.ByEventName {
 		t.Errorf("asked %+v", q)
 	}
 
-	h.conversations = []event.ConversationRow{
-		{ConversationID: "c1", ErrorCount: event.ErrorCount{Events: 3, Errors: 1}, FirstMicros: 1, LastMicros: micros(now)},
-		{ConversationID: "c2", ErrorCount: event.ErrorCount{Events: 1}},
+	h.conversations = []query.ConversationRow{
+		{ConversationID: "c1", ErrorCount: query.ErrorCount{Events: 3, Errors: 1}, FirstMicros: 1, LastMicros: micros(now)},
+		{ConversationID: "c2", ErrorCount: query.ErrorCount{Events: 1}},
 	}
 	h.do(t, "GET", "/analytics/conversations?order_by=errors&min_events=2&limit=10000", "").expect(t, 200,
 		`{"rows":[{"conversation_id":"c1","events":3,"errors":1,"error_rate":0.3333333333333333,"first":"1970-01-01T00:00:00.000001Z","last":"2026-06-01T12:00:00Z"},`+
 			`{"conversation_id":"c2","events":1,"errors":0,"error_rate":0,"first":"1970-01-01T00:00:00Z","last":"1970-01-01T00:00:00Z"}]}`)
-	if q := h.last(t).(event.ConversationsQuery); q.OrderBy != event.OrderByErrors || q.EventsMin != 2 || q.LimitRows != 10000 {
+	if q := h.last(t).(query.Conversations); q.OrderBy != query.OrderByErrors || q.EventsMin != 2 || q.LimitRows != 10000 {
 		t.Errorf("asked %+v", q)
 	}
 	h.do(t, "GET", "/analytics/conversations?order_by=events", "").expect(t, 200, "")
-	if q := h.last(t).(event.ConversationsQuery); q.OrderBy != event.OrderByEvents {
+	if q := h.last(t).(query.Conversations); q.OrderBy != query.OrderByEvents {
 		t.Errorf("asked %+v", q)
 	}
 
-	h.series = []event.TimeSeriesRow{{Micros: micros(now), ErrorCount: event.ErrorCount{Events: 2, Errors: 2}, Quantiles: []float64{math.NaN(), 4}}}
+	h.series = []query.TimeSeriesRow{{Micros: micros(now), ErrorCount: query.ErrorCount{Events: 2, Errors: 2}, Quantiles: []float64{math.NaN(), 4}}}
 	h.do(t, "GET", "/analytics/timeseries?interval=5m&q=0.5&q=0.9&since=1d&event_name=event_a", "").expect(t, 200,
 		`{"rows":[{"time":"2026-06-01T12:00:00Z","events":2,"errors":2,"error_rate":1,"quantiles":{"0.5":null,"0.9":4}}]}`)
-	want := event.TimeSeriesQuery{
-		Filter:         event.Filter{SinceMicros: micros(now.Add(-24 * time.Hour)), UntilMicros: micros(now), EventName: "event_a"},
+	want := query.TimeSeries{
+		Filter:         query.Filter{SinceMicros: micros(now.Add(-24 * time.Hour)), UntilMicros: micros(now), EventName: "event_a"},
 		IntervalMicros: 300_000_000, Quantiles: []float64{0.5, 0.9},
 	}
 	if diff := cmp.Diff(want, h.last(t)); diff != "" {
@@ -445,7 +446,7 @@ func TestCursorsOfAllConversations(t *testing.T) {
 	for _, conversation := range []string{"c", "\u00e9", strings.Repeat("x", 256), "a/b?c#d%", " "} {
 		h := newHarness(t)
 		next := event.NewID(now.UnixMicro(), conversation).AsInternal()
-		h.page = event.Page{Events: []event.Event{*stored()}, Next: &next}
+		h.page = query.Page{Events: []event.Event{*stored()}, Next: &next}
 		path := "/conversations/" + url.PathEscape(conversation) + "/events"
 		a := h.do(t, "GET", path+"?limit=1", "")
 		var got struct {
@@ -453,7 +454,7 @@ func TestCursorsOfAllConversations(t *testing.T) {
 		}
 		decode(t, a.body, &got)
 		h.do(t, "GET", path+"?cursor="+got.NextCursor, "").expect(t, 200, "")
-		if q := h.last(t).(event.PageQuery); q.After == nil || *q.After != next || q.ConversationID != conversation {
+		if q := h.last(t).(query.Conversation); q.After == nil || *q.After != next || q.ConversationID != conversation {
 			t.Errorf("%q: asked %+v", conversation, q)
 		}
 	}

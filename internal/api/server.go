@@ -21,6 +21,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // Log takes writes.
@@ -57,17 +58,17 @@ type Events interface {
 	Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error)
 	// Conversation returns a page of a conversation's events. A page ends early
 	// at q.BytesMax; a first event that takes more is a [*event.LargeError].
-	Conversation(ctx context.Context, q event.PageQuery) (event.Page, error)
+	Conversation(ctx context.Context, q query.Conversation) (query.Page, error)
 	// Ready reports why the database cannot be read.
 	Ready(ctx context.Context) error
 }
 
 // Analytics answers the questions about many events.
 type Analytics interface {
-	Errors(ctx context.Context, f event.Filter) (event.ErrorCount, error)
-	Latency(ctx context.Context, q event.LatencyQuery) ([]event.LatencyRow, error)
-	Conversations(ctx context.Context, q event.ConversationsQuery) ([]event.ConversationRow, error)
-	TimeSeries(ctx context.Context, q event.TimeSeriesQuery) ([]event.TimeSeriesRow, error)
+	Errors(ctx context.Context, f query.Filter) (query.ErrorCount, error)
+	Latency(ctx context.Context, q query.Latency) ([]query.LatencyRow, error)
+	Conversations(ctx context.Context, q query.Conversations) ([]query.ConversationRow, error)
+	TimeSeries(ctx context.Context, q query.TimeSeries) ([]query.TimeSeriesRow, error)
 }
 
 // Ports are what the server works with. All are required, and must be safe for

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // benchID is the id of the i-th of a set of events in conversations of twenty, over 60 days.
@@ -129,7 +130,7 @@ func BenchmarkEvent(b *testing.B) {
 		},
 		"page": func(i int) error {
 			_, conversation := benchID(i)
-			page, err := store.Conversation(b.Context(), event.PageQuery{ConversationID: conversation, LimitEvents: 100})
+			page, err := store.Conversation(b.Context(), query.Conversation{ConversationID: conversation, LimitEvents: 100})
 			if err == nil && len(page.Events) != 20 {
 				err = fmt.Errorf("%d events", len(page.Events))
 			}

@@ -21,6 +21,7 @@ import (
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // eventTables are those that have rows of events.
@@ -130,39 +131,39 @@ func answers(t *testing.T, store *clickhouse.Store, w *world, conversations []st
 	for i, name := range conversations {
 		if i%20 == 0 {
 			for after, page := (*event.ID)(nil), 0; page == 0 || after != nil; page++ {
-				p, err := store.Conversation(ctx, event.PageQuery{ConversationID: name, After: after, LimitEvents: 3, WithEmbeddings: true})
+				p, err := store.Conversation(ctx, query.Conversation{ConversationID: name, After: after, LimitEvents: 3, WithEmbeddings: true})
 				p.Bytes = 0 // unmerged versions count
 				put(fmt.Sprint("page ", page, " of ", name), p, err)
 				after = p.Next
 			}
 			// Of events that need to be measured first.
-			_, err := store.Conversation(ctx, event.PageQuery{ConversationID: name, LimitEvents: 10, WithEmbeddings: true, BytesMax: 1})
+			_, err := store.Conversation(ctx, query.Conversation{ConversationID: name, LimitEvents: 10, WithEmbeddings: true, BytesMax: 1})
 			var large *event.LargeError
 			put("size of the first event of "+name, errors.As(err, &large), nil)
-			p, err := store.Conversation(ctx, event.PageQuery{ConversationID: name, LimitEvents: 10, WithEmbeddings: true, BytesMax: 4000})
+			p, err := store.Conversation(ctx, query.Conversation{ConversationID: name, LimitEvents: 10, WithEmbeddings: true, BytesMax: 4000})
 			p.Bytes = 0
 			put("short page of "+name, p, err)
 		}
 	}
-	whole := event.Filter{SinceMicros: at(t, "2026-01-01T00:00:00Z"), UntilMicros: at(t, "2026-12-01T00:00:00Z")}
+	whole := query.Filter{SinceMicros: at(t, "2026-01-01T00:00:00Z"), UntilMicros: at(t, "2026-12-01T00:00:00Z")}
 	day, one, named := whole, whole, whole
 	day.SinceMicros, day.UntilMicros = at(t, "2026-02-10T00:00:00Z"), at(t, "2026-02-12T00:00:00Z")
 	one.ConversationID = conversations[len(conversations)-1]
-	named.EventName, named.Metadata = "event_b", []event.MetadataFilter{{Key: "plan", Value: "pro"}}
-	for name, filter := range map[string]event.Filter{"all": whole, "days": day, "one conversation": one, "some": named} {
+	named.EventName, named.Metadata = "event_b", []query.MetadataFilter{{Key: "plan", Value: "pro"}}
+	for name, filter := range map[string]query.Filter{"all": whole, "days": day, "one conversation": one, "some": named} {
 		count, err := store.Errors(ctx, filter)
 		put("errors of "+name, count, err)
-		series, err := store.TimeSeries(ctx, event.TimeSeriesQuery{Filter: filter, IntervalMicros: 3_600_000_000, Quantiles: []float64{0.5, 0.95}})
+		series, err := store.TimeSeries(ctx, query.TimeSeries{Filter: filter, IntervalMicros: 3_600_000_000, Quantiles: []float64{0.5, 0.95}})
 		put("series of "+name, series, err)
 		for _, by := range []struct{ conversation, name bool }{{}, {true, false}, {false, true}, {true, true}} {
 			for _, limit := range []int{5, 1000} {
-				latency, err := store.Latency(ctx, event.LatencyQuery{Filter: filter, Quantiles: []float64{0.95, 0.5}, ByConversation: by.conversation, ByEventName: by.name, LimitRows: limit})
+				latency, err := store.Latency(ctx, query.Latency{Filter: filter, Quantiles: []float64{0.95, 0.5}, ByConversation: by.conversation, ByEventName: by.name, LimitRows: limit})
 				put(fmt.Sprint("latency of ", name, by, limit), latency, err)
 			}
 		}
-		for _, order := range []event.Order{event.OrderByErrorRate, event.OrderByErrors, event.OrderByEvents} {
+		for _, order := range []query.Order{query.OrderByErrorRate, query.OrderByErrors, query.OrderByEvents} {
 			for _, limit := range []int{5, 1000} {
-				top, err := store.Conversations(ctx, event.ConversationsQuery{Filter: filter, OrderBy: order, EventsMin: 2, LimitRows: limit})
+				top, err := store.Conversations(ctx, query.Conversations{Filter: filter, OrderBy: order, EventsMin: 2, LimitRows: limit})
 				put(fmt.Sprint("conversations of ", name, order, limit), top, err)
 			}
 		}
@@ -359,7 +360,7 @@ func TestClusterShardDown(t *testing.T) {
 	rowsHere, rowsThere := oneCore(t, here), oneCore(t, there)
 	insert(t, store, rowsHere)
 	insert(t, store, rowsThere)
-	whole := event.Filter{SinceMicros: at(t, "2026-01-01T00:00:00Z"), UntilMicros: at(t, "2026-12-01T00:00:00Z")}
+	whole := query.Filter{SinceMicros: at(t, "2026-01-01T00:00:00Z"), UntilMicros: at(t, "2026-12-01T00:00:00Z")}
 	ask := map[string]func(ctx context.Context) error{
 		"ready": store.Ready,
 		"an insert": func(ctx context.Context) error {
@@ -382,7 +383,7 @@ func TestClusterShardDown(t *testing.T) {
 			return err
 		},
 		"a conversation": func(ctx context.Context) error {
-			_, err := store.Conversation(ctx, event.PageQuery{ConversationID: there, LimitEvents: 10})
+			_, err := store.Conversation(ctx, query.Conversation{ConversationID: there, LimitEvents: 10})
 			return err
 		},
 		"errors": func(ctx context.Context) error {
@@ -390,7 +391,7 @@ func TestClusterShardDown(t *testing.T) {
 			return err
 		},
 		"conversations": func(ctx context.Context) error {
-			_, err := store.Conversations(ctx, event.ConversationsQuery{Filter: whole, LimitRows: 10})
+			_, err := store.Conversations(ctx, query.Conversations{Filter: whole, LimitRows: 10})
 			return err
 		},
 		"parts": func(ctx context.Context) error {
@@ -410,7 +411,7 @@ func TestClusterShardDown(t *testing.T) {
 		}
 	}
 	// What is on the other shard alone is not concerned.
-	page, err := store.Conversation(t.Context(), event.PageQuery{ConversationID: here, LimitEvents: 10, WithEmbeddings: true})
+	page, err := store.Conversation(t.Context(), query.Conversation{ConversationID: here, LimitEvents: 10, WithEmbeddings: true})
 	if err != nil || len(page.Events) != 1 {
 		t.Errorf("a conversation of the shard that is up: %d events, %v", len(page.Events), err)
 	}
@@ -491,7 +492,7 @@ func TestClusterRetention(t *testing.T) {
 			if h.Retained != step.changed {
 				t.Errorf("retention of %s on host %d: changed is %t, want %t", step.keep, i, h.Retained, step.changed)
 			}
-			got, err := stores[i].Errors(t.Context(), event.Filter{UntilMicros: now.Add(time.Hour).UnixMicro()})
+			got, err := stores[i].Errors(t.Context(), query.Filter{UntilMicros: now.Add(time.Hour).UnixMicro()})
 			if err != nil || got.Events != step.visible {
 				t.Errorf("retention of %s: host %d shows %d events, want %d: %v", step.keep, i, got.Events, step.visible, err)
 			}
@@ -507,7 +508,7 @@ func TestClusterRetention(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, store := range stores {
-		got, err := store.Errors(t.Context(), event.Filter{UntilMicros: now.Add(time.Hour).UnixMicro()})
+		got, err := store.Errors(t.Context(), query.Filter{UntilMicros: now.Add(time.Hour).UnixMicro()})
 		if err != nil || got.Events != 2 {
 			t.Errorf("after a migration host %d, %+v, shows %d events, want 2: %v", i, hosts[i], got.Events, err)
 		}

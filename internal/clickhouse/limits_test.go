@@ -10,6 +10,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // fillCores writes n core rows, each of a conversation of its own.
@@ -21,7 +22,7 @@ func fillCores(t *testing.T, query func(sql string) string, database string, n s
 		FROM numbers(` + n + `)`)
 }
 
-var wholeMonth = event.Filter{SinceMicros: 1_772_323_200_000_000, UntilMicros: 1_775_001_600_000_000} // March 2026
+var wholeMonth = query.Filter{SinceMicros: 1_772_323_200_000_000, UntilMicros: 1_775_001_600_000_000} // March 2026
 
 // What a query needs too much of is told apart from what the server lacks for
 // others, and from a server that does not answer.
@@ -29,10 +30,10 @@ func TestLimitsOfQueries(t *testing.T) {
 	direct, server, database := migrated(t)
 	fillCores(t, func(sql string) string { return server.Query(t, sql) }, database, "300000")
 	dear := func(ctx context.Context, cfg clickhouse.Config) error {
-		_, err := open(t, cfg).Conversations(ctx, event.ConversationsQuery{Filter: wholeMonth, LimitRows: 10})
+		_, err := open(t, cfg).Conversations(ctx, query.Conversations{Filter: wholeMonth, LimitRows: 10})
 		return err
 	}
-	if _, err := direct.Conversations(t.Context(), event.ConversationsQuery{Filter: wholeMonth, LimitRows: 10}); err != nil {
+	if _, err := direct.Conversations(t.Context(), query.Conversations{Filter: wholeMonth, LimitRows: 10}); err != nil {
 		t.Fatalf("without limits: %v", err)
 	}
 	check := func(t *testing.T, err error, tooLarge, timeout bool) {
@@ -82,7 +83,7 @@ func TestCancelledQueriesEnd(t *testing.T) {
 	server.Query(t, `INSERT INTO `+database+`.events (timestamp, id, version)
 		SELECT toDateTime64('2010-01-01 00:00:00', 6, 'UTC') + toIntervalMonth(number % 99), generateUUIDv4(), 1 FROM numbers(2475)`)
 	server.Query(t, "ALTER TABLE "+database+".events MODIFY COLUMN visible UInt8 ALIAS sleepEachRow(0.1) = 0")
-	all := event.Filter{UntilMicros: wholeMonth.UntilMicros}
+	all := query.Filter{UntilMicros: wholeMonth.UntilMicros}
 	running := func() string {
 		return server.Query(t, "SELECT count() FROM system.processes WHERE current_database = '"+database+"' AND query LIKE 'SELECT count() AS events%'")
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // swallower is a proxy before the server that takes in, and never passes on,
@@ -125,11 +126,11 @@ func TestRolesDoNotWaitForEachOther(t *testing.T) {
 	work := map[string]map[string]func(context.Context, *clickhouse.Store) error{
 		"analytics": {
 			"errors": func(ctx context.Context, s *clickhouse.Store) error {
-				_, err := s.Errors(ctx, event.Filter{UntilMicros: 1})
+				_, err := s.Errors(ctx, query.Filter{UntilMicros: 1})
 				return err
 			},
 			"conversations": func(ctx context.Context, s *clickhouse.Store) error {
-				_, err := s.Conversations(ctx, event.ConversationsQuery{LimitRows: 1})
+				_, err := s.Conversations(ctx, query.Conversations{LimitRows: 1})
 				return err
 			},
 		},
@@ -146,7 +147,7 @@ func TestRolesDoNotWaitForEachOther(t *testing.T) {
 				return err
 			},
 			"page": func(ctx context.Context, s *clickhouse.Store) error {
-				_, err := s.Conversation(ctx, event.PageQuery{ConversationID: conversation, LimitEvents: 10})
+				_, err := s.Conversation(ctx, query.Conversation{ConversationID: conversation, LimitEvents: 10})
 				return err
 			},
 		},

@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // A question about a day must read about a day, whether Sluice asks it or a
@@ -29,7 +29,7 @@ func TestTimeSkipsGranules(t *testing.T) {
 	since, until := at(t, "2026-03-10T00:00:00Z"), at(t, "2026-03-11T00:00:00Z")
 	for name, ask := range map[string]func() uint64{
 		"the API": func() uint64 {
-			count, err := store.Errors(t.Context(), event.Filter{SinceMicros: since, UntilMicros: until})
+			count, err := store.Errors(t.Context(), query.Filter{SinceMicros: since, UntilMicros: until})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/ClickHouse/ch-go/proto"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // readGrace is how much longer a reader waits for the server than its query may
@@ -135,7 +136,7 @@ func (s *Store) eventSize(ctx context.Context, id event.ID) (int, error) {
 // Next set, before an event that does not fit into q.BytesMax, by default
 // [Config.PageBytesMax]; a first event that does not is a [*event.LargeError].
 // Embeddings count where they are asked for.
-func (s *Store) Conversation(ctx context.Context, q event.PageQuery) (event.Page, error) {
+func (s *Store) Conversation(ctx context.Context, q query.Conversation) (query.Page, error) {
 	orDefault(&q.BytesMax, s.cfg.PageBytesMax)
 	// No event takes less.
 	q.LimitEvents = min(q.LimitEvents, max(1, q.BytesMax/eventBytes))
@@ -147,11 +148,11 @@ func (s *Store) Conversation(ctx context.Context, q event.PageQuery) (event.Page
 		}
 		events, err := s.pageSizes(ctx, q)
 		if err != nil {
-			return event.Page{}, err
+			return query.Page{}, err
 		}
 		n := fitting(events, q.BytesMax)
 		if n == 0 && len(events) > 0 {
-			return event.Page{}, &event.LargeError{Bytes: events[0].bytes}
+			return query.Page{}, &event.LargeError{Bytes: events[0].bytes}
 		}
 		r = &room{left: q.BytesMax, newest: true}
 		if n < len(events) {
@@ -160,12 +161,12 @@ func (s *Store) Conversation(ctx context.Context, q event.PageQuery) (event.Page
 			q.LimitEvents, next = n, 0
 		}
 	}
-	return event.Page{}, &event.LargeError{Bytes: 2 * q.BytesMax} // it grows faster than it can be measured
+	return query.Page{}, &event.LargeError{Bytes: 2 * q.BytesMax} // it grows faster than it can be measured
 }
 
 // page reads a page into the room. next is 1 where one event more is read to
 // tell whether there is a next page, and 0 where there is one.
-func (s *Store) page(ctx context.Context, q event.PageQuery, next int, r *room) (event.Page, error) {
+func (s *Store) page(ctx context.Context, q query.Conversation, next int, r *room) (query.Page, error) {
 	from, params := pageFrom(q)
 	columns := newCoreResult()
 	var cores []event.Core
@@ -183,23 +184,23 @@ func (s *Store) page(ctx context.Context, q event.PageQuery, next int, r *room) 
 		},
 	})
 	if err != nil {
-		return event.Page{}, err
+		return query.Page{}, err
 	}
-	var page event.Page
+	var page query.Page
 	if len(cores) == q.LimitEvents+next {
 		cores = cores[:q.LimitEvents]
 		next := cores[q.LimitEvents-1].ID
 		page.Next = &next
 	}
 	if page.Events, err = s.assemble(ctx, cores, q.WithEmbeddings, r); err != nil {
-		return event.Page{}, err
+		return query.Page{}, err
 	}
 	page.Bytes = q.BytesMax - r.left
 	return page, nil
 }
 
 // pageSizes is the sizes of the page's events and of the one after them.
-func (s *Store) pageSizes(ctx context.Context, q event.PageQuery) ([]sized, error) {
+func (s *Store) pageSizes(ctx context.Context, q query.Conversation) ([]sized, error) {
 	from, params := pageFrom(q)
 	var (
 		id     proto.ColUUID
@@ -226,7 +227,7 @@ func (s *Store) pageSizes(ctx context.Context, q event.PageQuery) ([]sized, erro
 
 // pageFrom selects the core rows of a page, at most as many as the parameter
 // "limit", which is not among params yet.
-func pageFrom(q event.PageQuery) (from string, params parameters) {
+func pageFrom(q query.Conversation) (from string, params parameters) {
 	from = " FROM events FINAL PREWHERE visible AND conversation_hash = {hash:UInt32}"
 	params = parameters{}.uint("hash", uint64(event.ConversationHash(q.ConversationID))).
 		text("conversation_id", q.ConversationID)
@@ -399,7 +400,7 @@ func (s *Store) embeddings(ctx context.Context, ids []event.ID, r *room) (map[fi
 // into PREWHERE, where they are safe before FINAL and make the speed; those
 // that an update or a tombstone changes into WHERE, which is after it. A
 // tombstone has no conversation_id, so that conversation_id belongs there too.
-func (s *Store) from(f event.Filter, more string) (sql string, params parameters, settings []ch.Setting) {
+func (s *Store) from(f query.Filter, more string) (sql string, params parameters, settings []ch.Setting) {
 	var b strings.Builder
 	const since, until = "fromUnixTimestamp64Micro({since:Int64}, 'UTC')", "fromUnixTimestamp64Micro({until:Int64}, 'UTC')"
 	// The primary key begins with toDate(timestamp), which ClickHouse does not
@@ -477,12 +478,12 @@ func isJSONScalar(text string) bool {
 }
 
 // Errors counts the filter's events and those with an error.
-func (s *Store) Errors(ctx context.Context, f event.Filter) (event.ErrorCount, error) {
+func (s *Store) Errors(ctx context.Context, f query.Filter) (query.ErrorCount, error) {
 	from, params, settings := s.from(f, "")
 	// error.null is the null map alone. With FINAL, "error IS NOT NULL" reads
 	// the texts too.
 	var events, errs proto.ColUInt64
-	var count event.ErrorCount
+	var count query.ErrorCount
 	err := s.query(ctx, roleAnalytics, "errors", s.readTimeout(), ch.Query{
 		Body:       "SELECT count() AS events, countIf(error.null = 0) AS errors" + from,
 		Parameters: params,
@@ -490,7 +491,7 @@ func (s *Store) Errors(ctx context.Context, f event.Filter) (event.ErrorCount, e
 		Result:     proto.Results{{Name: "events", Data: &events}, {Name: "errors", Data: &errs}},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range events {
-				count = event.ErrorCount{Events: events[i], Errors: errs[i]}
+				count = query.ErrorCount{Events: events[i], Errors: errs[i]}
 			}
 			return nil
 		},
@@ -522,7 +523,7 @@ func checkLevels(levels []float64) error {
 //
 // Quantiles are exact: of n sorted values v[0..n-1], level q is at place
 // q·(n-1), linear between its neighbours, as by numpy and PERCENTILE.INC.
-func (s *Store) Latency(ctx context.Context, q event.LatencyQuery) ([]event.LatencyRow, error) {
+func (s *Store) Latency(ctx context.Context, q query.Latency) ([]query.LatencyRow, error) {
 	if err := checkLevels(q.Quantiles); err != nil {
 		return nil, err
 	}
@@ -535,7 +536,7 @@ func (s *Store) Latency(ctx context.Context, q event.LatencyQuery) ([]event.Late
 		events             proto.ColUInt64
 		values             proto.ColFloat64
 		quantiles          = values.Array()
-		rows               []event.LatencyRow
+		rows               []query.LatencyRow
 	)
 	sql := "SELECT count() AS events, quantilesExactInclusive" + quantileLevels(q.Quantiles) + "(assumeNotNull(latency)) AS quantiles"
 	result := proto.Results{{Name: "events", Data: &events}, {Name: "quantiles", Data: quantiles}}
@@ -568,7 +569,7 @@ func (s *Store) Latency(ctx context.Context, q event.LatencyQuery) ([]event.Late
 		Result:     result,
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range events {
-				row := event.LatencyRow{Events: events[i], Quantiles: slices.Clone(quantiles.Row(i))}
+				row := query.LatencyRow{Events: events[i], Quantiles: slices.Clone(quantiles.Row(i))}
 				if q.ByConversation {
 					row.ConversationID = conversation.Row(i)
 				}
@@ -585,14 +586,14 @@ func (s *Store) Latency(ctx context.Context, q event.LatencyQuery) ([]event.Late
 
 // Conversations returns the top conversations, of equal ones those with the
 // lower id first.
-func (s *Store) Conversations(ctx context.Context, q event.ConversationsQuery) ([]event.ConversationRow, error) {
+func (s *Store) Conversations(ctx context.Context, q query.Conversations) ([]query.ConversationRow, error) {
 	var order string
 	switch q.OrderBy {
-	case event.OrderByErrors:
+	case query.OrderByErrors:
 		order = "errors"
-	case event.OrderByEvents:
+	case query.OrderByEvents:
 		order = "events"
-	case event.OrderByErrorRate:
+	case query.OrderByErrorRate:
 		order = "errors / events"
 	}
 	from, params, settings := s.from(q.Filter, "")
@@ -601,7 +602,7 @@ func (s *Store) Conversations(ctx context.Context, q event.ConversationsQuery) (
 		conversation proto.ColStr
 		events, errs proto.ColUInt64
 		first, last  proto.ColInt64
-		rows         []event.ConversationRow
+		rows         []query.ConversationRow
 	)
 	err := s.query(ctx, roleAnalytics, "conversations", s.readTimeout(), ch.Query{
 		Body: "SELECT conversation_id, count() AS events, countIf(error.null = 0) AS errors," +
@@ -619,9 +620,9 @@ func (s *Store) Conversations(ctx context.Context, q event.ConversationsQuery) (
 		},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range events {
-				rows = append(rows, event.ConversationRow{
+				rows = append(rows, query.ConversationRow{
 					ConversationID: conversation.Row(i),
-					ErrorCount:     event.ErrorCount{Events: events[i], Errors: errs[i]},
+					ErrorCount:     query.ErrorCount{Events: events[i], Errors: errs[i]},
 					FirstMicros:    first[i],
 					LastMicros:     last[i],
 				})
@@ -635,7 +636,7 @@ func (s *Store) Conversations(ctx context.Context, q event.ConversationsQuery) (
 // TimeSeries returns the buckets that have events, in order of time. A range
 // of more than [TimeSeriesRowsMax] buckets is an [*event.Error] that names the
 // field "interval". Quantiles are those of [Store.Latency].
-func (s *Store) TimeSeries(ctx context.Context, q event.TimeSeriesQuery) ([]event.TimeSeriesRow, error) {
+func (s *Store) TimeSeries(ctx context.Context, q query.TimeSeries) ([]query.TimeSeriesRow, error) {
 	if q.IntervalMicros <= 0 {
 		return nil, event.Errorf(event.CodeInvalidValue, "interval", "must be positive")
 	}
@@ -651,7 +652,7 @@ func (s *Store) TimeSeries(ctx context.Context, q event.TimeSeriesQuery) ([]even
 		events, errs proto.ColUInt64
 		values       proto.ColFloat64
 		quantiles    = values.Array()
-		rows         []event.TimeSeriesRow
+		rows         []query.TimeSeriesRow
 	)
 	sql := "SELECT intDiv(toUnixTimestamp64Micro(timestamp), {interval:Int64}) * {interval:Int64} AS bucket," +
 		" count() AS events, countIf(error.null = 0) AS errors"
@@ -667,7 +668,7 @@ func (s *Store) TimeSeries(ctx context.Context, q event.TimeSeriesQuery) ([]even
 		Result:     result,
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range events {
-				row := event.TimeSeriesRow{Micros: micros[i], ErrorCount: event.ErrorCount{Events: events[i], Errors: errs[i]}}
+				row := query.TimeSeriesRow{Micros: micros[i], ErrorCount: query.ErrorCount{Events: events[i], Errors: errs[i]}}
 				if len(q.Quantiles) > 0 {
 					row.Quantiles = slices.Clone(quantiles.Row(i))
 				}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // world is a history of writes as rows, and the events that are left by it.
@@ -177,7 +178,7 @@ func (w *world) insert(t *testing.T, r *rand.Rand, stores ...*clickhouse.Store) 
 	}
 }
 
-func (w *world) matching(f event.Filter, metadata func(string) bool) []*event.Event {
+func (w *world) matching(f query.Filter, metadata func(string) bool) []*event.Event {
 	var matching []*event.Event
 	for _, e := range w.live {
 		if e.Micros >= f.SinceMicros && e.Micros < f.UntilMicros &&
@@ -213,8 +214,8 @@ func latencies(events []*event.Event) []float64 {
 	return values
 }
 
-func count(events []*event.Event) event.ErrorCount {
-	c := event.ErrorCount{Events: uint64(len(events))}
+func count(events []*event.Event) query.ErrorCount {
+	c := query.ErrorCount{Events: uint64(len(events))}
 	for _, e := range events {
 		if e.Error != "" {
 			c.Errors++
@@ -252,7 +253,7 @@ func TestReads(t *testing.T) {
 func (w *world) check(t *testing.T, store *clickhouse.Store) {
 	ctx := t.Context()
 	const day = 24 * 60 * 60 * 1_000_000
-	all := event.Filter{SinceMicros: at(t, "2026-01-01T00:00:00Z"), UntilMicros: at(t, "2026-12-01T00:00:00Z")}
+	all := query.Filter{SinceMicros: at(t, "2026-01-01T00:00:00Z"), UntilMicros: at(t, "2026-12-01T00:00:00Z")}
 
 	t.Run("event", func(t *testing.T) {
 		n := 0
@@ -292,7 +293,7 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 				var after *event.ID
 				var lastMicros int64
 				for {
-					page, err := store.Conversation(ctx, event.PageQuery{ConversationID: conversation, After: after, LimitEvents: limit, WithEmbeddings: limit == 7})
+					page, err := store.Conversation(ctx, query.Conversation{ConversationID: conversation, After: after, LimitEvents: limit, WithEmbeddings: limit == 7})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -329,54 +330,54 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 
 	filters := []struct {
 		name     string
-		filter   event.Filter
+		filter   query.Filter
 		metadata func(string) bool
 	}{
-		{"everything", event.Filter{}, nil},
-		{"a day", event.Filter{SinceMicros: all.SinceMicros + 40*day, UntilMicros: all.SinceMicros + 41*day}, nil},
-		{"since is in, until is out", event.Filter{SinceMicros: at(t, "2026-01-30T00:00:00Z") + 1, UntilMicros: at(t, "2026-01-30T00:00:00Z") + 3}, nil},
-		{"an event name", event.Filter{EventName: "event_b"}, nil},
-		{"a conversation", event.Filter{ConversationID: "delta\\"}, nil},
-		{"an injected conversation", event.Filter{ConversationID: "gamma'; DROP TABLE events; --"}, nil},
-		{"a conversation that is not there", event.Filter{ConversationID: "' OR 1=1 --"}, nil},
+		{"everything", query.Filter{}, nil},
+		{"a day", query.Filter{SinceMicros: all.SinceMicros + 40*day, UntilMicros: all.SinceMicros + 41*day}, nil},
+		{"since is in, until is out", query.Filter{SinceMicros: at(t, "2026-01-30T00:00:00Z") + 1, UntilMicros: at(t, "2026-01-30T00:00:00Z") + 3}, nil},
+		{"an event name", query.Filter{EventName: "event_b"}, nil},
+		{"a conversation", query.Filter{ConversationID: "delta\\"}, nil},
+		{"an injected conversation", query.Filter{ConversationID: "gamma'; DROP TABLE events; --"}, nil},
+		{"a conversation that is not there", query.Filter{ConversationID: "' OR 1=1 --"}, nil},
 		{
 			"string metadata",
-			event.Filter{Metadata: []event.MetadataFilter{{Key: "plan", Value: "pro"}}},
+			query.Filter{Metadata: []query.MetadataFilter{{Key: "plan", Value: "pro"}}},
 			func(m string) bool { return strings.HasPrefix(m, `{"plan":"pro"`) },
 		},
 		{
 			"number metadata",
-			event.Filter{Metadata: []event.MetadataFilter{{Key: "seats", Value: "3"}}},
+			query.Filter{Metadata: []query.MetadataFilter{{Key: "seats", Value: "3"}}},
 			func(m string) bool { return strings.Contains(m, `"seats":3`) },
 		},
 		{
 			"fraction metadata",
-			event.Filter{Metadata: []event.MetadataFilter{{Key: "ratio", Value: "1.5"}}},
+			query.Filter{Metadata: []query.MetadataFilter{{Key: "ratio", Value: "1.5"}}},
 			func(m string) bool { return strings.Contains(m, `"ratio":1.5`) },
 		},
 		{
 			"boolean metadata",
-			event.Filter{Metadata: []event.MetadataFilter{{Key: "beta", Value: "true"}}},
+			query.Filter{Metadata: []query.MetadataFilter{{Key: "beta", Value: "true"}}},
 			func(m string) bool { return strings.Contains(m, `"beta":true`) },
 		},
 		{
 			"two keys",
-			event.Filter{Metadata: []event.MetadataFilter{{Key: "plan", Value: "free"}, {Key: "beta", Value: "true"}}},
+			query.Filter{Metadata: []query.MetadataFilter{{Key: "plan", Value: "free"}, {Key: "beta", Value: "true"}}},
 			func(m string) bool { return strings.Contains(m, `"beta":true`) },
 		},
 		{
 			"escaped metadata beside a big number",
-			event.Filter{Metadata: []event.MetadataFilter{{Key: "it's", Value: `a\b`}}},
+			query.Filter{Metadata: []query.MetadataFilter{{Key: "it's", Value: `a\b`}}},
 			func(m string) bool { return strings.Contains(m, "it's") },
 		},
 		{
 			"an object is no value",
-			event.Filter{Metadata: []event.MetadataFilter{{Key: "nested", Value: `{"plan":"pro"}`}}},
+			query.Filter{Metadata: []query.MetadataFilter{{Key: "nested", Value: `{"plan":"pro"}`}}},
 			func(string) bool { return false },
 		},
 		{
 			"injected metadata",
-			event.Filter{Metadata: []event.MetadataFilter{{Key: `') OR 1=1 --`, Value: `' OR '1'='1`}}},
+			query.Filter{Metadata: []query.MetadataFilter{{Key: `') OR 1=1 --`, Value: `' OR '1'='1`}}},
 			func(string) bool { return false },
 		},
 	}
@@ -400,13 +401,13 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 			for _, e := range events {
 				buckets[e.Micros/interval*interval] = append(buckets[e.Micros/interval*interval], e)
 			}
-			var want []event.TimeSeriesRow
+			var want []query.TimeSeriesRow
 			for micros, events := range buckets {
 				values := latencies(events)
-				want = append(want, event.TimeSeriesRow{Micros: micros, ErrorCount: count(events), Quantiles: []float64{quantile(values, 0.5), quantile(values, 0.99)}})
+				want = append(want, query.TimeSeriesRow{Micros: micros, ErrorCount: count(events), Quantiles: []float64{quantile(values, 0.5), quantile(values, 0.99)}})
 			}
-			slices.SortFunc(want, func(a, b event.TimeSeriesRow) int { return cmp.Compare(a.Micros, b.Micros) })
-			got, err := store.TimeSeries(ctx, event.TimeSeriesQuery{Filter: f.filter, IntervalMicros: interval, Quantiles: []float64{0.5, 0.99}})
+			slices.SortFunc(want, func(a, b query.TimeSeriesRow) int { return cmp.Compare(a.Micros, b.Micros) })
+			got, err := store.TimeSeries(ctx, query.TimeSeries{Filter: f.filter, IntervalMicros: interval, Quantiles: []float64{0.5, 0.99}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -433,18 +434,18 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 					}
 					groups[key] = append(groups[key], *e.Latency)
 				}
-				var want []event.LatencyRow
+				var want []query.LatencyRow
 				for key, values := range groups {
-					want = append(want, event.LatencyRow{
+					want = append(want, query.LatencyRow{
 						ConversationID: key[0], EventName: key[1], Events: uint64(len(values)),
 						Quantiles: []float64{quantile(values, 0.95), quantile(values, 0.333), quantile(values, 0.999)},
 					})
 				}
-				slices.SortFunc(want, func(a, b event.LatencyRow) int {
+				slices.SortFunc(want, func(a, b query.LatencyRow) int {
 					return cmp.Or(-cmp.Compare(a.Quantiles[0], b.Quantiles[0]), cmp.Compare(a.ConversationID, b.ConversationID), cmp.Compare(a.EventName, b.EventName))
 				})
 				want = want[:min(len(want), 6)]
-				got, err := store.Latency(ctx, event.LatencyQuery{Filter: f.filter, Quantiles: []float64{0.95, 0.333, 0.999}, ByConversation: by.conversation, ByEventName: by.name1, LimitRows: 6})
+				got, err := store.Latency(ctx, query.Latency{Filter: f.filter, Quantiles: []float64{0.95, 0.333, 0.999}, ByConversation: by.conversation, ByEventName: by.name1, LimitRows: 6})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -453,19 +454,19 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 				}
 			})
 		}
-		for order, key := range map[event.Order]func(event.ConversationRow) float64{
-			event.OrderByErrorRate: func(r event.ConversationRow) float64 { return r.Rate() },
-			event.OrderByErrors:    func(r event.ConversationRow) float64 { return float64(r.Errors) },
-			event.OrderByEvents:    func(r event.ConversationRow) float64 { return float64(r.Events) },
+		for order, key := range map[query.Order]func(query.ConversationRow) float64{
+			query.OrderByErrorRate: func(r query.ConversationRow) float64 { return r.Rate() },
+			query.OrderByErrors:    func(r query.ConversationRow) float64 { return float64(r.Errors) },
+			query.OrderByEvents:    func(r query.ConversationRow) float64 { return float64(r.Events) },
 		} {
 			t.Run(fmt.Sprint("conversations/", order, "/", f.name), func(t *testing.T) {
 				groups := make(map[string][]*event.Event)
 				for _, e := range events {
 					groups[e.ConversationID] = append(groups[e.ConversationID], e)
 				}
-				var want []event.ConversationRow
+				var want []query.ConversationRow
 				for conversation, events := range groups {
-					row := event.ConversationRow{ConversationID: conversation, ErrorCount: count(events), FirstMicros: math.MaxInt64}
+					row := query.ConversationRow{ConversationID: conversation, ErrorCount: count(events), FirstMicros: math.MaxInt64}
 					for _, e := range events {
 						row.FirstMicros, row.LastMicros = min(row.FirstMicros, e.Micros), max(row.LastMicros, e.Micros)
 					}
@@ -473,11 +474,11 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 						want = append(want, row)
 					}
 				}
-				slices.SortFunc(want, func(a, b event.ConversationRow) int {
+				slices.SortFunc(want, func(a, b query.ConversationRow) int {
 					return cmp.Or(-cmp.Compare(key(a), key(b)), cmp.Compare(a.ConversationID, b.ConversationID))
 				})
 				want = want[:min(len(want), 4)]
-				got, err := store.Conversations(ctx, event.ConversationsQuery{Filter: f.filter, OrderBy: order, EventsMin: 3, LimitRows: 4})
+				got, err := store.Conversations(ctx, query.Conversations{Filter: f.filter, OrderBy: order, EventsMin: 3, LimitRows: 4})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -529,12 +530,12 @@ func (w *world) checkViews(t *testing.T, query func(sql string) string, database
 
 func TestQueriesRefuseWhatTheyCannotBound(t *testing.T) {
 	store, _, _ := migrated(t)
-	f := event.Filter{SinceMicros: 0, UntilMicros: 1_000_000}
-	if _, err := store.TimeSeries(t.Context(), event.TimeSeriesQuery{Filter: f, IntervalMicros: 10}); err == nil {
+	f := query.Filter{SinceMicros: 0, UntilMicros: 1_000_000}
+	if _, err := store.TimeSeries(t.Context(), query.TimeSeries{Filter: f, IntervalMicros: 10}); err == nil {
 		t.Error("100,000 buckets are not refused")
 	}
 	for _, level := range []float64{0, 1, -1, math.NaN(), math.Inf(1)} {
-		if _, err := store.Latency(t.Context(), event.LatencyQuery{Filter: f, Quantiles: []float64{level}, LimitRows: 1}); err == nil {
+		if _, err := store.Latency(t.Context(), query.Latency{Filter: f, Quantiles: []float64{level}, LimitRows: 1}); err == nil {
 			t.Errorf("quantile %v is not refused", level)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 func TestParseRetention(t *testing.T) {
@@ -118,18 +119,18 @@ func (r *retained) requireVisible(days float64, id event.ID, want bool) {
 		r.t.Fatal(err)
 	}
 	found["Event"] = e != nil
-	page, err := r.Conversation(r.t.Context(), event.PageQuery{ConversationID: name, LimitEvents: 10, WithEmbeddings: true})
+	page, err := r.Conversation(r.t.Context(), query.Conversation{ConversationID: name, LimitEvents: 10, WithEmbeddings: true})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	found["Conversation"] = len(page.Events) > 0
-	filter := event.Filter{ConversationID: name, UntilMicros: r.now.Add(time.Hour).UnixMicro()}
+	filter := query.Filter{ConversationID: name, UntilMicros: r.now.Add(time.Hour).UnixMicro()}
 	errs, err := r.Errors(r.t.Context(), filter)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	found["Errors"] = errs.Events > 0
-	tops, err := r.Conversations(r.t.Context(), event.ConversationsQuery{Filter: filter, LimitRows: 10, OrderBy: event.OrderByEvents})
+	tops, err := r.Conversations(r.t.Context(), query.Conversations{Filter: filter, LimitRows: 10, OrderBy: query.OrderByEvents})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -315,7 +316,7 @@ func TestRetentionOfDistributed(t *testing.T) {
 		}
 	}
 	r.requireVisible(40, old, true) // nobody but it was asked to
-	filter := event.Filter{UntilMicros: r.now.Add(time.Hour).UnixMicro()}
+	filter := query.Filter{UntilMicros: r.now.Add(time.Hour).UnixMicro()}
 	if got, err := store.Errors(t.Context(), filter); err != nil || got.Events != 1 {
 		t.Errorf("%d events, error %v; want the recent one", got.Events, err)
 	}

@@ -10,6 +10,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // largeRows are events of one conversation whose texts, contents or embeddings
@@ -64,7 +65,7 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 			var after *event.ID
 			pages := 0
 			for {
-				page, err := store.Conversation(t.Context(), event.PageQuery{
+				page, err := store.Conversation(t.Context(), query.Conversation{
 					ConversationID: "c", After: after, LimitEvents: 1000, WithEmbeddings: true, BytesMax: bytesMax,
 				})
 				if err != nil {
@@ -107,7 +108,7 @@ func TestLargeEvents(t *testing.T) {
 		if i > 0 {
 			after = &rows.Cores[i-1].ID
 		}
-		q := event.PageQuery{ConversationID: "c", After: after, LimitEvents: 1, WithEmbeddings: true, BytesMax: 4000}
+		q := query.Conversation{ConversationID: "c", After: after, LimitEvents: 1, WithEmbeddings: true, BytesMax: 4000}
 		_, pageErr := store.Conversation(t.Context(), q)
 		_, eventErr := store.Event(t.Context(), ref, 4000)
 		for _, err := range []error{pageErr, eventErr} {
@@ -171,21 +172,21 @@ func TestReadsTakeBoundedBytesOffTheWire(t *testing.T) {
 	store := open(t, cfg)
 	for _, tt := range []struct {
 		name string
-		read func() (event.Page, error)
+		read func() (query.Page, error)
 		want byte
 	}{
-		{"many events", func() (event.Page, error) {
-			return store.Conversation(t.Context(), event.PageQuery{ConversationID: "many", LimitEvents: 1000, BytesMax: bytesMax})
+		{"many events", func() (query.Page, error) {
+			return store.Conversation(t.Context(), query.Conversation{ConversationID: "many", LimitEvents: 1000, BytesMax: bytesMax})
 		}, 'x'},
-		{"many versions, page", func() (event.Page, error) {
-			return store.Conversation(t.Context(), event.PageQuery{ConversationID: "updated", LimitEvents: 1000, BytesMax: bytesMax})
+		{"many versions, page", func() (query.Page, error) {
+			return store.Conversation(t.Context(), query.Conversation{ConversationID: "updated", LimitEvents: 1000, BytesMax: bytesMax})
 		}, 'a' + (versions-1)%26},
-		{"many versions, event", func() (event.Page, error) {
+		{"many versions, event", func() (query.Page, error) {
 			e, err := store.Event(t.Context(), event.Ref{ID: updatedID}, bytesMax)
 			if err != nil || e == nil {
-				return event.Page{}, err
+				return query.Page{}, err
 			}
-			return event.Page{Events: []event.Event{*e}}, nil
+			return query.Page{Events: []event.Event{*e}}, nil
 		}, 'a' + (versions-1)%26},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

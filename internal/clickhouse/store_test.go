@@ -22,6 +22,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // hostile are texts that would break out of a query, or out of an escape.
@@ -476,20 +477,20 @@ func TestLeastRights(t *testing.T) {
 	if e, err := store.Event(t.Context(), event.Ref{ID: id}, 0); err != nil || e == nil {
 		t.Errorf("event %v, error %v", e, err)
 	}
-	if page, err := store.Conversation(t.Context(), event.PageQuery{ConversationID: "c1", LimitEvents: 10}); err != nil || len(page.Events) != 1 {
+	if page, err := store.Conversation(t.Context(), query.Conversation{ConversationID: "c1", LimitEvents: 10}); err != nil || len(page.Events) != 1 {
 		t.Errorf("conversation %v, error %v", page, err)
 	}
-	filter := event.Filter{SinceMicros: id.Micros() - 1, UntilMicros: id.Micros() + 1}
+	filter := query.Filter{SinceMicros: id.Micros() - 1, UntilMicros: id.Micros() + 1}
 	if n, err := store.Errors(t.Context(), filter); err != nil || n.Events != 1 {
 		t.Errorf("errors %v, error %v", n, err)
 	}
-	if got, err := store.Latency(t.Context(), event.LatencyQuery{Filter: filter, Quantiles: []float64{0.5}, LimitRows: 10}); err != nil {
+	if got, err := store.Latency(t.Context(), query.Latency{Filter: filter, Quantiles: []float64{0.5}, LimitRows: 10}); err != nil {
 		t.Errorf("latency %v, error %v", got, err)
 	}
-	if got, err := store.Conversations(t.Context(), event.ConversationsQuery{Filter: filter, LimitRows: 10}); err != nil || len(got) != 1 {
+	if got, err := store.Conversations(t.Context(), query.Conversations{Filter: filter, LimitRows: 10}); err != nil || len(got) != 1 {
 		t.Errorf("conversations %v, error %v", got, err)
 	}
-	series := event.TimeSeriesQuery{Filter: filter, IntervalMicros: time.Minute.Microseconds()}
+	series := query.TimeSeries{Filter: filter, IntervalMicros: time.Minute.Microseconds()}
 	if got, err := store.TimeSeries(t.Context(), series); err != nil || len(got) == 0 {
 		t.Errorf("time series %v, error %v", got, err)
 	}
@@ -539,7 +540,7 @@ func TestReadyTellsTheSchema(t *testing.T) {
 			for what, err := range map[string]error{
 				"generations": func() error { _, err := store.Generations(t.Context()); return err }(),
 				"topic":       store.CheckTopic(t.Context(), 1, "events.g1", "id", 1),
-				"read":        func() error { _, err := store.Errors(t.Context(), event.Filter{UntilMicros: 1}); return err }(),
+				"read":        func() error { _, err := store.Errors(t.Context(), query.Filter{UntilMicros: 1}); return err }(),
 			} {
 				if !errors.Is(err, tt.want) {
 					t.Errorf("%s: %s says %v, want %v", tt.name, what, err, tt.want)

@@ -26,6 +26,7 @@ import (
 	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 	"github.com/sluicehq/sluice/internal/record"
 )
 
@@ -534,7 +535,7 @@ func compare(t *testing.T, store *clickhouse.Store, want outcome, when string) {
 	t.Helper()
 	got := make(map[string]event.Event)
 	for i := range conversations {
-		q := event.PageQuery{ConversationID: fmt.Sprintf("conversation-%d", i), LimitEvents: 300, WithEmbeddings: true}
+		q := query.Conversation{ConversationID: fmt.Sprintf("conversation-%d", i), LimitEvents: 300, WithEmbeddings: true}
 		for {
 			page, err := store.Conversation(t.Context(), q)
 			if err != nil {

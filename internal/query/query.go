@@ -1,6 +1,11 @@
-package event
+// Package query holds the questions that readers ask about events, and their
+// answers, as plain values. The API asks them and the database answers; the two
+// import this package, because neither may import the other.
+package query
 
-// Filter narrows an analytics query. The zero value of a field does not filter.
+import "github.com/sluicehq/sluice/internal/event"
+
+// Filter narrows a question of analytics. The zero value of a field does not filter.
 type Filter struct {
 	// SinceMicros and UntilMicros bound the timestamp in Unix microseconds:
 	// since ≤ timestamp < until. Both are always set.
@@ -12,10 +17,10 @@ type Filter struct {
 
 // MetadataFilter matches events whose metadata has the top-level member Key
 // with a string equal to Value, or with true, false or a number that Value
-// spells; a number in any spelling, so that 1.50 matches 1.5.
+// spells. Numbers match in any spelling: 1.50 matches 1.5.
 type MetadataFilter struct{ Key, Value string }
 
-// ErrorCount is the answer to how many events were errors.
+// ErrorCount is how many events there were, and how many of them were errors.
 type ErrorCount struct {
 	Events, Errors uint64
 }
@@ -28,8 +33,8 @@ func (c ErrorCount) Rate() float64 {
 	return float64(c.Errors) / float64(c.Events)
 }
 
-// LatencyQuery asks for latency quantiles of events that have a latency.
-type LatencyQuery struct {
+// Latency asks for the latency quantiles of events that have a latency.
+type Latency struct {
 	Filter
 	// Quantiles are the wanted levels, each in (0, 1).
 	Quantiles                   []float64
@@ -38,9 +43,9 @@ type LatencyQuery struct {
 	LimitRows int
 }
 
-// LatencyRow is one group's quantiles, in milliseconds, in the order asked for.
+// LatencyRow has one group's quantiles, in milliseconds, in the order asked for.
 type LatencyRow struct {
-	// ConversationID and EventName are set where the query groups by them.
+	// ConversationID and EventName are set where the question groups by them.
 	ConversationID, EventName string
 	Events                    uint64
 	Quantiles                 []float64
@@ -56,8 +61,8 @@ const (
 	OrderByEvents
 )
 
-// ConversationsQuery asks for the top conversations.
-type ConversationsQuery struct {
+// Conversations asks for the top conversations.
+type Conversations struct {
 	Filter
 	OrderBy Order
 	// EventsMin leaves out conversations with fewer events.
@@ -73,10 +78,11 @@ type ConversationRow struct {
 	FirstMicros, LastMicros int64
 }
 
-// TimeSeriesQuery asks for events, errors and latency quantiles per interval.
-type TimeSeriesQuery struct {
+// TimeSeries asks for events, errors and latency quantiles per interval.
+type TimeSeries struct {
 	Filter
-	// IntervalMicros is the length of a bucket; buckets start at its multiples since 1970.
+	// IntervalMicros is the length of a bucket. Buckets begin at multiples of it
+	// since 1970.
 	IntervalMicros int64
 	Quantiles      []float64
 }
@@ -89,24 +95,25 @@ type TimeSeriesRow struct {
 	Quantiles []float64
 }
 
-// PageQuery asks for a page of a conversation's events, in order of timestamp, then id.
-type PageQuery struct {
+// Conversation asks for a page of a conversation's events, ordered by timestamp,
+// then by id.
+type Conversation struct {
 	ConversationID string
 	// After is the last event of the page before; nil asks for the first page.
-	After          *ID
+	After          *event.ID
 	LimitEvents    int
 	WithEmbeddings bool
 	// BytesMax bounds the memory of the page's events. A page ends early, with
-	// Next set, before an event that does not fit; a first event that does not
-	// fit is a [*LargeError]. Default: the storage's own bound.
+	// Next set, before an event that does not fit. A first event that does not fit is
+	// an [*event.LargeError]. Default: the storage's own bound.
 	BytesMax int
 }
 
 // Page is a page of a conversation's events.
 type Page struct {
-	Events []Event
+	Events []event.Event
 	// Next is the place to go on from; nil on the last page.
-	Next *ID
-	// Bytes is the memory of the events, at most PageQuery.BytesMax.
+	Next *event.ID
+	// Bytes is the memory of the events, at most Conversation.BytesMax.
 	Bytes int
 }
