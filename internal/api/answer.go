@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -103,10 +104,10 @@ func (x *exchange) end() error {
 
 // waitFor reserves n bytes for the use until release, or all that there are for
 // it: one request alone may have more.
-func (x *exchange) waitFor(u use, n int64) error {
+func (x *exchange) waitFor(u body.Use, n int64) error {
 	share := &x.s.budget[u]
-	n = min(n, share.max)
-	if !share.wait(x.r.Context(), n, x.s.cfg.AnswerWait) {
+	n = min(n, share.Max())
+	if !share.Wait(x.r.Context(), n, x.s.cfg.AnswerWait) {
 		return errNoRoom
 	}
 	x.held[u] += n
@@ -114,9 +115,9 @@ func (x *exchange) waitFor(u use, n int64) error {
 }
 
 // keep gives back what x holds for the use beyond n bytes.
-func (x *exchange) keep(u use, n int64) {
+func (x *exchange) keep(u body.Use, n int64) {
 	if back := x.held[u] - n; back > 0 {
-		x.s.budget[u].give(back)
+		x.s.budget[u].Give(back)
 		x.held[u] = n
 	}
 }
@@ -126,7 +127,7 @@ func (x *exchange) keep(u use, n int64) {
 // x holds what was read and what it is sent through.
 func (x *exchange) readEvents(bytesMax int, read func(ctx context.Context, bytesMax int) (bytes int, err error)) error {
 	for try := 1; ; try++ {
-		if err := x.waitFor(forEvents, readFactor*int64(bytesMax)+sendBytes); err != nil {
+		if err := x.waitFor(body.ForEvents, readFactor*int64(bytesMax)+sendBytes); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(x.r.Context(), x.s.cfg.QueryTimeout)
@@ -134,10 +135,10 @@ func (x *exchange) readEvents(bytesMax int, read func(ctx context.Context, bytes
 		cancel()
 		var large *event.LargeError
 		if !errors.As(err, &large) || try == largeTries {
-			x.keep(forEvents, int64(bytes)+sendBytes)
+			x.keep(body.ForEvents, int64(bytes)+sendBytes)
 			return storageProblem(err)
 		}
-		x.keep(forEvents, 0) // or those that wait for more would wait for each other
+		x.keep(body.ForEvents, 0) // or those that wait for more would wait for each other
 		bytesMax = large.Bytes + large.Bytes/8
 	}
 }

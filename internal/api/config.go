@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -55,9 +56,16 @@ const (
 // read an event of the largest size, and to send it.
 const AnswerBytesLeast = 16 << 20
 
+// inflatersSingle and inflatersBatch are how many bodies of single writes and of
+// batches are inflated at once.
+const (
+	inflatersSingle = 2
+	inflatersBatch  = 1
+)
+
 // InflateBytes is the memory that a [Server] holds to inflate compressed
 // bodies, beside Config.InFlightBytesMax.
-const InflateBytes = (inflatersSingle + inflatersBatch) * inflaterBytes
+const InflateBytes = (inflatersSingle + inflatersBatch) * body.InflaterBytes
 
 // Config says where a [Server] listens and what it accepts. The zero value of
 // a field stands for its default, the constant of the same name.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -40,10 +41,12 @@ type exchange struct {
 	// long that took.
 	sent    int
 	sending time.Duration
-	// body is the memory of the request's body, held what x holds of the budget
-	// beside it.
-	body *buffer
-	held [uses]int64
+	// body is the memory of the request's body, nil where there is none.
+	body *body.Buffer
+	// held is what x holds of the budget besides body.
+	held [body.Uses]int64
+	// batch has the lists of a POST /events, otherwise nil.
+	batch *batch
 	// bodyEnded says that there is no more of the request's body to read: its end
 	// was reached, or reading it failed.
 	bodyEnded bool
@@ -53,34 +56,19 @@ type exchange struct {
 	receipt [1]event.Receipt
 }
 
-// hold makes x the owner of the body's memory; nil stays nil.
-func (x *exchange) hold(buf *buffer) *buffer {
-	x.body = buf
-	return buf
-}
-
-// regrow makes room for n bytes; nil when the budget is used up.
-func (x *exchange) regrow(p *buffers, n int) *buffer {
-	larger := p.grow(x.body, n)
-	if larger != nil {
-		x.body = larger
-	}
-	return larger
-}
-
 // reserve takes n bytes of the use's share until the end of the request.
-func (x *exchange) reserve(u use, n int64) bool {
-	if !x.s.budget[u].take(n) {
+func (x *exchange) reserve(u body.Use, n int64) bool {
+	if !x.s.budget[u].Take(n) {
 		return false
 	}
 	x.held[u] += n
 	return true
 }
 
-// releaseBody gives the body's memory back, of which nothing may be used any
-// more.
+// releaseBody gives the memory of the request's body back. Nothing that aliases the
+// body may be used afterwards.
 func (x *exchange) releaseBody() {
-	x.s.buffers.put(x.body)
+	x.s.bodies.Release(x.body)
 	x.body = nil
 }
 
@@ -226,8 +214,12 @@ func (e *endpoint) finish(ctx context.Context, x *exchange, start time.Time) {
 			slog.String("request_id", x.requestID()), slog.String("route", e.route.name()), slog.Int("status", x.status), slog.Duration("elapsed", elapsed))
 	}
 	x.releaseBody()
-	for u := range uses {
+	for u := range body.Use(body.Uses) {
 		x.keep(u, 0)
+	}
+	if x.batch != nil {
+		x.batch.reset()
+		s.batches.Put(x.batch)
 	}
 	w, r, drains, idle := x.w, x.r, x.drains, s.cfg.DrainIdleTimeout
 	if x.expectsContinue() {

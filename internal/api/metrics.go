@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -21,7 +22,7 @@ type metrics struct {
 	cut      *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer, held *budget, analytics *admission) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, held *body.Budget, analytics *admission) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sluice_api_requests_total",
@@ -54,11 +55,11 @@ func newMetrics(reg prometheus.Registerer, held *budget, analytics *admission) (
 	bodies := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sluice_api_in_flight_bytes",
 		Help: "Memory of the bodies being read or waiting for the log.",
-	}, func() float64 { return float64(held[forBodies].held()) })
+	}, func() float64 { return float64(held[body.ForBodies].Held()) })
 	answers := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sluice_api_answer_bytes",
 		Help: "Memory of the events and rows being read from the database or on their way to a reader.",
-	}, func() float64 { return float64(held[forEvents].held() + held[forRows].held()) })
+	}, func() float64 { return float64(held[body.ForEvents].Held() + held[body.ForRows].Held()) })
 	for _, c := range append(analytics.collectors(), m.requests, m.seconds, m.refused, m.cut, accepted, bodies, answers) {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
 )
@@ -39,7 +40,7 @@ func (s *Server) sendPage(x *exchange, q query.Conversation) error {
 				return err
 			}
 		}
-		x.keep(forEvents, 0)
+		x.keep(body.ForEvents, 0)
 		left -= len(page.Events)
 		next = page.Next
 		if next == nil || left == 0 || x.sent+len(x.out) >= s.cfg.PageBytesMax {
@@ -94,7 +95,7 @@ func (x *exchange) endPage(after *event.ID, conversationID string) error {
 type pace struct{ bytes, events int }
 
 func (s *Server) firstPace(events int) pace {
-	if s.budget[forEvents].plenty() {
+	if s.budget[body.ForEvents].Plenty() {
 		return pace{pageBytesFirst, events}
 	}
 	return pace{pageBytesLeast, min(events, pageBytesLeast/eventBytesGuess)}
@@ -104,7 +105,7 @@ func (s *Server) firstPace(events int) pace {
 // the part before took, and left how many events are left.
 func (s *Server) nextPace(p pace, took time.Duration, page query.Page, left int) pace {
 	switch {
-	case took < partTime/2 && s.budget[forEvents].plenty():
+	case took < partTime/2 && s.budget[body.ForEvents].Plenty():
 		p.bytes = min(2*p.bytes, pageBytesMost)
 	case took > partTime:
 		p.bytes = max(int(float64(p.bytes)*partTime.Seconds()/took.Seconds()), pageBytesLeast)

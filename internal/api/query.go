@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
 )
@@ -151,7 +152,7 @@ func (s *Server) ask(x *exchange, p *params, after []event.Receipt, q question) 
 	if err != nil {
 		return err
 	}
-	x.keep(forRows, int64(rows)*int64(q.rowBytes)+sendBytes)
+	x.keep(body.ForRows, int64(rows)*int64(q.rowBytes)+sendBytes)
 	x.out = append(x.out, q.begin...)
 	for i := range rows {
 		if i > 0 {
@@ -170,7 +171,7 @@ func (s *Server) ask(x *exchange, p *params, after []event.Receipt, q question) 
 // turn. It waits for the memory first, because slow readers may keep that for
 // long, and nobody should wait for a place that is not used meanwhile.
 func (s *Server) askAdmitted(x *exchange, q question) (rows int, err error) {
-	if err := x.waitFor(forRows, readFactor*int64(q.rowsMax)*int64(q.rowBytes)+sendBytes); err != nil {
+	if err := x.waitFor(body.ForRows, readFactor*int64(q.rowsMax)*int64(q.rowBytes)+sendBytes); err != nil {
 		return 0, err
 	}
 	leave, err := s.analytics.enter(x.r.Context())

@@ -94,8 +94,8 @@ type Server struct {
 	parser      body.Parser
 	clock       event.Clock // of the times at which writes are received
 	metrics     *metrics
-	budget      *budget
-	buffers     buffers
+	budget      *body.Budget
+	bodies      *body.Reader
 	exchanges   sync.Pool
 	batches     sync.Pool
 	crossOrigin *http.CrossOriginProtection
@@ -110,7 +110,7 @@ type Server struct {
 	debug bool
 	// inflateSingle and inflateBatch inflate the bodies of single writes and of
 	// batches.
-	inflateSingle, inflateBatch inflaters
+	inflateSingle, inflateBatch body.Inflaters
 	// pageReads has an element for each part of a page that is being read.
 	pageReads chan struct{}
 	// draining is closed when a stop begins.
@@ -140,10 +140,10 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	}
 	host, _, _ := net.SplitHostPort(cfg.Addr) // checked by Validate
 	s.local = cfg.Keys == nil && isLoopbackHost(host)
-	s.budget = newBudget(cfg.InFlightBytesMax, cfg.AnswerBytesMax)
-	s.buffers.share = &s.budget[forBodies]
+	s.budget = body.NewBudget(cfg.InFlightBytesMax, cfg.AnswerBytesMax)
+	s.bodies = body.NewReader(&s.budget[body.ForBodies], cfg.InflateTimeout)
 	s.pageReads = make(chan struct{}, cfg.PageReadsMax)
-	s.inflateSingle, s.inflateBatch = newInflaters(inflatersSingle), newInflaters(inflatersBatch)
+	s.inflateSingle, s.inflateBatch = body.NewInflaters(inflatersSingle), body.NewInflaters(inflatersBatch)
 	s.exchanges.New = func() any { return new(exchange) }
 	s.batches.New = func() any { return new(batch) }
 	var err error

@@ -65,7 +65,7 @@ func TestPlanIsValid(t *testing.T) {
 						t.Fatalf("item %s: id %s, error %v", item, w.ID, err)
 					}
 				}
-				if _, err := parser.ParseUpdate(event.Ref{ID: p.ID(i)}, p.AppendUpdate(nil, i), now); err != nil {
+				if _, err := parser.ParseUpdate(event.Ref{ID: p.ID(i)}, p.AppendUpdate(nil, i)); err != nil {
 					t.Fatalf("update %d: %v", i, err)
 				}
 			}

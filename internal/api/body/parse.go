@@ -1,6 +1,7 @@
-// Package body makes writes of the bodies of requests. A batch is split into its
-// items; the JSON of a write is read the fast way where it is plain, as nearly all
-// of it is, and otherwise the strict way, which alone says what is wrong.
+// Package body makes writes of the bodies of requests. A [Reader] reads and inflates
+// a body into memory that a [Budget] bounds, [Split] finds the items of a batch, and
+// a [Parser] makes writes of JSON: the fast way where the JSON is plain, as nearly
+// all of it is, and otherwise the strict way, which alone says what is wrong.
 package body
 
 import (
@@ -33,7 +34,7 @@ func (p *Parser) ParseCreate(body []byte, now time.Time) (event.Write, error) {
 // ParseUpdate reads the body of an update of the event that ref names; see
 // [Parser.ParseCreate] for the rest. Besides the fields to change, the body may
 // repeat the id.
-func (p *Parser) ParseUpdate(ref event.Ref, body []byte, _ time.Time) (event.Write, error) {
+func (p *Parser) ParseUpdate(ref event.Ref, body []byte) (event.Write, error) {
 	var m members
 	if err := m.read(body, false); err != nil {
 		return event.Write{}, err
@@ -48,8 +49,8 @@ func (p *Parser) ParseUpdate(ref event.Ref, body []byte, _ time.Time) (event.Wri
 
 // ParsePatch is [Parser.ParseUpdate] for a body whose conversation_metadata, where
 // it is an object, is a merge patch (RFC 7396).
-func (p *Parser) ParsePatch(ref event.Ref, body []byte, now time.Time) (event.Write, error) {
-	return asPatch(p.ParseUpdate(ref, body, now))
+func (p *Parser) ParsePatch(ref event.Ref, body []byte) (event.Write, error) {
+	return asPatch(p.ParseUpdate(ref, body))
 }
 
 // asPatch makes a patch of an update that was read.

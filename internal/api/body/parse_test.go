@@ -321,7 +321,7 @@ func (c parseCase) parse(p *body.Parser, text []byte) (event.Write, error) {
 	case callCreate:
 		return p.ParseCreate(text, now)
 	case callUpdate:
-		return p.ParseUpdate(event.Ref{Alias: "order-1"}, text, now)
+		return p.ParseUpdate(event.Ref{Alias: "order-1"}, text)
 	default:
 		return p.ParseItem(text, now)
 	}
@@ -537,11 +537,11 @@ func TestEventNamePatterns(t *testing.T) {
 		}
 	}
 	ref, _ := event.ParseRef("a", now)
-	if _, err := parser.ParseUpdate(ref, []byte(`{"event_name":"pre"}`), now); err != nil {
+	if _, err := parser.ParseUpdate(ref, []byte(`{"event_name":"pre"}`)); err != nil {
 		t.Error(err)
 	}
 	for _, body := range []string{`{"event_name":"prelude"}`, `{"event_name":null}`, `{"event_name":""}`} {
-		if _, err := parser.ParseUpdate(ref, []byte(body), now); err == nil {
+		if _, err := parser.ParseUpdate(ref, []byte(body)); err == nil {
 			t.Errorf("%s: accepted", body)
 		}
 	}

@@ -1,4 +1,4 @@
-package api
+package body
 
 import (
 	"bytes"
@@ -28,21 +28,26 @@ const (
 //nolint:gochecknoglobals // never written
 var zstdWindows = [...]uint64{128 << 10, 1 << 20, 8 << 20}
 
-// inflater undoes content encodings, one body at a time. Its memory stays with
-// it: from a [sync.Pool], each processor would come to have its own.
+// InflaterBytes is what an inflater holds at most, with a window of 8 MiB, besides
+// what it makes.
+const InflaterBytes = 11 << 20
+
+// inflater undoes content encodings, one body at a time. It keeps its memory, and
+// is not in a [sync.Pool], with which each processor would come to have its own.
 type inflater struct {
 	packed bytes.Reader
 	gzip   gzip.Reader
 	zstd   [len(zstdWindows)]*zstd.Decoder
 }
 
-// inflaters are those that are free. There are few, because a few hundred bytes
-// can become a batch of the largest size: all that came at once would hold that
-// much each before they turn out to be too long.
-type inflaters chan *inflater
+// Inflaters are the inflaters that are free. There should be few, because a few
+// hundred bytes can become a batch of the largest size: all bodies that came at once
+// would hold that much each before they turn out to be too long.
+type Inflaters chan *inflater
 
-func newInflaters(n int) inflaters {
-	free := make(inflaters, n)
+// NewInflaters returns n inflaters.
+func NewInflaters(n int) Inflaters {
+	free := make(Inflaters, n)
 	for range n {
 		free <- new(inflater)
 	}
@@ -50,7 +55,7 @@ func newInflaters(n int) inflaters {
 }
 
 // take waits for an inflater, and returns nil where none comes in time.
-func (free inflaters) take(ctx context.Context, timeout time.Duration) *inflater {
+func (free Inflaters) take(ctx context.Context, timeout time.Duration) *inflater {
 	select {
 	case i := <-free:
 		return i
@@ -67,47 +72,12 @@ func (free inflaters) take(ctx context.Context, timeout time.Duration) *inflater
 	return nil
 }
 
-// readCompressed reads the whole body before it inflates it. What a request
-// holds while it waits for its client has then arrived, whatever window the
-// body says that it needs; and no inflater waits for a client.
-func (s *Server) readCompressed(x *exchange, isZstd bool, bytesMax int, free inflaters) ([]byte, error) {
-	packed, err := s.fill(x, requestBody{x}, x.r.ContentLength, bytesMax)
-	if err != nil {
-		return nil, err
-	}
-	i := free.take(x.r.Context(), s.cfg.InflateTimeout)
-	if i == nil {
-		return nil, overloaded()
-	}
-	defer func() { free <- i }()
-	defer i.packed.Reset(nil) // lets go of the request
-	decoder, err := i.open(packed, isZstd)
-	if err != nil {
-		return nil, err
-	}
-	from := x.body
-	defer s.buffers.put(from)
-	x.body = nil
-	return s.fill(x, inflated{decoder}, -1, bytesMax)
-}
-
-// inflated makes problems of a decoder's errors.
-type inflated struct{ io.Reader }
-
-func (r inflated) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = inflateProblem(err)
-	}
-	return n, err
-}
-
-// open returns a decoder of the body. It is good until the next one.
+// open returns a decoder of the body. It is valid until the next call.
 func (i *inflater) open(packed []byte, isZstd bool) (io.Reader, error) {
 	i.packed.Reset(packed)
 	if !isZstd {
 		if err := i.gzip.Reset(&i.packed); err != nil {
-			return nil, inflateProblem(err)
+			return nil, decodeError(err)
 		}
 		return &i.gzip, nil
 	}
@@ -116,7 +86,7 @@ func (i *inflater) open(packed []byte, isZstd bool) (io.Reader, error) {
 		return nil, err
 	}
 	if i.zstd[class] == nil {
-		// Of one goroutine, the caller's.
+		// The caller's goroutine decodes; there are no others.
 		i.zstd[class], err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(zstdWindows[class]))
 		if err != nil {
@@ -124,7 +94,7 @@ func (i *inflater) open(packed []byte, isZstd bool) (io.Reader, error) {
 		}
 	}
 	if err := i.zstd[class].Reset(&i.packed); err != nil {
-		return nil, inflateProblem(err)
+		return nil, decodeError(err)
 	}
 	return i.zstd[class], nil
 }
@@ -134,7 +104,7 @@ func (i *inflater) open(packed []byte, isZstd bool) (io.Reader, error) {
 func zstdClass(packed []byte) (int, error) {
 	var h zstd.Header
 	if err := h.Decode(packed); err != nil {
-		return 0, badRequest("the body is not valid zstd")
+		return 0, encodingError("the body is not valid zstd")
 	}
 	if h.Skippable {
 		return len(zstdWindows) - 1, nil // what comes after it is not known
@@ -148,14 +118,14 @@ func zstdClass(packed []byte) (int, error) {
 			return class, nil
 		}
 	}
-	return 0, badRequest("the zstd frame needs a window of more than 8 MiB")
+	return 0, encodingError("the zstd frame needs a window of more than 8 MiB")
 }
 
-// inflateProblem is what a decoder's failure is answered with. The whole body
-// is there, so that it is the body's fault.
-func inflateProblem(err error) error {
+// decodeError is the error of a decoder's failure. The whole body is there, so that
+// the body is at fault.
+func decodeError(err error) error {
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
-		return badRequest("a zstd frame needs a larger window than the first one")
+		return encodingError("a zstd frame needs a larger window than the first one")
 	}
-	return badRequest("the body is not valid in its Content-Encoding")
+	return encodingError("the body is not valid in its Content-Encoding")
 }

@@ -1,4 +1,4 @@
-package api
+package body
 
 import (
 	"math/bits"
@@ -14,15 +14,18 @@ const (
 	classes = 11
 )
 
-// buffer is memory from a [buffers].
-type buffer struct {
-	b     []byte
-	class int // of the pool it goes back to; classes for that of large ones
+// Buffer is memory that a body was read into, or inflated into. It belongs to a
+// [Reader], which takes it back.
+type Buffer struct {
+	b []byte
+	// class is the number of the pool that the buffer goes back to; classes for that of
+	// large ones.
+	class int
 }
 
 // buffers hands out memory whose sum a share of the budget bounds.
 type buffers struct {
-	share *share
+	share *Share
 	pools [classes]sync.Pool
 	// large has buffers that are larger than those of the last class. Without it,
 	// a few compressed bodies after each other make garbage of 16 MiB each.
@@ -31,7 +34,7 @@ type buffers struct {
 
 // get returns an empty buffer of at least n bytes capacity, or nil when the
 // budget is used up.
-func (p *buffers) get(n int) *buffer {
+func (p *buffers) get(n int) *Buffer {
 	class := 0
 	if n > smallestBytes {
 		class = bits.Len(uint(n-1)) - bits.Len(uint(smallestBytes-1))
@@ -43,31 +46,31 @@ func (p *buffers) get(n int) *buffer {
 		class = classes
 	}
 	if class == classes {
-		if buf, ok := p.large.Get().(*buffer); ok && cap(buf.b) >= n {
-			if !p.share.take(int64(cap(buf.b))) {
+		if buf, ok := p.large.Get().(*Buffer); ok && cap(buf.b) >= n {
+			if !p.share.Take(int64(cap(buf.b))) {
 				p.large.Put(buf)
 				return nil
 			}
 			return buf
 		}
 	}
-	if !p.share.take(int64(size)) {
+	if !p.share.Take(int64(size)) {
 		return nil
 	}
 	if class < classes {
-		if buf, ok := p.pools[class].Get().(*buffer); ok {
+		if buf, ok := p.pools[class].Get().(*Buffer); ok {
 			return buf
 		}
 	}
-	return &buffer{b: make([]byte, 0, size), class: class}
+	return &Buffer{b: make([]byte, 0, size), class: class}
 }
 
 // put takes a buffer back, which must not be used afterwards. nil is fine.
-func (p *buffers) put(buf *buffer) {
+func (p *buffers) put(buf *Buffer) {
 	if buf == nil {
 		return
 	}
-	p.share.give(int64(cap(buf.b)))
+	p.share.Give(int64(cap(buf.b)))
 	buf.b = buf.b[:0]
 	if buf.class < classes {
 		p.pools[buf.class].Put(buf)
@@ -77,8 +80,8 @@ func (p *buffers) put(buf *buffer) {
 }
 
 // grow returns a buffer of at least n bytes capacity with the contents of buf,
-// which goes back; or nil when the budget is used up, and buf stays.
-func (p *buffers) grow(buf *buffer, n int) *buffer {
+// which is put back; nil when the budget is used up, and then buf stays as it is.
+func (p *buffers) grow(buf *Buffer, n int) *Buffer {
 	larger := p.get(n)
 	if larger == nil {
 		return nil
