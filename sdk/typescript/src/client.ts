@@ -37,17 +37,17 @@ import type {
 } from './types.js';
 
 const closeTimeoutMs = 10_000;
-/** The longest time that Node's timers know. */
+/** The longest delay of Node's timers, in milliseconds. */
 const timeoutMsMax = 2 ** 31 - 1;
 
 /**
- * A client of one Sluice server. Make one and keep it: it has a queue, a background sender and connections.
+ * A client of one Sluice server. Make one client for the whole program: it has a queue, a background sender and connections of its own.
  *
- * Writes are queued and sent in batches behind your back. A process that has nothing else to do sends what is queued before it ends, for
- * at most 10 s. One that ends otherwise (`process.exit`, a signal, an exception) calls {@link Client.close} before, or what is still queued
- * is lost (which is logged), unless there is a spool.
+ * Writes are queued, and sent in batches in the background. When the process has nothing else to do, it sends the queued writes before
+ * it ends, for at most 10 s. A program that ends in another way (`process.exit`, a signal, an exception) must call {@link Client.close}
+ * first. Otherwise the writes that are still queued are lost, and a warning says how many, unless the client has a spool.
  *
- * Requests go through the proxy that HTTPS_PROXY or HTTP_PROXY names, but for NO_PROXY and this machine itself.
+ * Requests go through the proxy that HTTPS_PROXY or HTTP_PROXY names. Requests to this machine and to the hosts in NO_PROXY do not.
  */
 export class Client implements AsyncDisposable {
   readonly #queue: Queue;
@@ -58,24 +58,26 @@ export class Client implements AsyncDisposable {
   readonly #traceEventName: string;
   readonly #encoding: Encoding;
   readonly #onError: (failure: WriteFailure) => void;
+  /** Whether `onError` is the caller's, not the default. */
   readonly #ownOnError: boolean;
+  /** Whether the wrong clock was reported. It is reset when the clock is right again. */
   #toldClock = false;
-  /** Ends what is under way when the client is closed. */
+  /** Aborts all requests under way when the client is closed. */
   readonly #abort = new AbortController();
   #closed: Promise<void> | undefined;
-  /** What traced calls returned and has not ended. */
+  /** The streams of traced calls that have not ended. */
   readonly #streams = new Set<Watcher>();
 
-  /** The bytes of the write that was refused last for lack of room; 0 once one was taken. */
+  /** The size in bytes of the last write that the full queue refused; 0 once the queue took a write. */
   #refusedBytes = 0;
   #roomWaiters: (() => void)[] = [];
 
   /**
-   * Opens a client. Nothing is connected to yet, but what a spool holds is sent from now on.
+   * Opens a client. It connects when it first sends. The writes that an earlier process left in the spool are sent from now on.
    *
-   * @throws {@link ValidationError} for an option that cannot be.
-   * @throws {@link SpoolInUseError} where another client has the spool's directory.
-   * @throws {@link SluiceError} where the spool's directory cannot be used.
+   * @throws {@link ValidationError} if an option is out of its range.
+   * @throws {@link SpoolInUseError} if another client has the spool's directory.
+   * @throws {@link SluiceError} if the spool's directory cannot be used.
    */
   constructor(options: ClientOptions = {}) {
     const requestTimeoutMs = bounded(options, 'requestTimeoutMs', 30_000, 1, timeoutMsMax);
@@ -96,7 +98,7 @@ export class Client implements AsyncDisposable {
       waitAppliedSeconds: options.waitAppliedSeconds === undefined ? 0 : wholeSeconds(options.waitAppliedSeconds),
       gzip: options.gzip ?? false,
     };
-    setMaxListeners(0, this.#abort.signal); // one for each request under way
+    setMaxListeners(0, this.#abort.signal); // each request under way adds a listener
     this.#transport = new Transport(options.url ?? 'http://127.0.0.1:8080', options.apiKey, this.#abort.signal, { caFile: options.caFile });
     this.#spool = options.spoolDir === undefined ? undefined : new Spool(options.spoolDir);
     this.#sender = new Sender(this.#queue, this.#spool, this.#transport, senderOptions);
@@ -118,18 +120,17 @@ export class Client implements AsyncDisposable {
     if (this.#spool !== undefined) {
       this.#takeOver(this.#spool);
     }
-    openClients.set(this, this.#leaving());
-    listen();
+    watchExit(this, this.#exitHooks());
   }
 
   /**
-   * Queues an event to be created.
+   * Queues the create of an event. It does not wait for the network.
    *
-   * @returns its id: the event's own, or the one that was minted.
-   * @throws {@link ValidationError} where the event cannot be.
-   * @throws {@link QueueFullError} where the queue has no room; see {@link Client.ready}.
+   * @returns the event's id: the id given, or a new one.
+   * @throws {@link ValidationError} if the event is invalid.
+   * @throws {@link QueueFullError} if the queue has no room; see {@link Client.ready}.
    * @throws {@link ClosedError} after close.
-   * @throws {@link SluiceError} where the spool cannot be written.
+   * @throws {@link SluiceError} if the spool cannot be written.
    */
   trackEvent(event: NewEvent): string {
     this.#checkOpen();
@@ -137,8 +138,8 @@ export class Client implements AsyncDisposable {
   }
 
   /**
-   * Queues an update of an event, whether or not that was sent yet. A field that is null is cleared, one that is undefined or
-   * absent is left alone. It throws what {@link Client.trackEvent} does.
+   * Queues an update of an event. The event's create may still be queued. A null field is cleared; an undefined or absent field keeps
+   * its value. It throws the same errors as {@link Client.trackEvent}.
    */
   updateEvent(id: string, fields: EventUpdate): void {
     this.#checkOpen();
@@ -146,25 +147,25 @@ export class Client implements AsyncDisposable {
   }
 
   /**
-   * Queues a patch of an event: {@link Client.updateEvent}, but `conversationMetadata` is a merge patch (RFC 7396) of the metadata that
-   * the event has. The keys that it names are set, those that are null in it are taken away, objects are merged, and everything else
-   * stays, so that writers of different keys do not overwrite one another.
+   * Queues a patch of an event. It is an update, except that `conversationMetadata` is a JSON merge patch (RFC 7396) of the event's
+   * metadata: the keys of the patch are set, its null keys are removed, its objects are merged, and all other keys keep their values. So
+   * writers of different keys do not overwrite each other. It throws the same errors as {@link Client.trackEvent}.
    */
   patchEvent(id: string, fields: EventUpdate): void {
     this.#checkOpen();
     this.#push('patch', encodeUpdate(id, fields, this.#encoding, 'patch'));
   }
 
-  /** Queues the deletion of an event, which is final. It throws what {@link Client.trackEvent} does. */
+  /** Queues the delete of an event. A delete is final. It throws the same errors as {@link Client.trackEvent}. */
   deleteEvent(id: string): void {
     this.#checkOpen();
     this.#push('delete', encodeDelete(id));
   }
 
   /**
-   * Waits until the queue has room: for the write that was refused last, if one was.
+   * Waits until the queue has room. If the queue refused a write, it waits for room for the last refused write.
    *
-   * @throws {@link ClosedError} after close, and when the client is closed meanwhile.
+   * @throws {@link ClosedError} after close, or if the client is closed during the wait.
    */
   async ready(): Promise<void> {
     const release = this.#sender.hold();
@@ -180,12 +181,12 @@ export class Client implements AsyncDisposable {
   }
 
   /**
-   * Sends what is queued without waiting for more, and waits until all that was queued before the call is answered for good:
-   * taken, refused or given up. What was refused went to `onError` before.
+   * Sends the queued writes now, without waiting for a full batch. It returns when every write that was queued before the call has its
+   * final answer: acknowledged, refused or given up. `onError` is called for the refused and given up ones before it returns.
    *
-   * @param options - `timeoutMs`: default no limit.
-   * @throws {@link TimeoutError} when the time is over. What is left stays queued.
-   * @throws {@link ClosedError} after close, and when the client is closed meanwhile.
+   * @param options - `timeoutMs`, in milliseconds. Default: no limit.
+   * @throws {@link TimeoutError} if the timeout is over. The remaining writes stay queued.
+   * @throws {@link ClosedError} after close, or if the client is closed during the flush.
    */
   async flush(options: TimeoutOptions = {}): Promise<void> {
     const timeoutMs = bounded(options, 'timeoutMs', Infinity, 0, Infinity);
@@ -200,18 +201,18 @@ export class Client implements AsyncDisposable {
   }
 
   /**
-   * Flushes and closes. Calls from now on fail with a {@link ClosedError}; another close waits for the first.
+   * Flushes the queue and closes the client. Later calls fail with a {@link ClosedError}; a second close waits for the first.
    *
-   * @param options - `timeoutMs`: default 10,000.
-   * @throws {@link TimeoutError} where writes are left, which are lost, unless there is a spool: the next client that opens it
-   * sends them.
+   * @param options - `timeoutMs` of the flush, in milliseconds. Default 10,000.
+   * @throws {@link TimeoutError} if writes remain after the timeout. They are lost, unless the client has a spool: the next client that
+   * opens the spool sends them.
    */
   async close(options: TimeoutOptions = {}): Promise<void> {
     this.#closed ??= this.#close(bounded(options, 'timeoutMs', closeTimeoutMs, 0, Infinity));
     await this.#closed;
   }
 
-  /** The same as {@link Client.close}, for `await using`. */
+  /** Closes the client, as {@link Client.close} does. It is for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
@@ -219,26 +220,26 @@ export class Client implements AsyncDisposable {
   /**
    * Reads an event, with its embeddings.
    *
-   * This and the other reads are tried again, for up to 30 seconds, when the server cannot answer.
+   * All reads are retried for up to 30 seconds when the server cannot be reached or cannot answer.
    *
-   * @throws {@link ApiError} with the code `unknown_event` where there is none; or what else the server says.
-   * @throws {@link NetworkError} where the server cannot be reached.
-   * @throws {@link TimeoutError} where it does not answer; or, with `waitSeconds`, where what was queued is not written in time.
-   * @throws {@link ValidationError} for an id or option that cannot be.
+   * @throws {@link ApiError} with the code `unknown_event` if there is no such event, or with another code of the server's.
+   * @throws {@link NetworkError} if the server cannot be reached.
+   * @throws {@link TimeoutError} if the server does not answer; with `waitSeconds`, also if the queued writes cannot be flushed in time.
+   * @throws {@link ValidationError} if the id or an option is invalid.
    * @throws {@link ClosedError} after close.
    */
   event(id: string, options: EventOptions = {}): Promise<StoredEvent> {
     return this.#reader.event(id, options);
   }
 
-  /** Reads a page of a conversation's events, in order of time. It throws what {@link Client.event} does. */
+  /** Reads one page of a conversation's events, in order of time. It throws the same errors as {@link Client.event}. */
   conversation(id: string, options: ConversationPageOptions = {}): Promise<ConversationPage> {
     return this.#reader.conversation(id, options);
   }
 
   /**
-   * Reads all events of a conversation, in order of time, a page at a time. It throws what {@link Client.event} does. With
-   * `waitSeconds`, the first page is waited for.
+   * Iterates over all events of a conversation, in order of time. It reads one page at a time. `waitSeconds` applies to the first page
+   * only. It throws the same errors as {@link Client.event}.
    */
   async *conversationEvents(id: string, options: ConversationOptions = {}): AsyncGenerator<StoredEvent, void, undefined> {
     const { waitSeconds, ...rest } = options;
@@ -252,39 +253,40 @@ export class Client implements AsyncDisposable {
     }
   }
 
-  /** Counts events and errors. It throws what {@link Client.event} does. */
+  /** Counts events and errors. It throws the same errors as {@link Client.event}. */
   errors(options: FilterOptions = {}): Promise<ErrorCount> {
     return this.#reader.errors(options);
   }
 
-  /** Reads latency quantiles by group, the highest first. It throws what {@link Client.event} does. */
+  /** Reads latency quantiles in milliseconds for each group, the highest first. It throws the same errors as {@link Client.event}. */
   latency(options: LatencyOptions = {}): Promise<LatencyRow[]> {
     return this.#reader.latency(options);
   }
 
-  /** Ranks conversations, the highest first. It throws what {@link Client.event} does. */
+  /** Ranks conversations by `orderBy`, the highest first. It throws the same errors as {@link Client.event}. */
   conversations(options: ConversationsOptions = {}): Promise<ConversationRow[]> {
     return this.#reader.conversations(options);
   }
 
-  /** Reads events, errors and latency quantiles per interval, in order of time. It throws what {@link Client.event} does. */
+  /** Reads events, errors and latency quantiles per interval, in order of time. It throws the same errors as {@link Client.event}. */
   timeSeries(options: TimeSeriesOptions = {}): Promise<TimeSeriesRow[]> {
     return this.#reader.timeSeries(options);
   }
 
   /**
-   * Calls the function and tracks an event for the call: its timestamp is the start, its latency how long it took, its output
-   * what was returned and its error what was thrown, unless set on the span.
+   * Calls the function, and tracks one event for the call. The event's timestamp is the start of the call, and its latency the duration
+   * in milliseconds. Its output is the return value and its error the thrown error, unless the function sets them on the span.
    *
-   * What the function returns or throws goes on to the caller unchanged; where it returns a promise, so does this, and the call
-   * ends when that is settled. An event that cannot be queued goes to `onError`.
+   * The caller gets the return value or the thrown error unchanged. If the function returns a promise, the call ends when the promise is
+   * settled. If the event cannot be queued, the error goes to `onError`.
    *
-   * A stream that is returned (an iterator or generator, an async iterable, a `ReadableStream`, a stream of Node's, a `Response`) is
-   * passed through, and the call ends with it: the output is its parts (texts and bytes joined, others as an array), the latency
-   * the time to the last, and `time_to_first_token_ms` in the metadata the time to the first. One that is closed early, or dropped,
-   * is tracked as far as it came. It is the stream itself that is handed on, but for a `ReadableStream` another one that reads it.
+   * If the function returns a stream (an iterator or generator, an async iterable, a `ReadableStream`, a Node stream, a `Response`), the
+   * stream is passed through to the caller, and the call ends when the stream ends. The output is the parts of the stream: texts and bytes
+   * joined, other parts as an array. The latency is the time to the last part, and `time_to_first_token_ms` in the metadata is the time to
+   * the first part. A stream that is closed early or dropped is tracked up to that point. The caller gets the same stream object, except
+   * that a `ReadableStream` is replaced by one that reads from it.
    *
-   * @throws {@link ValidationError} for a conversation's id that cannot be, and {@link ClosedError} after close, before the
+   * @throws {@link ValidationError} if the conversation's id is invalid, and {@link ClosedError} after close. Both are thrown before the
    * function is called.
    */
   trace<T>(conversationId: string, fn: (span: Span) => T, options: TraceOptions = {}): T {
@@ -302,7 +304,7 @@ export class Client implements AsyncDisposable {
   }
 
   /**
-   * Sends what is queued, as far as it can be, in requests that have begun when the call returns.
+   * Sends the queued writes at once. All requests have begun when the call returns.
    *
    * @internal
    */
@@ -318,7 +320,7 @@ export class Client implements AsyncDisposable {
 
   #push(op: Op, { id, line, minted }: Encoded): string {
     if (line.length > this.#queue.bytesMax) {
-      throw new ValidationError('', `the write is ${line.length} bytes, more than the queue ever holds`);
+      throw new ValidationError('', `the write is ${line.length} bytes, more than queueBytesMax`);
     }
     if (!this.#queue.hasRoom(line.length)) {
       this.#refusedBytes = line.length;
@@ -333,10 +335,10 @@ export class Client implements AsyncDisposable {
     return id;
   }
 
-  /** Queues what the spool holds of earlier processes. */
+  /** Queues the writes that earlier processes left in the spool, and reports its corrupt lines. */
   #takeOver(spool: Spool): void {
     for (const write of spool.loaded) {
-      write.unsure = true; // the process before may have sent it
+      write.unsure = true; // the earlier process may have sent it
       this.#queue.push(write);
     }
     if (spool.loaded.length > 0) {
@@ -380,22 +382,22 @@ export class Client implements AsyncDisposable {
     }
   }
 
-  /** Tracks the streams that are still open, as far as they came. */
+  /** Ends the streams that are still open, so that their events are tracked with the parts so far. */
   #endStreams(): void {
     for (const stream of this.#streams) {
       stream.end();
     }
   }
 
-  /** What a process that is about to end has to do with this client. */
-  #leaving(): Leaving {
+  /** The hooks by which the end of the process reaches this client. */
+  #exitHooks(): ExitHooks {
     return {
-      lost: () => (this.#spool === undefined ? this.#queue.unanswered : 0),
+      writesLost: () => (this.#spool === undefined ? this.#queue.unanswered : 0),
       send: () => {
         this.#endStreams();
         return this.#queue.unanswered === 0 ? undefined : this.flush({ timeoutMs: closeTimeoutMs });
       },
-      giveUp: () => { this.#abort.abort(); }, // or else a request that is out would keep the process
+      giveUp: () => { this.#abort.abort(); }, // otherwise a request under way would keep the process alive
     };
   }
 
@@ -413,8 +415,8 @@ export class Client implements AsyncDisposable {
   }
 
   /**
-   * Learns from an answer of Sluice's whether this machine's clock is right. While it is wrong, events without a timestamp get the
-   * server's time. It is told once.
+   * Compares this machine's clock with the time in an answer of Sluice. While the clock is wrong, events without a timestamp get the
+   * server's time. A wrong clock is reported once, until it is right again.
    */
   #observe(answer: Answer, refused: number): void {
     const server = serverTimeMs(answer.headers);
@@ -445,7 +447,7 @@ export class Client implements AsyncDisposable {
   }
 }
 
-/** The event of a traced call. Embeddings that cannot be are left out. */
+/** Encodes the event of a traced call. Invalid embeddings are left out, and a warning says so. */
 function encodeSpan(id: string, event: NewEvent): Encoded {
   try {
     return encodeTraced(id, event);
@@ -469,7 +471,7 @@ function codeOf(error: SluiceError, write: object | undefined): string | undefin
   return write === undefined ? 'spool_corrupt' : 'spool';
 }
 
-/** What becomes of failures without a callback. Never with contents, which a server's detail may quote. */
+/** The default `onError`: a warning on the console. It leaves out the detail, because a server's detail may quote contents. */
 function warn({ op, id, status, code, field, error }: WriteFailure): void {
   if (op === undefined) {
     console.warn(`sluice: ${error.message}`);
@@ -479,15 +481,18 @@ function warn({ op, id, status, code, field, error }: WriteFailure): void {
   }
 }
 
-/** Tells, once for each cause, that writes wait for somebody to change something. Never with contents. */
+/**
+ * Logs that writes are held: they are retried, but somebody must change something before they can succeed. It is called once for each
+ * cause. The line has no contents of events.
+ */
 function warnHeld(error: SluiceError): void {
   const what = error instanceof ApiError ? describe(error) : error.message;
-  console.error(`sluice: writes are held and tried again: what answers is not Sluice, or refuses this client: ${what}`);
+  console.error(`sluice: writes are held and retried: the server refuses this client, or is not Sluice; check the url and apiKey: ${what}`);
 }
 
-/** The error without what a server may quote. */
+/** Describes the error without the detail, which may quote contents. */
 function describe({ status, code, detail }: ApiError): string {
-  // The detail of a redirect is this library's.
+  // This library wrote the detail of a redirect, so it quotes nothing.
   return status < 400 ? `${status} ${detail}` : [status, code].filter((part) => part !== undefined).join(' ');
 }
 
@@ -542,7 +547,7 @@ function writesAre(n: number): string {
   return n === 1 ? '1 write is' : `${n} writes are`;
 }
 
-/** An option that is a number between the bounds. It throws a {@link ValidationError}. */
+/** Returns the numeric option, or its default if it is absent. It throws a {@link ValidationError} if it is out of bounds. */
 function bounded<K extends string>(
   options: Partial<Record<K, number | undefined>>,
   name: K,

@@ -5,22 +5,23 @@ import { conversationHash, conversationIdBytesMax, currentMicros, mintId, nowMic
 import { encodeObject, encodeValue, fit, fitObject, messageOf, metadataBytesMax, stringify } from './payload.js';
 import type { Embedding, EventUpdate, NewEvent, Time } from './types.js';
 
-/** The most bytes of one write as encoded, the server's own limit. */
+/** The maximum size of an encoded write in bytes. It is the server's limit. */
 export const writeBytesMax = 1 << 20;
 const eventNameBytesMax = 128;
 const dimensionsMax = 4096;
 const timestampMinMicros = 946_684_800_000_000; // 2000-01-01
 const timestampAheadMicros = 24 * 3600 * 1e6;
 
-/** A write as it is sent: a line of NDJSON, with its newline. */
+/** An encoded write. */
 export interface Encoded {
   id: string;
+  /** The line of NDJSON, with its newline. */
   line: Buffer;
-  /** Whether the id was made here. */
+  /** Whether this library minted the id. */
   minted: boolean;
 }
 
-/** The members of an item of `POST /events`; those that are undefined are left out. */
+/** The members of an item of `POST /events`. Undefined members are left out. */
 interface Item {
   op: 'update' | 'patch' | 'delete' | undefined;
   id: string;
@@ -30,13 +31,13 @@ interface Item {
   latency: number | null | undefined;
 }
 
-/** How values that are not JSON are taken. */
+/** How values that are not JSON are encoded. */
 export interface Encoding {
-  /** Refuses them, and what is too large. */
+  /** Refuses values that are not JSON, and values that are too large. */
   strict?: boolean;
-  /** Takes BigInt as JSON though strict, as a client does that reads it. */
+  /** Allows BigInt even if strict, because a client with this option reads BigInt. */
   bigIntegers?: boolean;
-  /** Takes whatever can be taken somehow: a call must not fail because it is traced. */
+  /** Encodes every value in some way, because a call must not fail for being traced. */
   traced?: boolean;
 }
 
@@ -50,7 +51,7 @@ export function encodeCreate(event: NewEvent, encoding: Encoding): Encoded {
   const timestamp = event.timestamp ?? undefined;
   const micros = timestamp === undefined ? undefined : timestampMicros(timestamp);
   if (event.id === undefined || event.id === null) {
-    // The id has the time.
+    // The id contains the time, so there is no timestamp.
     return encode(makeItem(undefined, mintId(micros ?? nowMicros(), hash), event), event, encoding, true);
   }
   checkId(event.id);
@@ -59,7 +60,7 @@ export function encodeCreate(event: NewEvent, encoding: Encoding): Encoded {
   return encode(item, event, encoding);
 }
 
-/** Encodes the create of a traced call, whose id was minted before. It throws a {@link ValidationError}. */
+/** Encodes the create of a traced call, whose id was minted at the start of the call. It throws a {@link ValidationError}. */
 export function encodeTraced(id: string, event: NewEvent): Encoded {
   return encode(makeItem(undefined, id, event), event, { traced: true }, true);
 }
@@ -80,14 +81,14 @@ export function encodeDelete(id: string): Encoded {
   return encode(makeItem('delete', id, {}), {}, {});
 }
 
-/** Checks an event's id. */
+/** Checks an event's id. It throws a {@link ValidationError}. */
 export function checkId(id: string): void {
   if (typeof id as unknown !== 'string' || !/^[ -~]{1,128}$/.test(id)) {
     throw new ValidationError('id', 'must be 1 to 128 printable ASCII characters');
   }
 }
 
-/** Checks a conversation's id and returns its hash. */
+/** Checks a conversation's id and returns its 24-bit hash. It throws a {@link ValidationError}. */
 export function checkConversationId(id: string): number {
   if (typeof id as unknown !== 'string' || id === '' || !id.isWellFormed()) {
     throw new ValidationError('conversation_id', 'must be a string of Unicode that is not empty');
@@ -99,7 +100,7 @@ export function checkConversationId(id: string): number {
   return hash;
 }
 
-/** RFC 3339, to the microsecond. */
+/** Formats Unix microseconds as RFC 3339 in UTC. */
 export function formatMicros(micros: number): string {
   const millis = Math.floor(micros / 1000);
   const rest = micros - millis * 1000;
@@ -122,7 +123,7 @@ const createProperties = new Set([
   ...(['id', 'conversationId', 'timestamp'] satisfies (keyof NewEvent)[]),
 ]);
 
-/** Refuses properties that are not known: an event that lacks what was misspelt would be a silent loss. */
+/** Refuses unknown properties. Otherwise a misspelt field would be lost silently. */
 function checkProperties(value: object, known: Set<string>): void {
   for (const name in value) {
     if (!known.has(name)) {
@@ -131,7 +132,7 @@ function checkProperties(value: object, known: Set<string>): void {
   }
 }
 
-/** Checks the fields that updates may set, and makes an item with them. */
+/** Checks the event name and the latency, and makes an item with them. */
 function makeItem(op: Item['op'], id: string, fields: EventUpdate & { conversationId?: string }): Item {
   const { eventName, latency } = fields;
   if (eventName !== undefined && !isEventName(eventName)) {
@@ -147,7 +148,7 @@ function isEventName(name: unknown): boolean {
   return typeof name === 'string' && name !== '' && name.length <= eventNameBytesMax && Buffer.byteLength(name) <= eventNameBytesMax;
 }
 
-/** A field's value as JSON; undefined where it is left out. */
+/** Encodes the value of input, output or error as JSON; undefined if the field is left out. */
 function encodeContent(field: string, value: unknown, { strict, bigIntegers, traced }: Encoding): string | undefined {
   if (value === undefined || value === null) {
     return value === null ? 'null' : undefined;
@@ -168,10 +169,10 @@ function encodeContent(field: string, value: unknown, { strict, bigIntegers, tra
   }
 }
 
-/** The same, but it throws a {@link ValidationError} for all that JSON does not say as it is. */
+/** Encodes a value as JSON. It throws a {@link ValidationError} for any value that JSON cannot represent exactly. */
 function encodeStrictly(field: string, value: unknown, bigIntegers: boolean): string {
   try {
-    const json = stringify(value, bigIntegers); // undefined of functions and symbols
+    const json = stringify(value, bigIntegers); // undefined for functions and symbols
     if (json !== undefined && json === encodeValue(value, false)) {
       return json;
     }
@@ -198,6 +199,7 @@ function encodeMetadata(value: unknown, encoding: Encoding): string | undefined 
 
 const littleEndian = endianness() === 'LE';
 
+/** Encodes an embedding as base64 of little-endian float32. It throws a {@link ValidationError}. */
 function encodeEmbedding(field: string, values: Embedding | null | undefined): string | null | undefined {
   if (values === undefined || values === null) {
     return values;
@@ -255,14 +257,14 @@ function encode(item: Item, fields: EventUpdate, encoding: Encoding, minted = fa
 
 const rfc3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))$/;
 
-/** The time in Unix microseconds; what is finer is cut off. */
+/** Checks a timestamp and returns it in Unix microseconds, rounded down. It throws a {@link ValidationError}. */
 function timestampMicros(time: Time): number {
   const micros = typeof time === 'string' ? parseRfc3339(time) : Math.floor(Number(time) * 1000);
   if (Number.isNaN(micros)) {
     throw new ValidationError('timestamp', 'must be a valid Date, Unix milliseconds, or RFC 3339 such as 2026-01-31T12:00:00.25Z');
   }
   const now = currentMicros();
-  // A clock of before 2000 is wrong, and judges nothing.
+  // A clock before 2000 is wrong, so it does not limit timestamps.
   if (micros < timestampMinMicros || (now >= timestampMinMicros && micros > now + timestampAheadMicros)) {
     throw new ValidationError('timestamp', 'must lie between 2000-01-01T00:00:00Z and 24 h from now');
   }
@@ -277,7 +279,7 @@ function parseRfc3339(text: string): number {
   const part = (i: number) => Number(match[i] ?? 0);
   const date = new Date(Date.UTC(part(1), part(2) - 1, part(3), part(4), part(5), part(6)));
   if (date.getUTCMonth() !== part(2) - 1 || date.getUTCDate() !== part(3)) {
-    return NaN; // a day that the month does not have
+    return NaN; // the month does not have this day
   }
   const fraction = Number((match[7] ?? '').slice(0, 6).padEnd(6, '0'));
   const offsetMinutes = (match[8] === '-' ? -1 : 1) * (part(9) * 60 + part(10));

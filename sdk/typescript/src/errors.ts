@@ -1,14 +1,14 @@
-/** What every error of this library is. */
+/** The base class of every error of this library. */
 export class SluiceError extends Error {
   override name = 'SluiceError';
 }
 
-/** A call refused its arguments; nothing was queued or sent. */
+/** A call was given an invalid argument. Nothing was queued or sent. */
 export class ValidationError extends SluiceError {
   override name = 'ValidationError';
   /**
-   * What is wrong, by its name in the API, such as `latency` or `output_embeddings[1]`; an option by its own name. Empty
-   * where it is the write as a whole: an update without fields, or a write that is too large.
+   * The invalid field by its name in the API, such as `latency` or `output_embeddings[1]`, or the option by its own name. It is empty if
+   * the write as a whole is invalid: an update without fields, or a write that is too large.
    */
   readonly field: string;
 
@@ -18,7 +18,7 @@ export class ValidationError extends SluiceError {
   }
 }
 
-/** The queue has no room for the write, which was not taken. `client.ready()` waits for room. */
+/** The queue has no room for the write, and the write was not queued. `client.ready()` waits for room. */
 export class QueueFullError extends SluiceError {
   override name = 'QueueFullError';
 }
@@ -26,13 +26,13 @@ export class QueueFullError extends SluiceError {
 /** The server refused a request or a write. */
 export class ApiError extends SluiceError {
   override name = 'ApiError';
-  /** The HTTP status, or that of the write within a batch. */
+  /** The HTTP status of the answer, or the status of the write within a batch. */
   readonly status: number;
-  /** The code of the problem, such as `unknown_event`; undefined where the answer was not Sluice's, but a proxy's. */
+  /** The code of the problem, such as `unknown_event`; undefined if the answer came from a proxy and not from Sluice. */
   readonly code: string | undefined;
-  /** What is wrong, for humans. */
+  /** An explanation for humans. */
   readonly detail: string;
-  /** The field or parameter that is meant, by its name in the API. */
+  /** The field or parameter at fault, by its name in the API; undefined if there is none. */
   readonly field: string | undefined;
 
   constructor(status: number, problem: { code?: string | undefined; detail: string; field?: string | undefined }) {
@@ -45,14 +45,14 @@ export class ApiError extends SluiceError {
   }
 }
 
-/** The server could not be reached, or its answer was cut off or could not be read. `cause` says more where there is more. */
+/** The server could not be reached, or its answer was cut off or unreadable. `cause` is the underlying error, if there is one. */
 export class NetworkError extends SluiceError {
   override name = 'NetworkError';
 }
 
 /**
- * The time was over: of a flush, a close or a request. What was queued stays queued, after a flush; or in the spool, after a
- * close with one. `cause` is the last error of the sender, if there was one.
+ * A flush, a close or a request took longer than its timeout. After a flush, the remaining writes stay queued; after a close, they stay
+ * in the spool if the client has one. `cause` is the sender's last error, if there is one.
  */
 export class TimeoutError extends SluiceError {
   override name = 'TimeoutError';
@@ -67,12 +67,12 @@ export class ClosedError extends SluiceError {
   }
 }
 
-/** The spool's directory is in use, by another client of this process or by another process. */
+/** The spool's directory is in use by another client, of this process or of another one. */
 export class SpoolInUseError extends SluiceError {
   override name = 'SpoolInUseError';
 }
 
-/** This machine's clock is wrong. `onError` gets it, once; the message says what to do. */
+/** This machine's clock is wrong. It goes to `onError` once; the message says what to do. */
 export class ClockError extends SluiceError {
   override name = 'ClockError';
 }

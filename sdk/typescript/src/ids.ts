@@ -8,7 +8,7 @@ const utf8 = new Uint8Array(conversationIdBytesMax + 4);
 const view = new DataView(utf8.buffer);
 const bytes = Buffer.alloc(16);
 
-/** The id's hash in 24 bits; undefined where it is longer than it may be. */
+/** Returns the 24-bit hash of a conversation's id; undefined if the id is too long. */
 export function conversationHash(conversationId: string): number | undefined {
   const { read, written } = encoder.encodeInto(conversationId, utf8);
   if (read < conversationId.length || written > conversationIdBytesMax) {
@@ -18,8 +18,8 @@ export function conversationHash(conversationId: string): number | undefined {
 }
 
 /**
- * Puts an id together: a UUIDv8 of 48 bits Unix milliseconds, 12 bits microseconds within them, 24 bits hash and 38 bits
- * count, which are given as 6 and 32.
+ * Composes an id: a UUIDv8 of 48 bits Unix milliseconds, 12 bits microseconds within the millisecond, 24 bits conversation hash and 38
+ * bits counter. The counter is given as its high 6 bits and its low 32 bits.
  */
 export function makeId(unixMillis: number, micros: number, hash: number, countHigh: number, countLow: number): string {
   bytes.writeUIntBE(unixMillis, 0, 6);
@@ -31,24 +31,27 @@ export function makeId(unixMillis: number, micros: number, hash: number, countHi
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
 }
 
-/** What a process has minted so far. */
+/** The state from which a process mints ids. */
 export interface Minted {
-  /** Of the next id, which has 38 bits of it. */
+  /** The 38-bit counter of the next id. */
   count: number;
-  /** The last time that was given out, in Unix microseconds. */
+  /** The last time that {@link nowMicros} returned, in Unix microseconds. */
   lastMicros: number;
-  /** The server's time in Unix milliseconds, and that of the performance clock at the moment, while the system's clock is known to be wrong. */
+  /**
+   * Set while the system's clock is known to be wrong: the server's time in Unix milliseconds, and the performance clock's time when the
+   * server's time was learned.
+   */
   server?: { ms: number; since: number } | undefined;
 }
 
 const countMax = 2 ** 38 - 1;
 
-// Of the times that are given out: how far they go on by a microsecond each while the clock is behind them, and the largest
-// step back of the clock that they do not follow.
+// Bounds of nowMicros: how far its times may run ahead of the clock, a microsecond for each call, and the largest backward step of the
+// clock that it does not follow.
 const aheadMaxMicros = 5e6;
 const backMaxMicros = 10e6;
 
-/** One for all copies of this package that a process or worker has loaded, such as both as a module and by `require`. */
+/** The key of the state that all copies of this package in a process or worker share, for example the ESM and the CommonJS copy. */
 const mintedKey = Symbol.for('@sluicehq/sluice minted 1');
 let minted: Minted | undefined;
 
@@ -62,8 +65,8 @@ function ofProcess(): Minted {
 }
 
 /**
- * Where a process or worker begins to count: at a random number, so that no two of them mint the same ids. It is below 2^37, so that
- * as many ids come before the count starts again.
+ * Returns the random number at which a process or worker begins to count, so that no two of them mint the same ids. It is below 2^37,
+ * so that at least 2^37 ids come before the 38-bit counter wraps around.
  */
 export function firstCount(): number {
   const random = randomBytes(5);
@@ -71,8 +74,8 @@ export function firstCount(): number {
 }
 
 /**
- * Mints the id of an event at the time, in Unix microseconds. Ids of one conversation and time ascend as they are minted, and
- * no two are alike.
+ * Mints the id of an event at the given time, in Unix microseconds. The ids of one conversation and time ascend in the order in which
+ * they are minted, and each id is unique.
  */
 export function mintId(unixMicros: number, hash: number, process = ofProcess()): string {
   const { count } = process;
@@ -81,19 +84,19 @@ export function mintId(unixMicros: number, hash: number, process = ofProcess()):
   return makeId(millis, unixMicros - millis * 1000, hash, Math.floor(count / 2 ** 32), count >>> 0);
 }
 
-/** Has the time be the server's, in Unix milliseconds, from now on; undefined for the system's. */
+/** Sets the time to the server's, in Unix milliseconds, from now on; undefined returns to the system's clock. */
 export function followServer(ms: number | undefined): void {
   ofProcess().server = ms === undefined ? undefined : { ms, since: performance.now() };
 }
 
-/** The time in Unix microseconds, by the system's clock unless that is known to be wrong. */
+/** Returns the time in Unix microseconds, from the system's clock, or from the server's time while the system's clock is wrong. */
 export function currentMicros({ server } = ofProcess()): number {
   return server === undefined ? Date.now() * 1000 : Math.floor((server.ms + performance.now() - server.since) * 1000);
 }
 
 /**
- * The time of an event without a timestamp, in Unix microseconds: the clock's, but later than any given out before, so that events
- * sort as they were tracked. It follows a clock that is set back by more than 10 s.
+ * Returns the time for an event without a timestamp, in Unix microseconds. It is the clock's time, but later than any time returned
+ * before, so that events sort in the order in which they were tracked. If the clock is set back by more than 10 s, it follows the clock.
  */
 export function nowMicros(clock?: number, process = ofProcess()): number {
   const clockMicros = clock ?? currentMicros(process);
@@ -106,7 +109,7 @@ export function nowMicros(clock?: number, process = ofProcess()): number {
   return process.lastMicros;
 }
 
-// XXH64 with seed 0. BigInt is ten times as slow as this one register of 64 bits in two halves.
+// XXH64 with seed 0, on one 64-bit register in two halves. BigInt would be ten times slower.
 let hi = 0;
 let lo = 0;
 
@@ -152,7 +155,7 @@ function rotate(bits: number): void {
   lo = (lo << bits) | (high >>> (32 - bits));
 }
 
-/** One step of a lane: (lane + input * prime2) rotated by 31, * prime1. */
+/** One step of a lane: rotate(lane + input * prime2, 31) * prime1. */
 function round(laneHi: number, laneLo: number, inputHi: number, inputLo: number): void {
   set(inputHi, inputLo);
   multiply(prime2Hi, prime2Lo);
@@ -161,7 +164,7 @@ function round(laneHi: number, laneLo: number, inputHi: number, inputLo: number)
   multiply(prime1Hi, prime1Lo);
 }
 
-// The four lanes of inputs from 32 bytes on, each in two halves.
+// The four lanes for inputs of 32 bytes and more, each in two halves.
 const lanes = new Int32Array(8);
 // prime1 + prime2, prime2, 0 and -prime1.
 const lanesAtFirst = Int32Array.of(0x60ea27ee, 0xadc0b5d6, prime2Hi, prime2Lo, 0, 0, 0x61c8864e, 0x7a143579);

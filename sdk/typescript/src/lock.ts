@@ -3,7 +3,7 @@ import fs from 'node:fs';
 
 import { SpoolInUseError } from './errors.js';
 
-/** Who holds a lock. The token is of this lock alone; the start tells the process from a later one of the same number. */
+/** The owner of a lock. The token is unique to the lock. The start time tells the process from a later one with the same pid. */
 interface Owner {
   pid: number;
   start: string;
@@ -11,8 +11,8 @@ interface Owner {
 }
 
 /**
- * Takes the lock of a directory, which is held until the returned function is called or the process ends. It throws a
- * {@link SpoolInUseError} where a process that lives has it, this one too.
+ * Takes a lock file. The lock is held until the returned function is called or the process ends. It throws a {@link SpoolInUseError} if
+ * a living process has the lock, even if it is this process.
  */
 export function lock(path: string): () => void {
   const token = randomUUID();
@@ -31,7 +31,7 @@ export function lock(path: string): () => void {
 function acquire(path: string, mine: string): void {
   for (;;) {
     try {
-      // Exclusive as O_EXCL is, and the file is never seen without its content.
+      // A link is exclusive like O_EXCL, and nobody sees the lock file without its content.
       fs.linkSync(mine, path);
       return;
     } catch (error) {
@@ -41,15 +41,15 @@ function acquire(path: string, mine: string): void {
     }
     const content = read(path);
     if (content === undefined) {
-      continue; // released meanwhile
+      continue; // the owner released it in the meantime
     }
     const owner = parseOwner(content);
     if (owner === undefined || isAlive(owner)) {
       const who = owner === undefined ? 'another program' : `process ${owner.pid}`;
       throw new SpoolInUseError(`the spool is in use by ${who}; see ${path}`);
     }
-    // The owner is dead. Whoever has the lock of this very lock, which its token names, may put its own in its place; the others
-    // find that out by looking again.
+    // The owner is dead. Several processes may see that at once. The one that takes a second lock, named by the dead lock's token, may
+    // replace the dead lock. The others find the new lock when they look again.
     const claim = `${path}.${owner.token}`;
     acquire(claim, mine);
     if (read(path) === content) {
@@ -82,12 +82,12 @@ function isAlive(owner: Owner): boolean {
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
-  // In a container that is started again, the next process has the same number.
+  // In a restarted container, the next process often has the same pid.
   const start = processStart(owner.pid);
   return start === undefined || owner.start === '-' || start === owner.start;
 }
 
-/** When the process started, of a clock of the system's; empty for a zombie, undefined where the system does not tell. */
+/** Returns when the process started, in clock ticks since boot; empty for a zombie, undefined if the system does not tell. */
 function processStart(pid: number): string | undefined {
   try {
     const [state, ...fields] = fs.readFileSync(`/proc/${pid}/stat`, 'latin1').replace(/^.*\) /s, '').split(' ');

@@ -3,11 +3,11 @@ import { inspect } from 'node:util';
 import { isAnyArrayBuffer, isNativeError } from 'node:util/types';
 
 /**
- * JSON of whatever a caller has as input, output or metadata. Nothing is lost for its type: what JSON does not know is encoded by
- * the nearest that it does, and what is left by its text. No function here throws for a value but {@link TwoKeysError}.
+ * Encodes any JavaScript value as JSON, for input, output and metadata. A value that JSON does not have is encoded as the nearest JSON
+ * value, or as its text. The only error that these functions throw for a value is {@link TwoKeysError}.
  */
 
-/** How deep a field may nest, for the server takes 32 levels with the write's own. */
+/** How many levels a field may nest. The server allows 32, and the write itself is one. */
 export const depthMax = 31;
 export const metadataBytesMax = 16 << 10;
 const textCharsMax = 1000;
@@ -15,33 +15,36 @@ const cutBytesMin = 256;
 const circular = '"[circular]"';
 const mark = /… \[sluice_truncated: (\d+) bytes\]$/;
 
-/** Two keys of a Map are the same as text. */
+/** Two keys of a Map have the same text, so that an object cannot have both. */
 export class TwoKeysError extends Error {}
 
-/** A value as it was, already encoded. */
+/** A value that was encoded earlier, as it was then. */
 export class Snapshot {
   constructor(readonly json: string) {}
 }
 
 /**
- * JSON that is written as it is, with every digit of its numbers: what `raw` of a read gives, or your own. What is not JSON is
- * written as text, and refused by a client that is strict.
+ * JSON text that is written unchanged, with every digit of its numbers. A read with `raw` returns it, and you can make your own. Text
+ * that is not valid JSON is written as a string; a strict client refuses it.
  */
 export class RawJson {
   constructor(readonly json: string) {}
 
-  /** The JSON. */
+  /** Returns the JSON text. */
   toString(): string {
     return this.json;
   }
 
-  /** The value, for `JSON.stringify`, which loses digits beyond those of a number. */
+  /** Returns the parsed value, for `JSON.stringify`. Digits beyond the precision of a number are lost. */
   toJSON(): unknown {
     return JSON.parse(this.json);
   }
 }
 
-/** The value as JSON; undefined where there is none. Of keys that are the same as text the later ones are renamed if so told. */
+/**
+ * Encodes the value as JSON; undefined for undefined. If two keys of a Map have the same text, the later one is renamed if `rename` is
+ * true; otherwise it throws a {@link TwoKeysError}.
+ */
 export function encodeValue(value: unknown, rename: boolean): string | undefined {
   if (value === undefined) {
     return undefined;
@@ -51,7 +54,7 @@ export function encodeValue(value: unknown, rename: boolean): string | undefined
       return value.json;
     }
     if (isPlain(value, depthMax)) {
-      return JSON.stringify(value); // which is much faster, and all that most values need
+      return JSON.stringify(value); // much faster, and enough for most values
     }
     return write(value, depthMax, [], rename);
   } catch (error) {
@@ -62,13 +65,13 @@ export function encodeValue(value: unknown, rename: boolean): string | undefined
   }
 }
 
-/** The same of metadata, which is an object: anything else becomes the member `value` of one. */
+/** Encodes metadata, which must be an object: any other value becomes the member `value` of an object. */
 export function encodeObject(value: unknown): string | undefined {
   const json = encodeValue(value, true);
   return json === undefined || json === 'null' || json.startsWith('{') ? json : `{"value":${json}}`;
 }
 
-/** The value's text, whatever its methods do. */
+/** Returns the value's text. It does not throw, even if the value's own methods do. */
 export function textOf(value: unknown): string {
   try {
     return (typeof value === 'string' ? value : inspect(value, { depth: 2 })).toWellFormed();
@@ -77,19 +80,19 @@ export function textOf(value: unknown): string {
   }
 }
 
-/** What an error says. */
+/** Returns the message of an error, or the text of any other thrown value. */
 export function messageOf(error: unknown): string {
   try {
     if (error instanceof Error) {
       return (error.message || error.name).toWellFormed();
     }
   } catch {
-    // Its own properties throw, or are no text.
+    // The error's properties throw, or are not strings.
   }
   return textOf(error);
 }
 
-/** Whether JSON.stringify says all of it. */
+/** Whether JSON.stringify encodes the value without loss. */
 function isPlain(value: unknown, depth: number): boolean {
   switch (typeof value) {
     case 'string':
@@ -125,7 +128,7 @@ function isPlain(value: unknown, depth: number): boolean {
   return true;
 }
 
-/** The value as JSON, by this library's own rules. */
+/** Encodes the value by this library's own rules. `parents` are the objects that contain it, to find cycles. */
 function write(value: unknown, depth: number, parents: readonly object[], rename: boolean): string {
   switch (typeof value) {
     case 'string':
@@ -155,7 +158,7 @@ function write(value: unknown, depth: number, parents: readonly object[], rename
     if (error instanceof TwoKeysError) {
       throw error;
     }
-    return quote(textOf(value)); // its own methods throw
+    return quote(textOf(value)); // the value's own methods threw
   }
 }
 
@@ -230,7 +233,7 @@ function writeRaw(json: string, depth: number, rename: boolean): string {
   return write(parsed, depth, [], rename);
 }
 
-/** The same JSON, whose line breaks are between tokens. */
+/** Replaces the line breaks, which can only be between tokens, because a line of NDJSON has none. */
 function onOneLine(json: string): string {
   return json.replace(/[\r\n]/g, ' ').trim();
 }
@@ -239,7 +242,7 @@ function isNestedWithin(value: unknown, depth: number): boolean {
   return typeof value !== 'object' || value === null || (depth > 0 && Object.values(value).every((member) => isNestedWithin(member, depth - 1)));
 }
 
-/** The bytes of what has bytes; undefined for all else, also for arrays of larger numbers. */
+/** Returns the bytes of a byte array or buffer; undefined for any other value, such as an array of larger numbers. */
 function bytesOf(value: object): Buffer | undefined {
   if (value instanceof Uint8Array || value instanceof Uint8ClampedArray || value instanceof DataView) {
     return Buffer.from(value.buffer, value.byteOffset, value.byteLength);
@@ -252,8 +255,8 @@ function quote(text: string): string {
 }
 
 /**
- * The fields, as JSON, of which long strings are cut so that all have room; each says its true size. Where that is not enough, the
- * largest field becomes the beginning of its JSON.
+ * Shortens fields of JSON to `room` bytes in total. It cuts the longest strings, and each cut string states its original size. If that
+ * is not enough, the largest field is replaced by the beginning of its JSON.
  */
 export function fit(fields: ReadonlyMap<string, string>, room: number): Map<string, string> {
   const lengths: number[] = [];
@@ -264,7 +267,7 @@ export function fit(fields: ReadonlyMap<string, string>, room: number): Map<stri
     });
   }
   const excess = total(fields) - room;
-  // The limit above which strings are cut is the largest that cuts enough.
+  // Find the largest limit for the length of strings that saves enough.
   let limit = cutBytesMin;
   for (let low = cutBytesMin, high = lengths.reduce((a, b) => Math.max(a, b), 0); low <= high; ) {
     const middle = Math.floor((low + high) / 2);
@@ -288,7 +291,7 @@ export function fit(fields: ReadonlyMap<string, string>, room: number): Map<stri
   return result;
 }
 
-/** An object, as JSON, of which the last members are left out so that it has room; it says its size. */
+/** Shortens the JSON of an object to `room` bytes: its last members are left out, and `sluice_truncated` states the original size. */
 export function fitObject(json: string, room: number): string {
   const bytes = Buffer.byteLength(json);
   if (bytes <= room) {
@@ -307,7 +310,7 @@ export function fitObject(json: string, room: number): string {
   return `{${kept.join(',')}}`;
 }
 
-/** The JSON with every string that is no key changed. A regular expression would need too much of a stack for long ones. */
+/** Applies `change` to every string of the JSON that is not a key. A regular expression would overflow the stack for long strings. */
 function mapStrings(json: string, change: (token: string) => string): string {
   const parts: string[] = [];
   for (let at = 0; ; ) {
@@ -323,7 +326,7 @@ function mapStrings(json: string, change: (token: string) => string): string {
   }
 }
 
-/** Where the string ends that begins at start. */
+/** Returns the end of the string that begins at start. */
 function endOfString(json: string, start: number): number {
   let end = start + 1;
   for (let escapes = 1; escapes % 2 === 1; ) {
@@ -333,7 +336,7 @@ function endOfString(json: string, start: number): number {
   return end;
 }
 
-/** The elements of an array, or the members of an object with their names, as the JSON that they are. */
+/** Splits the JSON of an array into its elements, or the JSON of an object into its members with their names. */
 export function piecesOf(json: string): string[] {
   const pieces: string[] = [];
   let depth = 0;
@@ -358,7 +361,7 @@ export function piecesOf(json: string): string[] {
   return pieces.filter((piece) => piece !== '');
 }
 
-/** The members of an object, each as the JSON that it is. */
+/** Splits the JSON of an object into its members, by name. The values keep their text. */
 export function membersOf(json: string): Map<string, string> {
   return new Map(piecesOf(json).map((piece) => {
     const end = endOfString(piece, 0);
@@ -366,10 +369,10 @@ export function membersOf(json: string): Map<string, string> {
   }));
 }
 
-/** What stands before the digits of an integer in a string that is none of the caller's. */
+/** The prefix of strings that stand for large integers during parsing. It is random, so that no string of the caller's has it. */
 const integerMark = `sluice integer ${randomBytes(16).toString('hex')} `;
 
-/** Parses JSON, with integers that a number does not hold as BigInt. */
+/** Parses JSON. Integers that a number does not hold exactly become BigInt. */
 export function parseBigIntegers(json: string): unknown {
   if (!/\d{16}/.test(json)) {
     return JSON.parse(json);
@@ -387,10 +390,13 @@ export function parseBigIntegers(json: string): unknown {
     typeof value === 'string' && value.startsWith(integerMark) ? BigInt(value.slice(integerMark.length)) : value);
 }
 
-/** What JSON.stringify makes of the value, but with raw JSON as it is, even where that is no JSON, and BigInt as a number if so told. */
+/**
+ * Encodes the value as JSON.stringify does, except that {@link RawJson} is written unchanged, even if it is not valid JSON, and that
+ * BigInt is written as a number if `bigIntegers` is true.
+ */
 export function stringify(value: unknown, bigIntegers: boolean): string | undefined {
   const raw: string[] = [];
-  // A value's own toJSON was called before, so that raw JSON is looked for in its holder.
+  // JSON.stringify has called toJSON on the member already, so the RawJson itself is found in its holder.
   const json = JSON.stringify({ value }, function (this: Record<string, unknown>, name: string, member: unknown) {
     const own = this[name];
     if (!(typeof member === 'bigint' && bigIntegers) && !(own instanceof RawJson)) {
@@ -409,17 +415,17 @@ function cut(token: string, limit: number): string {
     return token;
   }
   const text = JSON.parse(token) as string;
-  // One that was cut before, as the input of a traced call is, says its first size.
+  // A string that was cut before, such as the input of a traced call, keeps its original size.
   const size = Number(mark.exec(text)?.[1] ?? Buffer.byteLength(text));
   return JSON.stringify(marked(beginning(text, limit), size));
 }
 
-/** A text that was cut, with its true size. */
+/** Appends the mark of a cut text, with its original size in bytes. */
 export function marked(text: string, bytes: number): string {
   return `${text}… [sluice_truncated: ${bytes} bytes]`;
 }
 
-/** The longest beginning, or nearly, that has so many bytes as JSON. */
+/** Returns a beginning of the text whose JSON has at most `size` bytes, and nearly as many. */
 function beginning(text: string, size: number): string {
   text = text.slice(0, size);
   for (;;) {

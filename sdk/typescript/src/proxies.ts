@@ -2,12 +2,12 @@ import { BlockList, isIP } from 'node:net';
 
 import { ValidationError } from './errors.js';
 
-/** The variables of a process. */
+/** Environment variables. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 /**
- * The proxy that the environment has requests to the URL go through, by the rules of Go's net/http; undefined for a direct
- * connection. It throws a {@link ValidationError} for one that is not of HTTP.
+ * Returns the proxy for requests to the URL from the environment, by the rules of Go's net/http; undefined for a direct connection. It
+ * throws a {@link ValidationError} if the proxy is not an http address.
  */
 export function proxyOf(url: URL, environment: Environment): URL | undefined {
   const text = proxyFor(url, environment);
@@ -21,9 +21,9 @@ export function proxyOf(url: URL, environment: Environment): URL | undefined {
   return new URL(text);
 }
 
-/** The same as the text that the environment has, with a scheme. */
+/** Returns the proxy's address as the environment has it, with a scheme added if it has none. */
 export function proxyFor(url: URL, environment: Environment): string | undefined {
-  // A CGI script has the request's header Proxy in HTTP_PROXY.
+  // In a CGI script, HTTP_PROXY is the request's Proxy header, which must not be trusted.
   if (url.protocol === 'http:' && environment.REQUEST_METHOD) {
     return undefined;
   }

@@ -1,53 +1,54 @@
 import type { Op } from './types.js';
 
-/** A write on its way. */
+/** A queued write: a create, update, patch or delete of one event. */
 export class Write {
-  /** In which order it was queued. */
+  /** The write's place in the order of the calls, from 1. */
   seq = 0;
-  /** How often it was tried. */
+  /** How many times it was sent. */
   attempts = 0;
-  /** When it was tried first, in the sender's clock. */
+  /** When it was first sent, in milliseconds of the sender's clock. */
   triedAt: number | undefined;
-  /** Whether it was answered for good. */
+  /** Whether it has its final answer. */
   answered = false;
-  /** Whether this library made the id of this create. */
+  /** Whether this library minted the id of this create. */
   minted = false;
-  /** Whether an earlier attempt may have put it into the log: it was sent, and no answer said what became of it. */
+  /** Whether an earlier attempt may have reached the log: the write was sent, and no answer told its result. */
   unsure = false;
-  /** Where its line begins in its file of the spool. */
+  /** The offset in bytes of its line in its spool file. */
   offset = 0;
 
-  /** The one behind it among those that are ready. */
+  /** The next write in the ready list. */
   next: Write | undefined;
-  /** The next write of the same id, which waits for this one. */
+  /** The next write of the same id. It waits for the answer to this write. */
   later: Write | undefined;
 
   constructor(
     readonly op: Op,
     readonly id: string,
-    /** The item as NDJSON has it, with its newline. */
+    /** The line of NDJSON, with its newline. */
     readonly line: Buffer,
-    /** When it was queued, in the sender's clock. */
+    /** When it was queued, in milliseconds of the sender's clock. */
     readonly queuedAt: number,
   ) {}
 }
 
 /**
- * The writes that were not answered for good: those that are ready to be sent, in order, and those that wait for an earlier
- * write of their id, each behind it. Every operation takes the same time however many there are.
+ * The bounded queue of all writes that have no final answer. It keeps an ordered list of the writes that are ready to be sent. A write
+ * whose id has an earlier unanswered write is not ready: it waits as the `later` of that write. The cost of an operation does not depend
+ * on the length of the queue.
  */
 export class Queue {
-  /** The writes that are ready, and their bytes. */
+  /** The number of ready writes, and their size in bytes. */
   readyWrites = 0;
   readyBytes = 0;
-  /** How many were not answered for good. */
+  /** The number of writes without a final answer. */
   unanswered = 0;
-  /** The last sequence number that was given. */
+  /** The last sequence number that was assigned. */
   seq = 0;
 
   readonly #writesMax: number;
   readonly bytesMax: number;
-  /** What counts against the bounds. With a spool a write does until its place in the file is free. */
+  /** What counts against the bounds. With a spool, an answered write still counts until its place in the spool is free. */
   #writes = 0;
   #bytes = 0;
 
@@ -61,16 +62,17 @@ export class Queue {
     this.bytesMax = bytesMax;
   }
 
-  /** Whether a write of so many bytes has room. */
+  /** Whether there is room for a write of the given size in bytes. */
   hasRoom(bytes: number): boolean {
     return this.#writes < this.#writesMax && this.#bytes + bytes <= this.bytesMax;
   }
 
-  /** The oldest write that is ready, or as good as: one that became ready late is before all that came after it. */
+  /** The first ready write. It is the oldest, or a write that became ready late and was put in front. */
   get head(): Write | undefined {
     return this.#head;
   }
 
+  /** Adds a write. If its id has an unanswered write, it waits for that one. */
   push(write: Write): void {
     write.seq = ++this.seq;
     this.unanswered++;
@@ -91,7 +93,7 @@ export class Queue {
     this.#countReady(write, 1);
   }
 
-  /** Takes the next batch: at least one write, where one is ready. */
+  /** Takes the next batch off the ready list: at least one write if any is ready, even if it is larger than bytesMax. */
   take(writesMax: number, bytesMax: number): Write[] {
     const batch: Write[] = [];
     let bytes = 0;
@@ -111,7 +113,10 @@ export class Queue {
     return batch;
   }
 
-  /** The same, of any number, with the writes that wait for them, each behind the one that it waits for. */
+  /**
+   * Takes a batch of any number of writes, including the writes that wait for them. Each waiting write follows the write that it waits
+   * for.
+   */
   takeChains(bytesMax: number): Write[] {
     const firsts = this.take(Infinity, bytesMax);
     let bytes = firsts.reduce((sum, { line }) => sum + line.length, 0);
@@ -121,7 +126,7 @@ export class Queue {
         const { later } = last;
         bytes += later.line.length;
         if (bytes > bytesMax) {
-          break; // and it goes on waiting
+          break; // it keeps waiting
         }
         last.later = undefined;
         chain.push(later);
@@ -131,7 +136,7 @@ export class Queue {
     });
   }
 
-  /** Puts writes that were taken before all that are ready, in their order. Those of one id wait for each other again. */
+  /** Puts taken writes back in front of the ready list, in their order. Writes of one id wait for each other again. */
   putBack(writes: readonly Write[]): void {
     const first = new Set<Write>();
     const last = new Map<string, Write>();
@@ -151,7 +156,7 @@ export class Queue {
     }
   }
 
-  /** Notes that writes that were taken were answered for good; the next ones of their ids are ready. */
+  /** Marks taken writes as answered. The next write of each of their ids becomes ready. */
   settle(writes: readonly Write[]): void {
     for (const write of writes.toReversed()) {
       write.answered = true;
@@ -167,7 +172,7 @@ export class Queue {
     }
   }
 
-  /** Makes the room of settled writes free. */
+  /** Frees the room of answered writes. */
   free(writes: readonly Write[]): void {
     this.#writes -= writes.length;
     for (const write of writes) {

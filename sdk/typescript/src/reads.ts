@@ -22,23 +22,23 @@ import type {
   Time,
 } from './types.js';
 
-/** How long a read is tried, beside what it waits for. */
+/** How long a read is retried, in milliseconds, without the time of `waitSeconds`. */
 const readForMs = 30_000;
-/** The most receipts that the server takes with one request. */
+/** The maximum number of receipts in one request. It is the server's limit. */
 const receiptsMax = 100;
 
 export interface ReaderOptions {
   requestTimeoutMs: number;
   bigIntegers: boolean;
-  /** Throws where the client is closed. */
+  /** Throws a {@link ClosedError} if the client is closed. */
   checkOpen: () => void;
-  /** Is told of each answer of Sluice's. */
+  /** Called with each answer of Sluice. */
   observe: (answer: Answer) => void;
-  /** Flushes, and returns the receipts to wait for. */
+  /** Flushes the client's writes, and returns the receipts to wait for. */
   writes: (timeoutMs: number) => Promise<string[]>;
 }
 
-/** Asks the server. */
+/** Reads events and analytics from the server, with retries. */
 export class Reader {
   readonly #transport: Transport;
   readonly #options: ReaderOptions;
@@ -66,7 +66,7 @@ export class Reader {
     return { events: page.events.map((event, i) => storedEvent(event, raws[i])), nextCursor: page.next_cursor };
   }
 
-  /** Parses an answer with contents of events. */
+  /** Parses an answer that has contents of events. */
   #parse(json: string): unknown {
     return this.#options.bigIntegers ? parseBigIntegers(json) : JSON.parse(json);
   }
@@ -112,7 +112,7 @@ export class Reader {
     return JSON.parse(await this.#read(path, query, options));
   }
 
-  /** The answer, which is a JSON object or array. */
+  /** Reads, after the wait if there is one, and returns the body: a JSON object or array. */
   async #read(path: string, query: Query, { waitSeconds }: ReadOptions): Promise<string> {
     this.#options.checkOpen();
     const wait = waitSeconds ?? 0;
@@ -125,7 +125,7 @@ export class Reader {
     }
     let receipts = wait > 0 ? await this.#options.writes(wait * 1000) : [];
     const end = performance.now() + readForMs;
-    // The log hardly ever has so many partitions. What is read before all is applied does not matter.
+    // The log hardly ever has more than 100 partitions. If it has, all requests but the last only wait, and their results are ignored.
     for (; receipts.length > receiptsMax; receipts = receipts.slice(receiptsMax)) {
       try {
         await this.#ask(path + queryString({ ...query, after: receipts.slice(0, receiptsMax) }), headers, wait, end);
@@ -138,7 +138,7 @@ export class Reader {
     return this.#ask(path + queryString({ ...query, after: receipts }), headers, wait, end);
   }
 
-  /** Tries until the end, in milliseconds of the performance clock. */
+  /** Sends the request with retries until `end`, in milliseconds of the performance clock. */
   async #ask(target: string, headers: Record<string, string>, wait: number, end: number): Promise<string> {
     for (let attempts = 1; ; attempts++) {
       const timeoutMs = Math.min(this.#options.requestTimeoutMs, Math.max(end - performance.now(), 1)) + wait * 1000;
@@ -154,7 +154,7 @@ export class Reader {
     }
   }
 
-  /** One try. An error that is returned is worth another one, one that is thrown is not. */
+  /** Sends the request once. A returned error may be retried; a thrown error may not. */
   async #try(path: string, headers: Record<string, string>, timeoutMs: number): Promise<Try> {
     try {
       const answer = await this.#transport.send({ method: 'GET', path, headers, timeoutMs });
@@ -163,7 +163,7 @@ export class Reader {
         if (isProblem(answer, error)) {
           this.#options.observe(answer);
         }
-        // A wait that is over is not begun again.
+        // A wait on the server that timed out is not repeated.
         if (!isTransient(answer.status) || error.code === 'not_yet_applied') {
           throw error;
         }
@@ -171,7 +171,7 @@ export class Reader {
       }
       const value = parseJson(answer.body);
       if (typeof value !== 'object' || value === null) {
-        throw new NetworkError(`GET ${path.replace(/\?.*/, '')}: an answer that cannot be read`);
+        throw new NetworkError(`GET ${path.replace(/\?.*/, '')}: the answer is not JSON`);
       }
       this.#options.observe(answer);
       return { value: answer.body.toString(), retryAfter: 0 };
@@ -193,7 +193,7 @@ export class Reader {
 }
 
 interface Try {
-  /** The answer's body. */
+  /** The body of the answer. */
   value?: string;
   error?: SluiceError;
   retryAfter: number;
@@ -235,8 +235,8 @@ function moment(time: Time | undefined): string | undefined {
 }
 
 /**
- * A path with the id in it, or `byId` with the id as a parameter where a path may not arrive as it was sent: proxies decode an escaped
- * slash, and take "." and ".." for steps.
+ * Returns the path with the id in it. If the id has a slash or is "." or "..", it returns the path `byId` with the id as a query
+ * parameter, because proxies decode an escaped slash and resolve dots in a path.
  */
 function locate(byId: string, before: string, id: string, after = ''): { path: string; query: Query } {
   if (id === '.' || id === '..' || id.includes('/')) {
@@ -245,7 +245,7 @@ function locate(byId: string, before: string, id: string, after = ''): { path: s
   return { path: before + encodeURIComponent(id) + after, query: {} };
 }
 
-/** An event as the API has it. */
+/** An event as the API returns it. */
 interface ApiEvent {
   id: string;
   conversation_id: string;
@@ -253,7 +253,7 @@ interface ApiEvent {
   event_name: string;
   timestamp: string;
   error: string | null;
-  /** Numbers may be BigInt where large integers are read so. */
+  /** With `bigIntegers`, large integers are BigInt here and in the embeddings. */
   latency: number | bigint | null;
   input: unknown;
   output: unknown;
@@ -261,7 +261,7 @@ interface ApiEvent {
   output_embeddings?: (number | bigint)[] | null;
 }
 
-/** The event, with its contents as they are where they are given as JSON. */
+/** Converts an event of the API's. If its JSON is given, the event gets its contents as raw JSON too. */
 function storedEvent(event: ApiEvent, json: string | undefined): StoredEvent {
   const members = json === undefined ? undefined : membersOf(json);
   const raw = (name: string) => {

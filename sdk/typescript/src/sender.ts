@@ -28,19 +28,19 @@ export interface SenderOptions {
   batchWritesMax: number;
   batchBytesMax: number;
   batchAgeMaxMs: number;
-  /** Infinity for ever. */
+  /** Infinity: without a limit. */
   retryForMs: number;
   requestTimeoutMs: number;
-  /** How long the server waits until a batch is applied; 0 for not at all. */
+  /** How many seconds the server waits until a batch is applied; 0: it does not wait. */
   waitAppliedSeconds: number;
   gzip: boolean;
 }
 
-/** What the sender waits by. */
+/** The clock and timers of the sender. Tests have their own. */
 export interface Clock {
-  /** Milliseconds since some moment. */
+  /** A monotonic time in milliseconds. */
   now(): number;
-  /** Calls back once so many milliseconds are over. */
+  /** Calls back after the given number of milliseconds. */
   start(ms: number, callback: () => void): Timer;
 }
 
@@ -61,38 +61,44 @@ export const systemClock: Clock = {
   },
 };
 
-/** A flush that is waited for. */
+/** A flush that has not ended. */
 interface Flush {
-  /** The last write that it is about. */
+  /** The sequence number of the last write that it waits for. */
   seq: number;
-  /** How many of those before were not answered for good. */
+  /** How many of its writes have no final answer yet. */
   left: number;
   end: (outcome: Outcome) => void;
 }
 
-/** How a flush ends: all was answered for good, or the sender was stopped. */
+/** How a flush ends: all its writes have their final answer, or the sender was stopped. */
 export type Outcome = 'done' | 'stopped';
 
-/** Writes that wait to be tried again while others are sent. */
+/** Writes of a batch that wait for their retry while other batches are sent. */
 interface Delayed {
   writes: Write[];
   until: number;
 }
 
-/** Sends the writes of the queue, one batch at a time. */
+/**
+ * Sends the writes of the queue in the background, one batch at a time. It retries with backoff, and tells the client of writes that
+ * failed for good.
+ */
 export class Sender {
-  /** Calls back when a write is refused or given up. */
+  /** Called when a write is refused or given up. */
   onFailure: (write: Write, error: SluiceError) => void = () => undefined;
-  /** Calls back when writes are held because of an answer that time alone does not change; once for each such answer. */
+  /** Called when writes are held: an answer needs somebody to change something. It is called once for each such answer. */
   onHeld: (error: SluiceError) => void = () => undefined;
-  /** Calls back with each answer of Sluice's, and how many writes it refuses for their time, before it goes by them. */
+  /**
+   * Called with each answer of Sluice, and with the number of writes that the answer refuses for their time. It is called before the
+   * results are processed.
+   */
   onAnswer: (answer: Answer, refused: number) => void = () => undefined;
-  /** Calls back when there may be room in the queue. */
+  /** Called when the queue may have room again. */
   onRoom: () => void = () => undefined;
-  /** Why the last batch failed; undefined once one got through. */
+  /** The error of the last failed batch or write; undefined after a batch was acknowledged. */
   lastError: SluiceError | undefined;
 
-  /** What onHeld was told last. */
+  /** The message of the last error that was given to onHeld. */
   #toldHeld = '';
   readonly #limits: BatchLimits;
   readonly #queue: Queue;
@@ -104,14 +110,14 @@ export class Sender {
 
   #running: Promise<void> | undefined;
   #stopped = false;
-  /** Set while the sender sleeps. */
+  /** The timer, the wake-up function and the end of the current sleep. */
   #timer: Timer | undefined;
   #wake: (() => void) | undefined;
   #sleepsUntil = 0;
-  /** How many calls wait for the sender. */
+  /** The number of calls that wait for the sender. */
   #holds = 0;
 
-  /** Nothing is sent before, after a batch failed as a whole. */
+  /** The end of the pause after a batch failed as a whole. Nothing is sent before. */
   #pausedUntil = 0;
   readonly #delayed = new Set<Delayed>();
   readonly #flushes = new Set<Flush>();
@@ -135,7 +141,7 @@ export class Sender {
     this.#random = random;
   }
 
-  /** Says that something was queued. */
+  /** Starts or wakes the sender after a write was queued. */
   poke(): void {
     if (this.#running === undefined) {
       this.#running = this.#run();
@@ -144,14 +150,14 @@ export class Sender {
     }
   }
 
-  /** The sender's time, which a write keeps as when it was queued. */
+  /** The time of the sender's clock, for {@link Write.queuedAt}. */
   now(): number {
     return this.#clock.now();
   }
 
   /**
-   * Sends what is queued now without waiting for more. The promise is settled when all of it was answered for good, and never
-   * after cancel.
+   * Sends all writes that are queued now, without waiting for a full batch. The promise is settled when all of them have their final
+   * answer. It is never settled after cancel.
    */
   flush(): { done: Promise<Outcome>; cancel: () => void } {
     if (this.#queue.unanswered === 0) {
@@ -167,7 +173,7 @@ export class Sender {
   }
 
   /**
-   * While a call waits for the sender, its timers keep the process alive. It returns what ends that.
+   * Keeps the process alive while a call waits for the sender. The returned function ends that.
    */
   hold(): () => void {
     this.#holds++;
@@ -179,25 +185,25 @@ export class Sender {
     };
   }
 
-  /** The last receipt of each partition that a write of this client went to. */
+  /** The last receipt of each partition that has writes of this client. */
   receipts(): string[] {
     return Array.from(this.#receipts.values(), (receipt) => receipt.text);
   }
 
   /**
-   * Sends all that is ready, with what waits for it, before the call returns and without waiting for answers: nothing runs after it
-   * in a page that is left.
+   * Sends all ready writes and the writes that wait for them. All requests have begun when the call returns, because a page that is left
+   * runs no code afterwards.
    */
   sendNow(): void {
     while (!this.#stopped && this.#queue.head !== undefined) {
       void this.#send(this.#queue.takeChains(this.#limits.bytes)).then(() => {
-        this.#wake?.(); // what is due may have changed
+        this.#wake?.(); // the next batch may be due earlier now
         this.poke();
       });
     }
   }
 
-  /** Ends, without sending more. The transport's signal ends what is under way. */
+  /** Stops the sender without sending more. The transport's abort signal ends the request under way. */
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#wake?.();
@@ -208,7 +214,7 @@ export class Sender {
   }
 
   async #run(): Promise<void> {
-    await Promise.resolve(); // so that no call pays for the sending
+    await Promise.resolve(); // the call that queued the write returns first
     while (!this.#stopped) {
       const wait = this.#dueInMs();
       if (wait === Infinity) {
@@ -224,13 +230,13 @@ export class Sender {
     this.#running = undefined;
   }
 
-  /** Whether what is ready is sent whatever its age. */
+  /** Whether the next batch is sent now, whatever its age: it is full, or a flush waits for it. */
   #isUrgent(): boolean {
     const { writes, bytes } = this.#limits;
     return this.#flushes.size > 0 || this.#queue.readyWrites >= writes || this.#queue.readyBytes >= bytes;
   }
 
-  /** In how many milliseconds the next batch is sent; Infinity where there is none. */
+  /** Returns in how many milliseconds the next batch is due; Infinity if there is nothing to send. */
   #dueInMs(): number {
     const now = this.#clock.now();
     let due = Infinity;
@@ -255,6 +261,7 @@ export class Sender {
     this.#timer = this.#wake = undefined;
   }
 
+  /** Puts delayed writes whose pause is over back into the queue. */
   #endDelays(): void {
     const now = this.#clock.now();
     for (const delayed of this.#delayed) {
@@ -280,7 +287,7 @@ export class Sender {
       }
       return;
     }
-    // A batch of which every write is refused may have a status of 4xx.
+    // A batch whose writes are all refused may have a status of 4xx, and has results too.
     const judged = answer.status < 300 || (answer.status >= 400 && answer.status < 500);
     const results = judged ? parseResults(answer.body, batch.length) : undefined;
     if (results !== undefined) {
@@ -290,7 +297,7 @@ export class Sender {
       return;
     }
     if (answer.status < 300) {
-      const what = `POST /events: an answer of status ${answer.status} that is not one of Sluice's`;
+      const what = `POST /events: the answer of status ${answer.status} is not Sluice's`;
       this.#retryAll(batch, new UnreadableError(what), 0);
       return;
     }
@@ -308,7 +315,7 @@ export class Sender {
     }
   }
 
-  /** Puts back a batch that was refused as a whole, so that the next ones are smaller. */
+  /** Puts back a batch that was refused as a whole, and lowers the limits so that the next batches are smaller. */
   #split(batch: Write[], error: ApiError): void {
     if (error.status === 413) {
       this.#limits.tooLarge(batch.reduce((bytes, { line }) => bytes + line.length, 0));
@@ -334,7 +341,7 @@ export class Sender {
     return this.#transport.send({ method: 'POST', path: '/events', headers, body, timeoutMs: requestTimeoutMs + waitAppliedSeconds * 1000 });
   }
 
-  /** Goes by the results of a batch, one for each write. */
+  /** Processes the results of a batch, one for each write: acknowledged, refused, or to be retried. */
   #take(batch: Write[], results: Result[], retryAfter: number): void {
     this.lastError = undefined;
     this.#toldHeld = '';
@@ -351,7 +358,7 @@ export class Sender {
       this.#note(result.error.receipt);
       const error = itemError(result.error.status, result.error);
       if (error.code === 'id_taken' && write.op === 'create' && (write.minted || write.unsure)) {
-        settled.push(write); // by an earlier attempt of its own
+        settled.push(write); // an earlier attempt of this same write took the id
         continue;
       }
       this.lastError = error;
@@ -369,7 +376,7 @@ export class Sender {
     }
   }
 
-  /** Tries a batch again that failed as a whole; nothing else is sent before. */
+  /** Retries a batch that failed as a whole, after a pause in which nothing else is sent. */
   #retryAll(batch: Write[], error: SluiceError, retryAfter: number): void {
     this.lastError = error;
     const { writes, pause } = this.#keep(new Map(batch.map((write) => [write, error])), retryAfter);
@@ -378,7 +385,7 @@ export class Sender {
     this.#pausedUntil = this.#clock.now() + pause;
   }
 
-  /** Tells of an error that needs somebody to change something rather than time, once until that has happened. */
+  /** Calls onHeld if the error needs somebody to change something; once, until a batch is acknowledged. */
   #tellHeld(error: SluiceError): void {
     if (isHeld(error) && error.message !== this.#toldHeld) {
       this.#toldHeld = error.message;
@@ -386,7 +393,7 @@ export class Sender {
     }
   }
 
-  /** Says which of the writes that failed are tried again, after which pause. The others' time is over: they are given up. */
+  /** Returns the failed writes to retry, and the pause before it in milliseconds. Writes past `retryForMs` are given up. */
   #keep(failed: ReadonlyMap<Write, SluiceError>, retryAfter: number): { writes: Write[]; pause: number } {
     const now = this.#clock.now();
     const attempts = Math.max(...Array.from(failed.keys(), (write) => write.attempts));
@@ -405,7 +412,7 @@ export class Sender {
     return { writes, pause };
   }
 
-  /** Notes that the writes were answered for good, and tells of those that failed. */
+  /** Ends writes that have their final answer: reports the failed ones, frees their room, and ends the flushes that waited for them. */
   #settle(writes: Write[], failed: ReadonlyMap<Write, SluiceError>): void {
     if (writes.length === 0) {
       return;
@@ -425,6 +432,7 @@ export class Sender {
     this.onRoom();
   }
 
+  /** Keeps the receipt if it is the last of its partition. */
   #note(text: unknown): void {
     const receipt = typeof text === 'string' ? parseReceipt(text) : undefined;
     if (receipt === undefined) {
@@ -461,12 +469,12 @@ interface Result {
   error?: { status: number; code: string; detail?: unknown; field?: unknown; receipt?: unknown };
 }
 
-/** Whether the time of a write is refused, which a minted id has. */
+/** Whether the error refuses a write for its time, which may be in the timestamp or in a minted id. */
 function isOfTime({ code, field }: { code?: string | undefined; field?: unknown }): boolean {
   return code === 'invalid_value' && (field === 'id' || field === 'timestamp');
 }
 
-/** The results of a batch; undefined where the body is not such, for each of its writes. */
+/** Parses the results of a batch; undefined if the body does not have a valid result for each write. */
 function parseResults(body: Buffer, writes: number): Result[] | undefined {
   const answer = parseJson(body) as { results?: unknown } | null | undefined;
   const results = answer?.results;

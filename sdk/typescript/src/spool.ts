@@ -7,38 +7,42 @@ import { Write } from './queue.js';
 import type { Op } from './types.js';
 
 const fileBytesMax = 4 << 20;
-const checksumBytes = 9; // with the space
+const checksumBytes = 9; // 8 hexadecimal digits and a space
 
 /** A file of the spool, and its writes in order. */
 interface SpoolFile {
   number: number;
-  /** Where the next line begins. */
+  /** The offset of the next line, in bytes. */
   size: number;
   writes: Write[];
-  /** The first of the writes that was not answered. */
+  /** The index of the first unanswered write. */
   first: number;
 }
 
 /**
- * Keeps writes in files until they are answered. Nothing is synced: what is in it survives the process, not the machine.
+ * A directory of files that keeps writes until they have their final answer. The files are not synced: they survive the process, but
+ * not the machine.
  *
- * Files are removed in order only, so that a start never sends an update again without the later ones of its id.
+ * Files are removed only in order. So the next start never resends an update without the later updates of the same id.
  */
 export class Spool {
-  /** The writes of earlier processes that were not answered, in order. */
+  /** The unanswered writes of earlier processes, in order. */
   readonly loaded: Write[] = [];
-  /** What could not be read of them. */
+  /** A description of each line that could not be read. */
   readonly corrupt: string[] = [];
 
   readonly #dir: string;
   readonly #unlock: () => void;
-  /** In order; the last is the one that is written. */
+  /** The files in order. Writes are appended to the last one. */
   readonly #files: SpoolFile[] = [];
   #fd = -1;
-  /** What `done` holds. */
+  /** The content of the file `done`. */
   #done = '';
 
-  /** It throws a {@link SpoolInUseError}, or a {@link SluiceError} where the directory cannot be used. */
+  /**
+   * Locks the directory and loads what earlier processes left. It throws a {@link SpoolInUseError}, or a {@link SluiceError} if the
+   * directory cannot be used.
+   */
   constructor(dir: string) {
     this.#dir = path.resolve(dir);
     try {
@@ -56,7 +60,7 @@ export class Spool {
     }
   }
 
-  /** Adds a write. It throws a {@link SluiceError}, and then the write is not in the spool. */
+  /** Appends a write. If it throws a {@link SluiceError}, the write is not in the spool. */
   append(write: Write): void {
     try {
       if (this.#current.size >= fileBytesMax) {
@@ -73,7 +77,10 @@ export class Spool {
     }
   }
 
-  /** Notes what was answered, and returns the writes whose places are free now: those before the first that was not. */
+  /**
+   * Records in `done` how far all writes are answered, and removes the files before that place. It returns the writes whose places are
+   * now free: all those before the first unanswered write.
+   */
   free(): Write[] {
     const freed: Write[] = [];
     const finished: SpoolFile[] = [];
@@ -97,7 +104,7 @@ export class Spool {
     return freed;
   }
 
-  /** Lets others use the directory. */
+  /** Closes the spool and unlocks the directory. */
   close(): void {
     this.free();
     fs.closeSync(this.#fd);
@@ -125,7 +132,7 @@ export class Spool {
   }
 
   #begin(number: number): void {
-    // Appending and exclusive: what another process wrote is never written over.
+    // Exclusive and appending ("ax"), so that a file of another process is never overwritten.
     const fd = fs.openSync(this.#name(number), 'ax', 0o600);
     if (this.#fd >= 0) {
       fs.closeSync(this.#fd);
@@ -143,14 +150,14 @@ export class Spool {
       try {
         fs.ftruncateSync(this.#fd, file.size);
       } catch {
-        // Half a line would take the next one with it, which therefore goes to a new file.
+        // The torn line would corrupt the next one, so the next write goes to a new file.
         file.size = Math.max(file.size, fileBytesMax);
       }
       throw error;
     }
   }
 
-  /** Notes the place before which everything was answered. */
+  /** Writes the place before which all writes are answered to `done`. */
   #note(file: SpoolFile): void {
     const done = `${file.number} ${file.writes[file.first]?.offset ?? file.size}\n`;
     if (done === this.#done) {
@@ -162,7 +169,7 @@ export class Spool {
       fs.renameSync(`${name}.new`, name);
       this.#done = done;
     } catch {
-      // Then the next start sends more again, which is harmless.
+      // The next start resends more writes, which is harmless.
     }
   }
 
@@ -170,7 +177,7 @@ export class Spool {
     try {
       fs.unlinkSync(this.#name(number));
     } catch {
-      // The next start removes it, or sends it again.
+      // The next start removes the file, or resends its writes, which is harmless.
     }
   }
 
@@ -222,7 +229,7 @@ export class Spool {
   }
 }
 
-/** Undefined where the line is torn or corrupt. */
+/** Parses a line of a spool file; undefined if it is torn or corrupt. */
 function parseLine(line: Buffer): Write | undefined {
   const item = line.subarray(checksumBytes);
   if (item.at(-1) !== 0x0a || line.toString('latin1', 0, checksumBytes).toLowerCase() !== checksumOf(item).toString('latin1')) {
@@ -243,7 +250,7 @@ const crcTable = Int32Array.from({ length: 256 }, (_, i) => {
   return i;
 });
 
-/** The CRC32 of an item without its newline, as a line begins with. */
+/** Returns the beginning of a line: the CRC32 of the item without its newline, in hexadecimal, and a space. */
 function checksumOf(item: Buffer): Buffer {
   let crc = -1;
   for (let i = 0; i < item.length - 1; i++) {

@@ -4,27 +4,27 @@ import { writeBytesMax } from './encode.js';
 import { encodeValue, marked } from './payload.js';
 
 /**
- * Streams: what a traced call returned and its caller still takes parts of. The caller gets the stream's own parts, in its own order
- * and at its own pace; the event of the call ends with the stream.
+ * Watches a stream that a traced call returned, while the caller reads it. The caller gets the same parts in the same order and at its own
+ * pace. The event of the call ends with the stream.
  */
 
-/** What is kept of a stream; the rest of a write is for the other fields. */
+/** How many bytes of a stream are kept for its event. The rest of a write is for the other fields. */
 export const streamBytesMax = writeBytesMax - (64 << 10);
 
-/** What takes note of a stream. Its methods never throw. */
+/** Records a stream. Its methods never throw. */
 export interface Watcher {
-  /** Notes a part, before the caller gets it. */
+  /** Records a part, before the caller gets it. */
   add(part: unknown): void;
-  /** Notes that the stream ended, failed or was closed; all but the first call do nothing. */
+  /** Records that the stream ended, failed or was closed. Only the first call counts. */
   end(failure?: { error: unknown }): void;
 }
 
-/** Ends the events of streams that are dropped without being closed. */
+/** Ends the events of streams that the caller dropped without closing them. */
 const dropped = new FinalizationRegistry<Watcher>((watcher) => { watcher.end(); });
 
 /**
- * Has the watcher told of what passes through the value, if it is a stream. It returns the stream to hand on: the value itself, but
- * for a `ReadableStream` another one; undefined where the value is no stream, or cannot be watched.
+ * Watches the value if it is a stream: the watcher is told of each part. It returns the stream for the caller, which is the value itself,
+ * or a replacement if the value is a `ReadableStream`. It returns undefined if the value is not a stream or cannot be watched.
  */
 export function watch(value: unknown, watcher: Watcher, mayReplace: boolean): object | undefined {
   if (typeof value !== 'object' || value === null) {
@@ -54,7 +54,7 @@ function watchObject(value: object, watcher: Watcher, mayReplace: boolean): obje
   return isIterator && Symbol.iterator in value ? watchIterator(value as unknown as AnyIterator, watcher, value, false) : undefined;
 }
 
-/** Whether the value is a stream, as far as it may be one that cannot be watched. */
+/** Whether the value is of a kind of stream that {@link watch} may be unable to watch. */
 export function isStream(value: unknown): boolean {
   return typeof value === 'object' && value !== null && (isResponse(value) || isReadableStream(value));
 }
@@ -82,7 +82,7 @@ function define(object: object, name: PropertyKey, value: unknown): void {
 
 type AnyIterator = Record<'next' | 'return' | 'throw', ((...args: unknown[]) => unknown) | undefined>;
 
-/** Watches an iterator, and keeps its owner from being collected before. */
+/** Watches an iterator by replacing its methods. While the iterator lives, its owner is not garbage-collected. */
 function watchIterator(iterator: AnyIterator, watcher: Watcher, owner: object, isAsync: boolean): object | undefined {
   if (!Object.isExtensible(iterator)) {
     return undefined;
@@ -109,7 +109,7 @@ function watchIterator(iterator: AnyIterator, watcher: Watcher, owner: object, i
         throw error;
       }
       if (isAsync) {
-        // Before the caller, who gets the result itself.
+        // The watcher is told first; the caller gets the original promise.
         Promise.resolve(result).then(note, (error: unknown) => { watcher.end({ error }); });
       } else {
         note(result);
@@ -128,10 +128,10 @@ function watchIterator(iterator: AnyIterator, watcher: Watcher, owner: object, i
   return iterator;
 }
 
-/** Keeps what was handed on from being collected while its parts are still taken. */
+/** Keeps the stream that the caller got from being garbage-collected while its iterator or body is still read. */
 const owners = new WeakMap<object, object>();
 
-/** Watches what is iterated over first. */
+/** Watches the first iteration of an iterable. */
 function watchIterable(iterable: AsyncIterable<unknown>, watcher: Watcher): object | undefined {
   if (!Object.isExtensible(iterable)) {
     return undefined;
@@ -149,7 +149,7 @@ function watchIterable(iterable: AsyncIterable<unknown>, watcher: Watcher): obje
   return iterable;
 }
 
-/** Watches a stream of Node's, in whichever way its parts are taken. */
+/** Watches a Node stream by replacing `emit`, which sees the parts whichever way the caller reads them. */
 function watchNodeStream(stream: NodeJS.ReadableStream, watcher: Watcher): object | undefined {
   if (!Object.isExtensible(stream)) {
     return undefined;
@@ -168,7 +168,7 @@ function watchNodeStream(stream: NodeJS.ReadableStream, watcher: Watcher): objec
   return stream;
 }
 
-/** A stream that gives what the other one does, which it takes over. It is read only as its own reader asks for more. */
+/** Returns a replacement that reads from the given stream, only when its own reader asks for more. */
 function watchedStream(stream: ReadableStream<unknown>, watcher: Watcher, owner: object | undefined): ReadableStream<unknown> {
   const isOfBytes = hasByteReader(stream);
   const reader = stream.getReader();
@@ -188,7 +188,7 @@ function watchedStream(stream: ReadableStream<unknown>, watcher: Watcher, owner:
         return;
       }
       watcher.add(result.value);
-      // An empty part is none to a stream of bytes.
+      // A byte stream does not accept empty parts.
       if (!isOfBytes || (result.value as Uint8Array).byteLength > 0) {
         controller.enqueue(result.value as Uint8Array<ArrayBuffer>);
         return;
@@ -217,19 +217,20 @@ function hasByteReader(stream: ReadableStream<unknown>): boolean {
   }
 }
 
-/** Watches what the caller reads of the body, by any of the response's methods. */
+/** Watches the body of a response, whichever of the response's methods the caller reads it by. */
 function watchResponse(response: Response, watcher: Watcher): object | undefined {
   const body = response.body as unknown;
   if (typeof body !== 'object' || body === null || response.bodyUsed || !Object.isExtensible(response)) {
     return undefined;
   }
   if (isNodeStream(body)) {
-    return watchNodeStream(body, watcher) && response; // of a package for Node
+    return watchNodeStream(body, watcher) && response; // packages such as node-fetch have Node streams as bodies
   }
   if (!isReadableStream(body) || body.locked) {
     return undefined;
   }
-  // One of the same contents stands in wherever the body is concerned. It cannot be handed on itself: it has no address.
+  // A second response has the watched body, and replaces every method that reads it. The caller cannot get the second response itself,
+  // because it has no url.
   const { status, statusText, headers } = response;
   const inner = new Response(watchedStream(body, watcher, response) as ReadableStream<Uint8Array>, { status, statusText, headers });
   for (const name of ['arrayBuffer', 'blob', 'bytes', 'formData', 'json', 'text'] as const) {
@@ -253,7 +254,7 @@ function watchResponse(response: Response, watcher: Watcher): object | undefined
 
 type Kept = { text: string } | { bytes: Buffer } | { json: string };
 
-/** The parts of a stream, of which so many are kept as an output can have. */
+/** Collects the parts of a stream for the output of its event, up to {@link streamBytesMax}. */
 export class Parts {
   readonly #kept: Kept[] = [];
   #texts = 0;
@@ -262,7 +263,7 @@ export class Parts {
   #bytes = 0;
   #room = streamBytesMax;
 
-  /** Adds a part, as it is now. */
+  /** Adds a copy of a part, as the part is now. */
   add(part: unknown): void {
     let kept: Kept;
     let size: number;
@@ -288,7 +289,7 @@ export class Parts {
     this.#room = size <= this.#room ? this.#room - size : 0;
   }
 
-  /** The parts as JSON: texts and bytes as one text, others as an array; undefined where there are none. */
+  /** Returns the parts as JSON: texts or bytes joined to one string, other parts as an array; undefined if there are none. */
   joined(): string | undefined {
     if (this.#count === 0) {
       return undefined;
@@ -311,7 +312,7 @@ export class Parts {
   }
 }
 
-/** Bytes as UTF-8, of which the last character may be cut off; what is none as base64. */
+/** Decodes bytes as UTF-8, whose last character may be incomplete; bytes that are not UTF-8 become base64. */
 function decoded(bytes: Buffer): string {
   const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
   let text: string;

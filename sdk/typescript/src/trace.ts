@@ -4,18 +4,18 @@ import { encodeObject, encodeValue, fit, messageOf, Snapshot } from './payload.j
 import { isStream, Parts, watch, type Watcher } from './streams.js';
 import type { Embedding, NewEvent, TraceOptions } from './types.js';
 
-/** The member of the metadata of a stream's event that says when its first part came. */
+/** The metadata key for the milliseconds from the start of the call to the first part of its stream. */
 const firstPart = 'time_to_first_token_ms';
 
-/** A call that is traced. What is set on it until the call ends is in its event. */
+/** A traced call. The properties that are set on it before the call ends become the fields of its event. */
 export class Span {
-  /** The id of the event, to update it by or to link it. */
+  /** The id of the event, for later updates or links. */
   readonly id: string;
   /** A string, or any other JSON. Default: what the call returns. */
   output: unknown;
   inputEmbeddings: Embedding | null | undefined;
   outputEmbeddings: Embedding | null | undefined;
-  /** What went wrong: a message or an Error. Default: what the call throws. */
+  /** The error: a message or an Error. Default: what the call throws. */
   error: unknown;
 
   #input: unknown;
@@ -26,7 +26,7 @@ export class Span {
   readonly #eventName: string;
   readonly #start = performance.now();
 
-  /** @internal The conversation's id is one that was checked. */
+  /** @internal The conversation's id must have been checked. */
   constructor(conversationId: string, eventName: string, options: TraceOptions) {
     this.id = mintId(nowMicros(), conversationHash(conversationId) ?? 0);
     this.conversationMetadata = options.conversationMetadata;
@@ -34,7 +34,7 @@ export class Span {
     this.#eventName = options.eventName ?? eventName;
   }
 
-  /** Anything. It is encoded when it is set, so that what happens to it later does not show. */
+  /** Any value. It is encoded when it is set, so that later changes to the value do not show. */
   get input(): unknown {
     return this.#input;
   }
@@ -44,7 +44,7 @@ export class Span {
     this.#inputJson = snapshot(encodeValue(value ?? undefined, true), writeBytesMax);
   }
 
-  /** Encoded when it is set, too. */
+  /** A JSON object of up to 16 KiB. It is encoded when it is set. */
   get conversationMetadata(): object | null | undefined {
     return this.#metadata;
   }
@@ -54,7 +54,7 @@ export class Span {
     this.#metadataJson = snapshot(encodeObject(value ?? undefined), Infinity);
   }
 
-  /** @internal The event of a call that has ended, now or with the last part of a stream. */
+  /** @internal Returns the event of the ended call. */
   end({ at, firstAt, output }: Ended): NewEvent {
     return {
       conversationId: this.#conversationId,
@@ -73,7 +73,10 @@ export class Span {
     return Math.round((at - this.#start) * 1000) / 1000;
   }
 
-  /** The metadata and the time to the first part: first, as the last members are left out of what is too large. The caller's own wins. */
+  /**
+   * Returns the metadata with the time to the first part. That comes first, because metadata that is too large loses its last members. A
+   * member of the caller's with the same name wins.
+   */
   #metadataWith(firstAt: number): Snapshot {
     const json = this.#metadataJson?.json ?? '{}';
     if (!json.startsWith('{') || firstPart in (JSON.parse(json) as object)) {
@@ -83,16 +86,16 @@ export class Span {
   }
 }
 
-/** How a call ended. Times are of the performance clock. */
+/** The end of a call. Times are in milliseconds of the performance clock. */
 export interface Ended {
   at: number;
   /** When the first part of a stream came. */
   firstAt?: number | undefined;
-  /** What was returned. */
+  /** The return value, or the parts of the stream. */
   output: unknown;
 }
 
-/** The event of a call that returned a stream. */
+/** Collects a stream that a traced call returned, and ends the call with the stream. */
 class StreamWatcher implements Watcher {
   readonly #span: Span;
   readonly #open: Set<Watcher>;
@@ -125,7 +128,7 @@ class StreamWatcher implements Watcher {
       noteError(this.#span, failure.error);
     }
     const json = this.#parts.joined();
-    // What failed did so now; else the call ended with its last part.
+    // A failed stream ends now. Otherwise the call ended with the last part.
     const at = failure === undefined ? this.#lastAt : undefined;
     this.#done({ at: at ?? performance.now(), firstAt: this.#firstAt, output: json === undefined ? undefined : new Snapshot(json) });
   }
@@ -133,7 +136,7 @@ class StreamWatcher implements Watcher {
 
 function noteError(span: Span, error: unknown): void {
   if (span.error === undefined) {
-    span.error = messageOf(error) || 'error'; // an empty one would be none
+    span.error = messageOf(error) || 'error'; // an empty error would mean success
   }
 }
 
@@ -145,8 +148,8 @@ function snapshot(json: string | undefined, room: number): Snapshot | undefined 
 }
 
 /**
- * Calls the function with the span, and calls back when it returned, threw, its promise was settled, or the stream that it returned
- * ended. Streams that have not are in open.
+ * Calls the function with the span. It calls `done` when the call ends: the function returned or threw, its promise was settled, or its
+ * stream ended. `open` has the streams that have not ended.
  */
 export function traceCall<T>(span: Span, fn: (span: Span) => T, open: Set<Watcher>, done: (ended: Ended) => void): T {
   const returned = <V>(value: V, mayReplace: boolean): V => {
@@ -155,7 +158,7 @@ export function traceCall<T>(span: Span, fn: (span: Span) => T, open: Set<Watche
     try {
       stream = watch(value, watcher, mayReplace);
     } catch {
-      // Its own methods throw.
+      // The value's own methods threw, so it cannot be watched.
     }
     if (stream !== undefined) {
       return stream as V;
@@ -179,12 +182,12 @@ export function traceCall<T>(span: Span, fn: (span: Span) => T, open: Set<Watche
     return rejected(error);
   }
   if (result instanceof Promise && result.constructor !== Promise) {
-    // Watched and handed on itself, as it may be one that can do more.
+    // The caller gets the promise itself, because a promise of another class may have more methods.
     result.then((value) => returned(value as unknown, false), threw);
     return result;
   }
   if (isThenable(result)) {
-    // Asked only once: a query builder would run its query twice.
+    // `then` is called only once, because a query builder would run its query twice.
     return result.then((value) => returned(value, true), rejected) as T;
   }
   return returned(result, true);

@@ -8,19 +8,19 @@ import tls from 'node:tls';
 import { ApiError, ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
 import { proxyOf, type Environment } from './proxies.js';
 
-/** An answer of the server's, of any status. */
+/** An HTTP answer of any status. */
 export interface Answer {
   status: number;
   headers: http.IncomingHttpHeaders;
   body: Buffer;
-  /** Where a redirect leads that was not followed, without what may be secret in it. */
+  /** The target of a redirect that was not followed, without its query and login, which may be secret. */
   location?: string;
 }
 
-/** An answer of status 2xx that is not one of Sluice's. */
+/** The answer has a status of 2xx, and is not Sluice's. */
 export class UnreadableError extends NetworkError {}
 
-/** No connection came about, so that the request was not sent. */
+/** The connection failed, so that the request was not sent. */
 class NotSentError extends NetworkError {}
 
 const redirectsMax = 3;
@@ -46,7 +46,7 @@ function hostOf(url: URL): string {
   return url.hostname.replace(/^\[|\]$/g, '');
 }
 
-/** What a proxy needs to be sent. */
+/** The headers by which the client logs in to a proxy. */
 function proxyHeaders({ username, password }: URL): Record<string, string> {
   if (username === '') {
     return {};
@@ -55,12 +55,12 @@ function proxyHeaders({ username, password }: URL): Record<string, string> {
   return { 'Proxy-Authorization': `Basic ${Buffer.from(login).toString('base64')}` };
 }
 
-/** The certificates of the file, and those that are trusted without it. */
+/** Returns the certificates of the file, and the certificates that Node trusts without the file. */
 function authorities(file: string): string[] {
   let own: string;
   try {
     own = readFileSync(file, 'utf8');
-    // What is no certificate would be passed over.
+    // Node ignores text that is not a certificate.
     if (!own.includes('-----BEGIN CERTIFICATE-----')) {
       throw new Error('there is no certificate in PEM');
     }
@@ -69,11 +69,11 @@ function authorities(file: string): string[] {
     throw new ValidationError('caFile', `cannot be used: ${(error as Error).message}`, { cause: error });
   }
   const extra = process.env.NODE_EXTRA_CA_CERTS;
-  // Node takes no others once some are named.
+  // An explicit list replaces Node's own, so it has to contain that.
   return [...tls.rootCertificates, ...(extra !== undefined && existsSync(extra) ? [readFileSync(extra, 'utf8')] : []), own];
 }
 
-/** Makes TLS connections through tunnels of a proxy. */
+/** An agent that makes TLS connections through the tunnel (CONNECT) of an HTTP proxy. */
 class TunnelAgent extends https.Agent {
   readonly #proxy: URL;
 
@@ -86,7 +86,7 @@ class TunnelAgent extends https.Agent {
     options: tls.ConnectionOptions,
     callback?: (error: Error | null, stream: Duplex) => void,
   ): Duplex | null | undefined {
-    // It is called with a nothing where there is an error.
+    // With an error there is no stream, which the declared type does not allow.
     const done = callback as (error: Error | null, stream?: Duplex) => void;
     const host = options.host ?? '';
     const place = `${host.includes(':') ? `[${host}]` : host}:${options.port ?? 443}`;
@@ -115,7 +115,7 @@ class TunnelAgent extends https.Agent {
   }
 }
 
-/** Sends requests to one server, over connections that are kept. */
+/** Sends HTTP requests to one server. It keeps its connections open, uses the environment's proxy, and follows safe redirects. */
 export class Transport {
   readonly #url: URL;
   readonly #basePath: string;
@@ -125,7 +125,7 @@ export class Transport {
   readonly #environment: Environment;
   readonly #signal: AbortSignal;
 
-  /** The signal ends what is under way with a {@link ClosedError}. */
+  /** The abort signal ends the requests under way with a {@link ClosedError}. It throws a {@link ValidationError}. */
   constructor(url: string, apiKey: string | undefined, signal: AbortSignal, { caFile, environment }: TransportOptions = {}) {
     if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
       throw new ValidationError('url', 'must be an address such as http://127.0.0.1:8080');
@@ -135,17 +135,17 @@ export class Transport {
     this.#headers = { 'User-Agent': 'sluice-typescript/0.1.0', Accept: 'application/json' };
     if (apiKey !== undefined) {
       if (!/^[!-~]+$/.test(apiKey)) {
-        throw new ValidationError('apiKey', 'must be printable ASCII characters'); // never with the key itself
+        throw new ValidationError('apiKey', 'must be printable ASCII characters'); // the message never contains the key
       }
       this.#headers.Authorization = `Bearer ${apiKey}`;
     }
     this.#ca = caFile === undefined ? undefined : authorities(caFile);
     this.#environment = environment ?? process.env;
     this.#signal = signal;
-    proxyOf(this.#url, this.#environment); // which throws for one that cannot be
+    proxyOf(this.#url, this.#environment); // throws for an invalid proxy
   }
 
-  /** The agent, which is kept, of requests to the URL. */
+  /** Returns the agent for requests to the URL, one for each scheme. */
   #agentOf(url: URL, proxy: URL | undefined): http.Agent {
     let agent = this.#agents.get(url.protocol);
     if (agent === undefined) {
@@ -164,12 +164,12 @@ export class Transport {
   }
 
   /**
-   * Sends a request and returns the answer, whatever its status. It follows redirects that keep the method and the body, where
-   * they lead to the same server. It throws a {@link NetworkError}, {@link TimeoutError} or {@link ClosedError}.
+   * Sends a request and returns the answer, whatever its status. It follows redirects 307 and 308 to the same server. It throws a
+   * {@link NetworkError}, {@link TimeoutError} or {@link ClosedError}.
    */
   async send(request: Request): Promise<Answer> {
     const end = performance.now() + request.timeoutMs;
-    // Kept as text, because a URL would take the ids %2E and %2E%2E for steps of the path.
+    // The path stays text, because a URL would resolve the ids %2E and %2E%2E as "." and "..".
     let path = this.#basePath + request.path;
     let url = new URL(path, this.#url);
     for (let hops = 0; ; hops++) {
@@ -193,7 +193,7 @@ export class Transport {
   #sendTo(url: URL, target: string, { method, path, headers, body, timeoutMs }: Request, leftMs: number): Promise<Answer> {
     return new Promise((resolve, reject) => {
       const proxy = proxyOf(url, this.#environment);
-      // A proxy of HTTP gets the whole address instead of a path; one of HTTPS makes a tunnel.
+      // For http, the proxy gets the whole address instead of a path. For https, the proxy makes a tunnel.
       const asked = url.protocol === 'http:' ? proxy : undefined;
       const to = asked ?? url;
       const request = (url.protocol === 'https:' ? https : http).request({
@@ -215,7 +215,7 @@ export class Transport {
       request.on('socket', (socket) => {
         connected = !socket.connecting;
         if (socket.connecting) {
-          // A kept connection never emits it again, and would gather a listener for each request.
+          // A kept connection never emits "connect" again, and would collect a listener for each request.
           socket.once('connect', () => {
             connected = true;
           });
@@ -254,32 +254,32 @@ export class Transport {
 }
 
 /**
- * Whether a redirect keeps the request as it is and leads to the server that was asked: the same scheme, host and port. A host's
- * own step from http to https, each at its default port, counts as the same.
+ * Whether a redirect may be followed: it keeps the method and the body (307 or 308), and leads to the same scheme, host and port. A
+ * redirect of a host from http to https, both at their default ports, may be followed too.
  */
 export function mayFollow(status: number, from: URL, to: URL): boolean {
   if ((status !== 307 && status !== 308) || from.hostname !== to.hostname || to.username !== '' || to.password !== '') {
     return false;
   }
   if (from.protocol === 'http:' && to.protocol === 'https:') {
-    return from.port === '' && to.port === ''; // which they are at their default
+    return from.port === '' && to.port === ''; // a default port is the empty string
   }
   return from.protocol === to.protocol && from.port === to.port;
 }
 
-/** Whether a status says by itself that it may go better the next time. */
+/** Whether the status is one that passes by itself, so that a retry may succeed. */
 export function isTransient(status: number): boolean {
   return status === 408 || status === 425 || status === 429 || status >= 500;
 }
 
-/** The codes by which Sluice says that a write can never be. Others are about the request, its sender or the server. */
-const judging = new Set<string | undefined>([
+/** The codes by which Sluice refuses a write for good. Other codes are about the request, its sender or the server. */
+const finalCodes = new Set<string | undefined>([
   'invalid_json', 'too_deep', 'duplicate_field', 'unknown_field', 'invalid_type', 'required', 'invalid_value', 'too_large',
   'immutable', 'id_mismatch', 'unknown_event', 'bad_record', 'unsupported_version', 'unreadable_batch',
   'rejected_by_store', 'id_taken', 'event_deleted',
 ]);
 
-/** Whether an answer with this error is a problem of Sluice's. */
+/** Whether the answer is a problem document of Sluice, not of a proxy. */
 export function isProblem(answer: Answer, { code }: ApiError): boolean {
   const mediaType = answer.headers['content-type']?.split(';', 1)[0]?.trim().toLowerCase();
   const problem = parseJson(answer.body) as { type?: unknown } | null | undefined;
@@ -287,24 +287,24 @@ export function isProblem(answer: Answer, { code }: ApiError): boolean {
 }
 
 /**
- * Whether the answer to a request with one write judges that write for good: Sluice does by the code of its problem, and anything
- * by saying that it is too large.
+ * Whether the answer to a request with one write refuses that write for good. Sluice does so by a final code in a problem document. A
+ * proxy does so only by 413.
  */
 export function isFinal(answer: Answer, error: ApiError): boolean {
-  return answer.status === 413 || (judging.has(error.code) && isProblem(answer, error));
+  return answer.status === 413 || (finalCodes.has(error.code) && isProblem(answer, error));
 }
 
-/** The same of an item's error, which nothing but Sluice makes. */
+/** Whether the error of a batch's item refuses the write for good. Only Sluice makes such errors. */
 export function isFinalItem({ status, code }: ApiError): boolean {
-  return judging.has(code) || (!isTransient(status) && status !== 401 && status !== 403);
+  return finalCodes.has(code) || (!isTransient(status) && status !== 401 && status !== 403);
 }
 
-/** Whether writes that were answered so wait for somebody to change something, rather than for time to pass. */
+/** Whether the error holds writes: they are retried, but somebody must change something before they can succeed. */
 export function isHeld(error: SluiceError): boolean {
   return error instanceof ApiError ? !isTransient(error.status) : error instanceof UnreadableError;
 }
 
-/** Whether a request that ended so may have put its writes into the log. */
+/** Whether the writes of a request may have reached the log although it ended with this error. */
 export function mayHaveWritten(error: SluiceError): boolean {
   return error instanceof ApiError ? error.status >= 500 || error.status === 408 : !(error instanceof NotSentError);
 }
@@ -313,38 +313,41 @@ const pauseMinMs = 100;
 const pauseMaxMs = 10_000;
 const retryAfterMaxMs = 60_000;
 
-/** How long to wait after so many tries, in milliseconds. Random is from 0 to 1. */
+/**
+ * Returns the pause after the given number of attempts, in milliseconds: exponential backoff with jitter, and at least `retryAfter`
+ * milliseconds. `random` is from 0 to 1.
+ */
 export function pauseMs(attempts: number, retryAfter: number, random: number): number {
   const pause = Math.min(pauseMinMs * 2 ** (attempts - 1), pauseMaxMs);
   return Math.max(pause * (0.5 + random / 2), retryAfter);
 }
 
-/** What an answer's Retry-After says, in milliseconds, as far as it counts; 0 where it says nothing. */
+/** Returns an answer's Retry-After in milliseconds, at most 60,000; 0 if there is none. */
 export function retryAfterMs(headers: http.IncomingHttpHeaders): number {
   const value = headers['retry-after'] ?? '';
   const wait = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
   return Math.min(Math.max(wait || 0, 0), retryAfterMaxMs);
 }
 
-/** The error that an answer of a status other than 2xx is. */
+/** Returns the error for an answer whose status is not 2xx. */
 export function apiError({ status, body, location }: Answer): ApiError {
   if (location !== undefined) {
     return new ApiError(status, { detail: `a redirect to ${location} is not followed` });
   }
   const problem = parseJson(body) as { code?: unknown; detail?: unknown; field?: unknown } | null | undefined;
   if (typeof problem?.code !== 'string') {
-    return new ApiError(status, { detail: http.STATUS_CODES[status] ?? 'an answer that is not Sluice\'s' });
+    return new ApiError(status, { detail: http.STATUS_CODES[status] ?? 'the answer is not Sluice\'s' });
   }
   return itemError(status, problem);
 }
 
-/** The same of an item of a batch. */
+/** Returns the error for an item of a batch. */
 export function itemError(status: number, problem: { code?: unknown; detail?: unknown; field?: unknown }): ApiError {
   const text = (value: unknown) => (typeof value === 'string' ? value : undefined);
   return new ApiError(status, { code: text(problem.code), detail: text(problem.detail) ?? '', field: text(problem.field) });
 }
 
-/** Undefined where the body is not JSON. */
+/** Parses a body; undefined if it is not JSON. */
 export function parseJson(body: Buffer): unknown {
   try {
     return JSON.parse(body.toString());

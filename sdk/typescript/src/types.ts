@@ -1,32 +1,32 @@
 import type { SluiceError } from './errors.js';
 import type { RawJson } from './payload.js';
 
-/** A time: a `Date`, Unix milliseconds (fractions count, to the microsecond), or RFC 3339 such as `2026-01-31T12:00:00.25Z`. */
+/** A time: a `Date`, Unix milliseconds (fractions to the microsecond count), or RFC 3339 such as `2026-01-31T12:00:00.25Z`. */
 export type Time = Date | number | string;
 
-/** An embedding: 1 to 4,096 finite numbers, which are kept as float32. */
+/** An embedding: 1 to 4,096 finite numbers. They are stored as float32. */
 export type Embedding = readonly number[] | Float32Array | Float64Array;
 
 /** An event to track. A field that is null or undefined is empty. */
 export interface NewEvent {
   /**
-   * An id of your own, 1 to 128 printable ASCII characters. The first event of an id wins. Default: one is minted, from the
-   * timestamp and the conversation.
+   * An id of your own: 1 to 128 printable ASCII characters. The first create of an id wins. Default: a new id, minted from the timestamp
+   * and the conversation.
    */
   id?: string | null | undefined;
-  /** The conversation it belongs to: 1 to 256 bytes of UTF-8. */
+  /** The id of the event's conversation: 1 to 256 bytes of UTF-8. */
   conversationId: string;
-  /** Any JSON object of up to 16 KiB, to filter by. */
+  /** Any JSON object of up to 16 KiB. Queries can filter by its members. */
   conversationMetadata?: object | null | undefined;
-  /** What kind of event it is, of those that the server knows; 1 to 128 bytes. */
+  /** The kind of event, one of the names that the server allows: 1 to 128 bytes. */
   eventName: string;
-  /** When it happened: from 2000 to 24 hours ahead. Default: now. */
+  /** When the event happened, from the year 2000 to 24 hours from now. Default: now. */
   timestamp?: Time | null | undefined;
-  /** What went wrong; empty for nothing. */
+  /** The error message; empty or absent for success. */
   error?: string | null | undefined;
-  /** How long it took, in milliseconds: finite and not negative. */
+  /** The duration in milliseconds: finite and not negative. */
   latency?: number | null | undefined;
-  /** A string, or any other JSON such as a list of messages. */
+  /** A string, or any other JSON, such as a list of messages. */
   input?: unknown;
   /** A string, or any other JSON. */
   output?: unknown;
@@ -34,7 +34,7 @@ export interface NewEvent {
   outputEmbeddings?: Embedding | null | undefined;
 }
 
-/** What changes of an event: a field that is null is cleared, one that is undefined or absent is left alone. */
+/** The fields that an update changes. A null field is cleared; an undefined or absent field keeps its value. */
 export interface EventUpdate {
   /** See {@link NewEvent}. It cannot be cleared. */
   eventName?: string | undefined;
@@ -54,170 +54,172 @@ export interface StoredEvent {
   conversationId: string;
   conversationMetadata: Record<string, unknown> | null;
   eventName: string;
-  /** RFC 3339 in UTC, to the microsecond, which a `Date` would lose. */
+  /** RFC 3339 in UTC, to the microsecond. A `Date` would lose the microseconds. */
   timestamp: string;
   error: string | null;
   /** Milliseconds. */
   latency: number | null;
   input: unknown;
   output: unknown;
-  /** Undefined where embeddings were not asked for. */
+  /** Undefined unless the read asked for embeddings. */
   inputEmbeddings?: number[] | null;
   outputEmbeddings?: number[] | null;
-  /** The contents as the JSON that they are, with every digit, to be written back as they are; where `raw` asked for it. */
+  /** The contents as JSON text with every digit, which can be written back unchanged. Undefined unless the read had `raw`. */
   raw?: { conversationMetadata: RawJson | null; input: RawJson | null; output: RawJson | null };
 }
 
-/** What a write does. */
+/** The kind of a write. */
 export type Op = 'create' | 'update' | 'patch' | 'delete';
 
-/** A write that will never be, lines of the spool that cannot be read, or a clock that is wrong. */
+/** A failure that `onError` gets: a write that failed for good, a corrupt line of the spool, or a wrong clock. */
 export interface WriteFailure {
-  /** What the write was; undefined where it is about none. */
+  /** The kind of the write; undefined if the failure is not about a write. */
   op: Op | undefined;
-  /** The id of its event; undefined where it is about none. */
+  /** The id of the write's event; undefined if the failure is not about a write. */
   id: string | undefined;
-  /** The HTTP status; undefined where the server did not answer. */
+  /** The HTTP status; undefined if the server did not answer. */
   status: number | undefined;
   /**
-   * The API's code, such as `immutable`, or, with `waitAppliedSeconds`, `id_taken` and `event_deleted` for writes that had no
-   * effect; or `network` or `timeout` for what was given up after `retryForMs`, `spool_corrupt`
-   * for a line of the spool, `wrong_clock` for this machine's clock, and `invalid`, `queue_full`, `closed` or `spool` for the event of a traced call that could not be
-   * queued. Undefined where the answer was a proxy's.
+   * One of the following; undefined if the answer came from a proxy.
+   *
+   * - The API's code, such as `immutable`. With `waitAppliedSeconds`, also `id_taken` and `event_deleted` for writes without effect.
+   * - `network` or `timeout`: the write was given up after `retryForMs`.
+   * - `spool_corrupt`: a line of the spool could not be read.
+   * - `wrong_clock`: this machine's clock is wrong.
+   * - `invalid`, `queue_full`, `closed` or `spool`: the event of a traced call could not be queued.
    */
   code: string | undefined;
-  /** What is wrong, for humans. */
+  /** An explanation for humans. */
   detail: string;
-  /** The field that is meant, by its name in the API. */
+  /** The field at fault, by its name in the API; undefined if there is none. */
   field: string | undefined;
-  /** The same as an error. */
+  /** The failure as an error. */
   error: SluiceError;
 }
 
 /** The options of a {@link Client}. */
 export interface ClientOptions {
-  /** The server's address; a path in it goes before that of every request. Default `http://127.0.0.1:8080`. */
+  /** The server's address. If it has a path, the path precedes the path of every request. Default `http://127.0.0.1:8080`. */
   url?: string | undefined;
-  /** An API key, with the scopes write and read as needed. Default none. */
+  /** An API key with the scopes write and read as needed. Default: none. */
   apiKey?: string | undefined;
-  /** The most writes of a batch. Default 500, at most 50,000. */
+  /** The maximum number of writes in a batch: 1 to 50,000. Default 500. */
   batchWritesMax?: number | undefined;
-  /** The most bytes of a batch. Default 1 MiB, at most 16 MiB. */
+  /** The maximum size of a batch in bytes, up to 16 MiB. Default 1 MiB. */
   batchBytesMax?: number | undefined;
-  /** How old the oldest write of a batch becomes before it is sent, in milliseconds. Default 100. */
+  /** The maximum age of a batch's oldest write before the batch is sent, in milliseconds. Default 100. */
   batchAgeMaxMs?: number | undefined;
-  /** The most writes of the queue. Default 10,000. */
+  /** The maximum number of queued writes. Default 10,000. */
   queueWritesMax?: number | undefined;
-  /** The most bytes of the queue, as the writes are encoded. Default 64 MiB. */
+  /** The maximum size of the queue in bytes of encoded writes. Default 64 MiB. */
   queueBytesMax?: number | undefined;
-  /** How long a write is tried, in milliseconds from its first try. Default for ever. */
+  /** How long a write is retried, in milliseconds from its first attempt. Default: without a limit. */
   retryForMs?: number | undefined;
   /**
-   * Has the server answer each batch only once it is applied, or after so many seconds, a whole number from 1 to 30. `onError` is
-   * then also told of writes that had no effect, by the codes `id_taken` (the create of an id of your own that is taken),
-   * `event_deleted` and `unknown_event`. It slows sending down, as one batch is sent at a time. Default: a batch is answered when
-   * it is in the log.
+   * Has the server answer each batch when it is applied, or after this number of seconds: a whole number from 1 to 30. `onError` then also
+   * gets writes that had no effect, with the codes `id_taken` (an id of your own exists already), `event_deleted` and `unknown_event`.
+   * It slows sending down, because one batch is sent at a time. Default: the server answers a batch when it is in the log.
    */
   waitAppliedSeconds?: number | undefined;
-  /** The longest that one request takes, in milliseconds. Default 30,000. */
+  /** The timeout of one request, in milliseconds. Default 30,000. */
   requestTimeoutMs?: number | undefined;
-  /** Whether bodies of 1 KiB and more are compressed with gzip. Default no. */
+  /** Whether bodies of 1 KiB and more are compressed with gzip. Default false. */
   gzip?: boolean | undefined;
-  /** A PEM file of certificate authorities that are trusted beside Node's own. Default none. */
+  /** A PEM file of certificate authorities to trust in addition to Node's own. Default: none. */
   caFile?: string | undefined;
-  /** A directory where writes survive the process until they are answered. Default none. */
+  /** A directory that keeps writes until they are answered, so that they survive the process. Default: none. */
   spoolDir?: string | undefined;
   /**
-   * Whether a write is refused whose input, output or metadata is not JSON, or is too large. Default no: it is encoded by what is
-   * nearest (Map and Error as objects, Set as an array, bytes as base64, the rest as text), and what is too large is cut and says
-   * so. Traced calls always do that.
+   * Whether a write is refused if its input, output or metadata is not JSON or is too large. Default false: a value that is not JSON is
+   * encoded as the nearest JSON value (Map and Error as objects, Set as an array, bytes as base64, other values as text), and a value that
+   * is too large is cut and marked `sluice_truncated`. Traced calls are never strict.
    */
   strict?: boolean | undefined;
   /**
-   * Whether integers of contents that a number does not hold exactly (beyond 2^53) are read as BigInt, with all their digits. This
-   * library writes those as numbers; `JSON.stringify` refuses them. Default no: they are read as the nearest number.
+   * Whether integers of contents beyond 2^53, which a number does not hold exactly, are read as BigInt with all their digits. This library
+   * writes BigInt as a number; `JSON.stringify` refuses it. Default false: they are read as the nearest number.
    */
   bigIntegers?: boolean | undefined;
   /** The event name of traced calls. Default `event_a`. */
   traceEventName?: string | undefined;
   /**
-   * Called once for each write that will never be, from the sender: soon after the call that made it, never within. Default: a
-   * warning on the console, without contents.
+   * Called once for each write that failed for good. It is called in the background, never within the call that queued the write. Default:
+   * a warning on the console, without contents of events.
    */
   onError?: ((failure: WriteFailure) => void) | undefined;
 }
 
-/** How long a call may take. */
+/** The timeout of a flush or close. */
 export interface TimeoutOptions {
   /** Milliseconds. */
   timeoutMs?: number | undefined;
 }
 
-/** What all reads take. */
+/** Options of all reads. */
 export interface ReadOptions {
   /**
-   * Reads your writes: a whole number of seconds from 1 to 30 in which what was queued before is flushed, and then again as
-   * many in which the server waits until it is applied. Default: neither.
+   * Reads your own writes: the read flushes the queue, and then waits on the server until the flushed writes are applied. Each of the two
+   * steps may take this number of seconds: a whole number from 1 to 30. Default: no flush and no wait.
    */
   waitSeconds?: number | undefined;
 }
 
 /** See {@link Client.event}. */
 export interface EventOptions extends ReadOptions {
-  /** Whether an event brings its contents as JSON too, in {@link StoredEvent.raw}. Default no. */
+  /** Whether an event also has its contents as JSON text, in {@link StoredEvent.raw}. Default false. */
   raw?: boolean | undefined;
 }
 
 /** See {@link Client.conversationEvents}. */
 export interface ConversationOptions extends EventOptions {
-  /** The most events of a page: 1 to 1,000. Default 100. */
+  /** The maximum number of events in a page: 1 to 1,000. Default 100. */
   limit?: number | undefined;
-  /** Whether events bring their embeddings. Default no. */
+  /** Whether events have their embeddings. Default false. */
   embeddings?: boolean | undefined;
 }
 
 /** See {@link Client.conversation}. */
 export interface ConversationPageOptions extends ConversationOptions {
-  /** `nextCursor` of the page before. Default: the first page. */
+  /** The `nextCursor` of the previous page. Default: the first page. */
   cursor?: string | null | undefined;
 }
 
 /** A page of a conversation's events, in order of time. */
 export interface ConversationPage {
   events: StoredEvent[];
-  /** Where the next page begins; null after the last. */
+  /** The cursor of the next page; null on the last page. */
   nextCursor: string | null;
 }
 
-/** What narrows every analytics query. */
+/** The filter of every analytics query. */
 export interface FilterOptions extends ReadOptions {
-  /** The earliest timestamp: a time, or one before now such as `7d`, `24h`, `30m` or `90s`. Default `7d`. */
+  /** The earliest timestamp, inclusive: a time, or a duration before now such as `7d`, `24h`, `30m` or `90s`. Default `7d`. */
   since?: Time | undefined;
-  /** The timestamp before which events count, given as in since. Default now. */
+  /** The latest timestamp, exclusive, in the same form as `since`. Default: now. */
   until?: Time | undefined;
   conversationId?: string | undefined;
   eventName?: string | undefined;
-  /** Only events whose metadata has all these members; at most 16. */
+  /** Counts only events whose metadata has all these members. At most 16. */
   metadata?: Record<string, string | number | boolean> | undefined;
 }
 
 /** See {@link Client.latency}. */
 export interface LatencyOptions extends FilterOptions {
-  /** The quantiles wanted, each above 0 and below 1. Default 0.95. */
+  /** The quantiles, each above 0 and below 1. Default 0.95. */
   q?: readonly number[] | undefined;
-  /** What rows are grouped by. Default both. */
+  /** The fields to group by. Default: both. */
   groupBy?: readonly ('conversation' | 'event_name')[] | undefined;
-  /** The most rows: 1 to 10,000. Default 100. */
+  /** The maximum number of rows: 1 to 10,000. Default 100. */
   limit?: number | undefined;
 }
 
 /** See {@link Client.conversations}. */
 export interface ConversationsOptions extends FilterOptions {
-  /** Default `error_rate`. */
+  /** The count that ranks the conversations. Default `error_rate`. */
   orderBy?: 'error_rate' | 'errors' | 'events' | undefined;
-  /** Leaves out conversations with fewer events. Default 1. */
+  /** Leaves out conversations with fewer events than this. Default 1. */
   minEvents?: number | undefined;
-  /** The most rows: 1 to 10,000. Default 100. */
+  /** The maximum number of rows: 1 to 10,000. Default 100. */
   limit?: number | undefined;
 }
 
@@ -225,51 +227,51 @@ export interface ConversationsOptions extends FilterOptions {
 export interface TimeSeriesOptions extends FilterOptions {
   /** The length of a bucket, such as `5m`. Default `1h`. */
   interval?: string | undefined;
-  /** The quantiles wanted, each above 0 and below 1. Default 0.95. */
+  /** The quantiles, each above 0 and below 1. Default 0.95. */
   q?: readonly number[] | undefined;
 }
 
-/** How many events were errors. */
+/** The number of events and errors. */
 export interface ErrorCount {
-  /** That of the filter. */
+  /** The event name of the filter; null without one. */
   eventName: string | null;
   events: number;
   errors: number;
   /** Errors per event, 0 to 1; 0 without events. */
   errorRate: number;
-  /** RFC 3339. */
+  /** The time range of the query, RFC 3339. */
   since: string;
   until: string;
 }
 
-/** Milliseconds by quantile as it was asked for, such as `0.95`; null where no event has a latency. */
+/** Latencies in milliseconds, by quantile as text, such as `0.95`; null if no event has a latency. */
 export type Quantiles = Record<string, number | null>;
 
-/** A group's latency. */
+/** The latency of a group. */
 export interface LatencyRow {
-  /** Null where rows are not grouped by it. */
+  /** Null if the rows are not grouped by conversation. */
   conversationId: string | null;
-  /** Null where rows are not grouped by it. */
+  /** Null if the rows are not grouped by event name. */
   eventName: string | null;
   events: number;
   quantiles: Quantiles;
 }
 
-/** A conversation's counts. */
+/** The counts of a conversation. */
 export interface ConversationRow {
   conversationId: string;
   events: number;
   errors: number;
   /** Errors per event, 0 to 1. */
   errorRate: number;
-  /** The timestamps of its first and last event, RFC 3339. */
+  /** The timestamps of the first and the last event, RFC 3339. */
   first: string;
   last: string;
 }
 
 /** The counts of a bucket. Buckets without events have no row. */
 export interface TimeSeriesRow {
-  /** When the bucket begins, RFC 3339. */
+  /** The start of the bucket, RFC 3339. */
   time: string;
   events: number;
   errors: number;
@@ -280,7 +282,7 @@ export interface TimeSeriesRow {
 
 /** See {@link Client.trace}. */
 export interface TraceOptions {
-  /** Default: the client's `traceEventName`. */
+  /** The event name. Default: the client's `traceEventName`. */
   eventName?: string | undefined;
   conversationMetadata?: object | undefined;
 }
