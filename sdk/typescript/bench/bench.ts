@@ -1,6 +1,6 @@
 /**
- * Measures the client: what trackEvent costs, and how many events a second go to a server that discards them. With SLUICE_URL
- * set, also to that server, until all of them are applied.
+ * Measures the client: the cost of a trackEvent call, and the events per second to a server that discards them. With SLUICE_URL set, it
+ * also measures the events per second to that server until all of them are applied.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -31,7 +31,7 @@ function memory(): number {
   return heapUsed + arrayBuffers;
 }
 
-/** What the call alone costs: nothing is sent while it is measured. */
+/** Measures the cost of the call alone. Nothing is sent during the measurement. */
 async function measureCall(kind: string, event: (i: number) => NewEvent): Promise<void> {
   const count = 50_000;
   let best = Infinity;
@@ -51,7 +51,7 @@ async function measureCall(kind: string, event: (i: number) => NewEvent): Promis
   console.log(`trackEvent, ${kind}: ${perSecond} events/s, ${((best / count) * 1000).toFixed(2)} µs, ${Math.round(bytes)} bytes kept each`);
 }
 
-/** How many events a second reach the server. */
+/** Measures how many events a second reach the server. */
 async function measureSending(name: string, options: ClientOptions, event: (i: number) => NewEvent, applied = false): Promise<void> {
   const client = new Client(options);
   const start = performance.now();

@@ -1,4 +1,4 @@
-/** A server that takes every write and forgets it, in a process of its own, so that it is not measured. It says its address. */
+/** A server that acknowledges every write and discards it. It runs in its own process, so that it is not measured, and prints its address. */
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { createGunzip } from 'node:zlib';

@@ -4,7 +4,7 @@ import { build } from 'esbuild';
 
 const dir = import.meta.dirname;
 
-/** What stands in for a module of Node's, or for one of this library's that needs files or sockets. */
+/** Replaces Node's modules, and this library's modules that need files or sockets, by the files of this directory. */
 const standIns = {
   name: 'stand-ins',
   setup({ onResolve }) {

@@ -1,5 +1,5 @@
 /**
- * The client library of Sluice, for browsers: the same as for Node, without what a page cannot have.
+ * The client library of Sluice for browsers. It is the library for Node without the options that need files or gzip.
  *
  * @packageDocumentation
  */
@@ -9,10 +9,10 @@ import type { ClientOptions, TimeoutOptions } from '../src/types.js';
 
 export * from '../src/index.js';
 
-/** Two batches of this size may be under way when a page is left: see the transport. */
+/** The default size of a batch in bytes. Two batches of this size fit into the keepalive limit of browser/transport.ts. */
 const batchBytes = 30_000;
 
-/** A client that sends what is queued when the page is hidden or left, in requests that outlive it. */
+/** A client for a page. When the page is hidden or left, it sends the queued writes in requests that outlive the page. */
 export class Client extends AnyClient {
   readonly #listening = new AbortController();
 
@@ -29,7 +29,7 @@ export class Client extends AnyClient {
     const { signal } = this.#listening;
     globalThis.addEventListener('pagehide', () => { this.sendNow(); }, { signal });
     if (typeof document !== 'undefined') {
-      // The last that a page on a phone hears of, often.
+      // On a phone, this is often the last event that a page gets.
       document.addEventListener('visibilitychange', () => { if (document.visibilityState === 'hidden') this.sendNow(); }, { signal });
     }
   }

@@ -1,11 +1,12 @@
 /**
- * What this library uses of Node, made of what browsers have. The build puts it in the place of Node's own modules.
+ * The parts of Node's modules that this library uses, built on what browsers have. The build of the browser bundle puts this file in the
+ * place of Node's modules.
  */
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** The part of Node's Buffer that is used. */
+/** The part of Node's Buffer that this library uses. */
 class Bytes extends Uint8Array<ArrayBuffer> {
   override toString(encoding: 'utf8' | 'base64' | 'hex' = 'utf8'): string {
     if (encoding === 'hex') {
@@ -75,7 +76,7 @@ export const Buffer = {
   },
 };
 
-/** Node's timers are objects. */
+/** Returns a timer that is an object with ref and unref, as in Node. */
 export function setTimeout(callback: (...args: unknown[]) => void, ms?: number, ...args: unknown[]) {
   const id = globalThis.setTimeout(callback, ms, ...args);
   const timer = { id, ref: () => timer, unref: () => timer };
@@ -86,7 +87,7 @@ export function clearTimeout(timer: { id: number } | undefined): void {
   globalThis.clearTimeout(timer?.id);
 }
 
-/** There is no process to end or to configure. */
+/** A page has no process: no environment variables, and no exit events. */
 export const process = {
   env: {} as Record<string, string | undefined>,
   on: () => process,
@@ -101,7 +102,7 @@ export function randomBytes(length: number): Bytes {
 
 // node:events
 export function setMaxListeners(): void {
-  // Browsers warn of none.
+  // Browsers do not warn of many listeners.
 }
 
 // node:os
@@ -117,11 +118,11 @@ export function inspect(value: unknown): string {
   if (typeof value === 'object' && !(value instanceof RegExp || value instanceof Error || value instanceof Date)) {
     return Object.prototype.toString.call(value);
   }
-  return String(value); // eslint-disable-line @typescript-eslint/no-base-to-string -- those of the three above say something
+  return String(value); // eslint-disable-line @typescript-eslint/no-base-to-string -- RegExp, Error and Date have a useful toString
 }
 
 export function promisify(callee: unknown): unknown {
-  return callee; // of gzip, which is refused as an option
+  return callee; // only gzip is promisified, and the browser client refuses that option
 }
 
 export const gzip = undefined;
@@ -135,6 +136,5 @@ export function isNativeError(value: unknown): boolean {
   return Object.prototype.toString.call(value) === '[object Error]';
 }
 
-// What only the transport for Node uses, of which nothing runs: its helpers are used, and it is not.
-export const [BlockList, isIP, existsSync, readFileSync] = [undefined, undefined, undefined, undefined];
-export default { Agent: Object, STATUS_CODES: {} };
+// node:http
+export default { STATUS_CODES: {} };

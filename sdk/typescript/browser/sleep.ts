@@ -1,4 +1,4 @@
-/** The same as of node:timers/promises. */
+/** Takes the place of node:timers/promises in the browser bundle. */
 export function setTimeout<T>(ms: number, value?: T, { signal }: { signal?: AbortSignal } = {}): Promise<T | undefined> {
   return new Promise((resolve, reject) => {
     const timer = globalThis.setTimeout(() => {

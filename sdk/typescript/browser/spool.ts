@@ -1,6 +1,6 @@
 import type { Write } from '../src/queue.js';
 
-/** There is none in a browser, and the option is refused before. */
+/** Takes the place of src/spool.ts in the browser bundle. It is never used, because the browser client refuses `spoolDir`. */
 export class Spool {
   readonly loaded: Write[] = [];
   readonly corrupt: string[] = [];

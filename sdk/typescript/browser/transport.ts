@@ -1,23 +1,22 @@
+import type { Answer } from '../src/answer.js';
 import { ClosedError, NetworkError, TimeoutError, ValidationError } from '../src/errors.js';
-import type { Answer, Request } from '../src/transport.js';
+import type { Request } from '../src/transport.js';
 import { Buffer } from './node.js';
 
-export * from '../src/transport.js';
-
 /**
- * How many bytes of bodies may be under way in requests that outlive the page. Browsers allow 64 KiB for a page, of all its
- * scripts together.
+ * The maximum size in bytes of all bodies under way in requests that outlive the page. Browsers allow 64 KiB for all scripts of a page
+ * together.
  */
 const keepaliveBytesMax = 60 << 10;
 let keepaliveBytes = 0;
 
-/** Sends requests to one server by fetch. */
+/** Sends requests to one server by fetch. It takes the place of src/transport.ts in the browser bundle. */
 export class Transport {
   readonly #base: string;
   readonly #headers: Record<string, string> = { Accept: 'application/json' };
   readonly #signal: AbortSignal;
 
-  /** The signal ends what is under way with a {@link ClosedError}. */
+  /** The abort signal ends the requests under way with a {@link ClosedError}. It throws a {@link ValidationError}. */
   constructor(url: string, apiKey: string | undefined, signal: AbortSignal) {
     if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
       throw new ValidationError('url', 'must be an address such as https://events.example');
@@ -26,7 +25,7 @@ export class Transport {
     this.#base = origin + pathname.replace(/\/+$/, '');
     if (apiKey !== undefined) {
       if (!/^[!-~]+$/.test(apiKey)) {
-        throw new ValidationError('apiKey', 'must be printable ASCII characters'); // never with the key itself
+        throw new ValidationError('apiKey', 'must be printable ASCII characters'); // the message never contains the key
       }
       this.#headers.Authorization = `Bearer ${apiKey}`;
     }
@@ -34,9 +33,9 @@ export class Transport {
   }
 
   /**
-   * Sends a request and returns the answer, whatever its status; redirects are not followed. It throws a {@link NetworkError},
-   * {@link TimeoutError} or {@link ClosedError}. The request is under way when the call returns: a page that is left runs nothing
-   * after that.
+   * Sends a request and returns the answer, whatever its status. It does not follow redirects. It throws a {@link NetworkError},
+   * {@link TimeoutError} or {@link ClosedError}. The request has begun when the call returns, because a page that is left runs no code
+   * afterwards.
    */
   async send({ method, path, headers, body, timeoutMs }: Request): Promise<Answer> {
     const abort = new AbortController();
@@ -72,7 +71,7 @@ export class Transport {
     }
   }
 
-  /** Has the request outlive the page where there is room for that. */
+  /** Sends a write so that it outlives the page (keepalive), if the browser's limit for such requests has room. */
   async #fetch(url: string, init: RequestInit, bytes: number): Promise<Response> {
     if (init.method === 'GET' || keepaliveBytes + bytes > keepaliveBytesMax) {
       return fetch(url, init);
@@ -81,7 +80,8 @@ export class Transport {
     try {
       return await fetch(url, { ...init, keepalive: true });
     } catch (error) {
-      // Other scripts of the page may have taken the room, which looks like any failure.
+      // Other scripts of the page may have used up the limit. That looks like any other failure, so the request is sent once more without
+      // keepalive.
       if (init.signal?.aborted) {
         throw error;
       }
@@ -92,6 +92,6 @@ export class Transport {
   }
 
   close(): void {
-    // The signal has ended what was under way.
+    // The abort signal has ended the requests already.
   }
 }

@@ -1,6 +1,6 @@
 /**
- * The conformance driver: reads commands from its standard input, one JSON object a line, and answers each with one. What it
- * understands is in ../../README.md.
+ * The conformance driver. It reads commands from its standard input, one JSON object a line, and writes one JSON object a line for each.
+ * ../../README.md lists the commands.
  */
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -51,7 +51,7 @@ interface Command {
 
 let opened: Client | undefined;
 const failures: WriteFailure[] = [];
-/** How long a write waits for room, as in the languages that can block. 0: it fails at once. */
+/** How long a write waits for room in the queue, in milliseconds, as calls in Go and Python do. 0: it fails at once. */
 let blockForMs = 0;
 
 function client(): Client {
@@ -84,7 +84,7 @@ const commands: Record<string, (command: Command) => unknown> = {
     opened = new Client({
       ...(camelCase(same) as ClientOptions),
       batchAgeMaxMs: millis(batch_age_max),
-      retryForMs: retry_for === 0 ? undefined : millis(retry_for), // in other languages 0 is for ever
+      retryForMs: retry_for === 0 ? undefined : millis(retry_for), // in the driver's protocol 0 means without a limit
       requestTimeoutMs: millis(request_timeout),
       waitAppliedSeconds: typeof wait_applied === 'number' ? wait_applied : undefined,
       onError: (failure) => failures.push(failure),
@@ -210,7 +210,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   }
   let answer: unknown;
   try {
-    // Microseconds may be beyond the whole numbers of a double.
+    // Microseconds may be larger than the integers that a number holds exactly.
     const command = JSON.parse(line.replace(/"unix_micros":\s*(\d+)/, '"unix_micros":"$1"')) as Command;
     const run = commands[command.do];
     if (run === undefined) {

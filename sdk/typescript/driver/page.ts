@@ -1,9 +1,9 @@
 /**
- * Tracks events from a page in a real browser, whose origin is http://127.0.0.1:PORT, and leaves the page at once:
+ * Tracks events from a page in a real browser, and leaves the page at once. The page's origin is http://127.0.0.1:PORT:
  *
  *     node build/driver/page.js PORT URL KEY
  *
- * It prints what the page got, as JSON: the ids of its events, and the code that a read was refused with.
+ * It prints a JSON object with the ids of the page's events, and the error code of a read that the server refuses.
  */
 import { Pages } from '../test/page.js';
 

@@ -13,7 +13,7 @@ const id = client.trackEvent({
 });
 client.updateEvent(id, { output: 'On its way: it arrives on Monday.' });
 
-// waitSeconds: what was written above is read for certain.
+// With waitSeconds, the read includes the writes above.
 for await (const event of client.conversationEvents(conversationId, { waitSeconds: 10 })) {
   console.log(event.timestamp, event.input, '→', event.output);
 }

@@ -1,11 +1,11 @@
-// Keeps writes in a directory, so that they survive a server that is away and the end of this process.
+// Keeps writes in a directory, so that they survive an outage of the server and the end of this process.
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 
 import { Client, TimeoutError } from '@sluicehq/sluice';
 
-// In a service this is a directory that stays, one for each process.
+// A service uses a permanent directory, one for each process.
 const spoolDir = await mkdtemp(path.join(tmpdir(), 'sluice-spool-'));
 const conversationId = `offline-${Date.now()}`;
 
@@ -19,7 +19,7 @@ try {
   console.log(error.message); // close: 1 write is left after 100 ms
 }
 
-// The next client that opens the directory sends what is left.
+// The next client that opens the directory sends the remaining writes.
 const second = new Client({ url: process.env.SLUICE_URL, spoolDir });
 const { events } = await second.conversation(conversationId, { waitSeconds: 10 });
 console.log(events.map(({ input }) => input));

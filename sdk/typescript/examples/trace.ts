@@ -1,4 +1,4 @@
-// Traces calls of a model: one event for each, with its input, output, latency and error.
+// Traces the calls of a model. Each call is one event with its input, output, latency and error.
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { Client } from '@sluicehq/sluice';

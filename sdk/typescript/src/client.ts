@@ -2,17 +2,21 @@
 
 import { setMaxListeners } from 'node:events';
 
+import type { Answer } from './answer.js';
 import { clockOffsetMs, describeClock, serverTimeMs } from './clock.js';
 import { checkConversationId, encodeCreate, encodeDelete, encodeTraced, encodeUpdate, type Encoded, type Encoding } from './encode.js';
-import { ApiError, ClockError, ClosedError, NetworkError, QueueFullError, SluiceError, TimeoutError, ValidationError } from './errors.js';
+import { ApiError, ClockError, ClosedError, QueueFullError, SluiceError, TimeoutError, ValidationError } from './errors.js';
+import { unwatchExit, watchExit, writesAre, type ExitHooks } from './exit.js';
 import { followServer } from './ids.js';
+import { bounded, timeoutMsMax, wholeSeconds } from './options.js';
 import { Queue, Write } from './queue.js';
 import { Reader } from './reads.js';
+import { codeOf, warn, warnHeld } from './report.js';
 import { Sender, type Outcome } from './sender.js';
 import { Spool } from './spool.js';
 import type { Watcher } from './streams.js';
 import { Span, traceCall } from './trace.js';
-import { Transport, type Answer } from './transport.js';
+import { Transport } from './transport.js';
 import type {
   ClientOptions,
   ConversationOptions,
@@ -37,8 +41,6 @@ import type {
 } from './types.js';
 
 const closeTimeoutMs = 10_000;
-/** The longest delay of Node's timers, in milliseconds. */
-const timeoutMsMax = 2 ** 31 - 1;
 
 /**
  * A client of one Sluice server. Make one client for the whole program: it has a queue, a background sender and connections of its own.
@@ -376,7 +378,7 @@ export class Client implements AsyncDisposable {
     this.#wakeWaiters();
     this.#transport.close();
     this.#spool?.close();
-    openClients.delete(this);
+    unwatchExit(this);
     if (outcome === 'timeout') {
       throw this.#timeoutError('close', timeoutMs);
     }
@@ -458,106 +460,4 @@ function encodeSpan(id: string, event: NewEvent): Encoded {
     console.warn(`sluice: the embeddings of the traced event ${id} are left out: ${error.message}`);
     return encodeTraced(id, { ...event, inputEmbeddings: undefined, outputEmbeddings: undefined });
   }
-}
-
-function codeOf(error: SluiceError, write: object | undefined): string | undefined {
-  if (error instanceof ApiError) return error.code;
-  if (error instanceof NetworkError) return 'network';
-  if (error instanceof TimeoutError) return 'timeout';
-  if (error instanceof ValidationError) return 'invalid';
-  if (error instanceof QueueFullError) return 'queue_full';
-  if (error instanceof ClosedError) return 'closed';
-  if (error instanceof ClockError) return 'wrong_clock';
-  return write === undefined ? 'spool_corrupt' : 'spool';
-}
-
-/** The default `onError`: a warning on the console. It leaves out the detail, because a server's detail may quote contents. */
-function warn({ op, id, status, code, field, error }: WriteFailure): void {
-  if (op === undefined) {
-    console.warn(`sluice: ${error.message}`);
-  } else {
-    const why = [status, code, field].filter((part) => part !== undefined && part !== '').join(' ');
-    console.warn(`sluice: the ${op} of ${String(id)} failed: ${why}`);
-  }
-}
-
-/**
- * Logs that writes are held: they are retried, but somebody must change something before they can succeed. It is called once for each
- * cause. The line has no contents of events.
- */
-function warnHeld(error: SluiceError): void {
-  const what = error instanceof ApiError ? describe(error) : error.message;
-  console.error(`sluice: writes are held and retried: the server refuses this client, or is not Sluice; check the url and apiKey: ${what}`);
-}
-
-/** Describes the error without the detail, which may quote contents. */
-function describe({ status, code, detail }: ApiError): string {
-  // This library wrote the detail of a redirect, so it quotes nothing.
-  return status < 400 ? `${status} ${detail}` : [status, code].filter((part) => part !== undefined).join(' ');
-}
-
-function wholeSeconds(seconds: number): number {
-  if (!(Number.isInteger(seconds) && seconds >= 1 && seconds <= 30)) {
-    throw new ValidationError('waitAppliedSeconds', 'must be a whole number from 1 to 30');
-  }
-  return seconds;
-}
-
-/** What becomes of a client that is not closed when the process ends. */
-interface Leaving {
-  /** How many writes would be lost now. */
-  lost: () => number;
-  /** Sends what is queued; undefined where that is nothing. */
-  send: () => Promise<void> | undefined;
-  /** Ends what is under way. */
-  giveUp: () => void;
-}
-
-/** Clients that are not closed. */
-const openClients = new Map<Client, Leaving>();
-/** Clients that could not send all in time when the process had nothing else to do. */
-const gaveUp = new WeakSet<Client>();
-
-function listen(): void {
-  process.off('exit', warnUnsent).on('exit', warnUnsent); // one listener for all
-  process.off('beforeExit', sendUnsent).on('beforeExit', sendUnsent);
-}
-
-/** Sends what is queued when the process has nothing else to do, which keeps it from ending meanwhile. */
-function sendUnsent(): void {
-  for (const [client, leaving] of openClients) {
-    if (!gaveUp.has(client)) {
-      leaving.send()?.catch(() => {
-        gaveUp.add(client);
-        leaving.giveUp();
-      });
-    }
-  }
-}
-
-function warnUnsent(): void {
-  for (const { lost } of openClients.values()) {
-    if (lost() > 0) {
-      console.warn(`sluice: ${writesAre(lost())} lost, because the process ends without client.close()`);
-    }
-  }
-}
-
-function writesAre(n: number): string {
-  return n === 1 ? '1 write is' : `${n} writes are`;
-}
-
-/** Returns the numeric option, or its default if it is absent. It throws a {@link ValidationError} if it is out of bounds. */
-function bounded<K extends string>(
-  options: Partial<Record<K, number | undefined>>,
-  name: K,
-  absent: number,
-  min: number,
-  max: number,
-): number {
-  const value = options[name] ?? absent;
-  if (!(value >= min && value <= max)) {
-    throw new ValidationError(name, `must be ${max === Infinity ? `at least ${min}` : `from ${min} to ${max}`}`);
-  }
-  return value;
 }

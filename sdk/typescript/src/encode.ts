@@ -1,16 +1,17 @@
 import { endianness } from 'node:os';
 
+import { stringify } from './big-integers.js';
 import { ValidationError } from './errors.js';
-import { conversationHash, conversationIdBytesMax, currentMicros, mintId, nowMicros } from './ids.js';
-import { encodeObject, encodeValue, fit, fitObject, messageOf, metadataBytesMax, stringify } from './payload.js';
-import type { Embedding, EventUpdate, NewEvent, Time } from './types.js';
+import { conversationHash, conversationIdBytesMax, mintId, nowMicros } from './ids.js';
+import { encodeObject, encodeValue, messageOf, metadataBytesMax } from './payload.js';
+import { formatMicros, timestampMicros } from './timestamps.js';
+import { fit, fitObject } from './truncate.js';
+import type { Embedding, EventUpdate, NewEvent } from './types.js';
 
 /** The maximum size of an encoded write in bytes. It is the server's limit. */
 export const writeBytesMax = 1 << 20;
 const eventNameBytesMax = 128;
 const dimensionsMax = 4096;
-const timestampMinMicros = 946_684_800_000_000; // 2000-01-01
-const timestampAheadMicros = 24 * 3600 * 1e6;
 
 /** An encoded write. */
 export interface Encoded {
@@ -98,13 +99,6 @@ export function checkConversationId(id: string): number {
     throw new ValidationError('conversation_id', `is longer than ${conversationIdBytesMax} bytes`);
   }
   return hash;
-}
-
-/** Formats Unix microseconds as RFC 3339 in UTC. */
-export function formatMicros(micros: number): string {
-  const millis = Math.floor(micros / 1000);
-  const rest = micros - millis * 1000;
-  return new Date(millis).toISOString().replace('Z', rest === 0 ? 'Z' : `${String(rest).padStart(3, '0')}Z`);
 }
 
 const updateProperties = new Set<string>([
@@ -253,35 +247,4 @@ function encode(item: Item, fields: EventUpdate, encoding: Encoding, minted = fa
     throw new ValidationError('', `the write is ${line.length - 1} bytes, more than ${writeBytesMax}`);
   }
   return { id: item.id, line, minted };
-}
-
-const rfc3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))$/;
-
-/** Checks a timestamp and returns it in Unix microseconds, rounded down. It throws a {@link ValidationError}. */
-function timestampMicros(time: Time): number {
-  const micros = typeof time === 'string' ? parseRfc3339(time) : Math.floor(Number(time) * 1000);
-  if (Number.isNaN(micros)) {
-    throw new ValidationError('timestamp', 'must be a valid Date, Unix milliseconds, or RFC 3339 such as 2026-01-31T12:00:00.25Z');
-  }
-  const now = currentMicros();
-  // A clock before 2000 is wrong, so it does not limit timestamps.
-  if (micros < timestampMinMicros || (now >= timestampMinMicros && micros > now + timestampAheadMicros)) {
-    throw new ValidationError('timestamp', 'must lie between 2000-01-01T00:00:00Z and 24 h from now');
-  }
-  return micros;
-}
-
-function parseRfc3339(text: string): number {
-  const match = rfc3339.exec(text);
-  if (match === null) {
-    return NaN;
-  }
-  const part = (i: number) => Number(match[i] ?? 0);
-  const date = new Date(Date.UTC(part(1), part(2) - 1, part(3), part(4), part(5), part(6)));
-  if (date.getUTCMonth() !== part(2) - 1 || date.getUTCDate() !== part(3)) {
-    return NaN; // the month does not have this day
-  }
-  const fraction = Number((match[7] ?? '').slice(0, 6).padEnd(6, '0'));
-  const offsetMinutes = (match[8] === '-' ? -1 : 1) * (part(9) * 60 + part(10));
-  return (date.getTime() - offsetMinutes * 60_000) * 1000 + fraction;
 }

@@ -1,9 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { checkConversationId, checkId, formatMicros } from './encode.js';
+import { apiError, parseJson, type Answer } from './answer.js';
+import { parseBigIntegers } from './big-integers.js';
+import { checkConversationId, checkId } from './encode.js';
 import { ApiError, ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
-import { membersOf, parseBigIntegers, piecesOf, RawJson } from './payload.js';
-import { apiError, isProblem, isTransient, parseJson, pauseMs, retryAfterMs, type Answer, type Transport } from './transport.js';
+import { membersOf, piecesOf } from './json-text.js';
+import { RawJson } from './payload.js';
+import { isProblem, isTransient, pauseMs, retryAfterMs } from './retry.js';
+import { formatMicros } from './timestamps.js';
+import type { Transport } from './transport.js';
 import type {
   ConversationPage,
   ConversationPageOptions,

@@ -1,25 +1,15 @@
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 
+import { apiError, itemError, type Answer } from './answer.js';
 import { ClosedError, type ApiError, type SluiceError } from './errors.js';
 import { BatchLimits } from './limits.js';
 import type { Queue, Write } from './queue.js';
+import { Receipts } from './receipts.js';
+import { refusesTime, parseResults, type Result } from './results.js';
+import { isFinal, isFinalItem, isHeld, isProblem, mayHaveWritten, pauseMs, retryAfterMs, UnreadableError } from './retry.js';
 import type { Spool } from './spool.js';
-import {
-  apiError,
-  isFinal,
-  isFinalItem,
-  isHeld,
-  isProblem,
-  itemError,
-  mayHaveWritten,
-  parseJson,
-  pauseMs,
-  retryAfterMs,
-  UnreadableError,
-  type Answer,
-  type Transport,
-} from './transport.js';
+import type { Transport } from './transport.js';
 
 const gzipBytesMin = 1024;
 const compress = promisify(gzip);
@@ -121,8 +111,7 @@ export class Sender {
   #pausedUntil = 0;
   readonly #delayed = new Set<Delayed>();
   readonly #flushes = new Set<Flush>();
-  /** The last receipt of each partition. */
-  readonly #receipts = new Map<string, Receipt>();
+  readonly #receipts = new Receipts();
 
   constructor(
     queue: Queue,
@@ -187,7 +176,7 @@ export class Sender {
 
   /** The last receipt of each partition that has writes of this client. */
   receipts(): string[] {
-    return Array.from(this.#receipts.values(), (receipt) => receipt.text);
+    return this.#receipts.all();
   }
 
   /**
@@ -292,7 +281,7 @@ export class Sender {
     const results = judged ? parseResults(answer.body, batch.length) : undefined;
     if (results !== undefined) {
       this.#limits.ok();
-      this.onAnswer(answer, results.filter(({ error }) => error !== undefined && isOfTime(error)).length);
+      this.onAnswer(answer, results.filter(({ error }) => error !== undefined && refusesTime(error)).length);
       this.#take(batch, results, retryAfterMs(answer.headers));
       return;
     }
@@ -303,7 +292,7 @@ export class Sender {
     }
     const error = apiError(answer);
     if (isProblem(answer, error)) {
-      this.onAnswer(answer, isOfTime(error) ? batch.length : 0);
+      this.onAnswer(answer, refusesTime(error) ? batch.length : 0);
     }
     if (!isFinal(answer, error)) {
       this.#retryAll(batch, error, retryAfterMs(answer.headers));
@@ -351,11 +340,11 @@ export class Sender {
     for (const [i, write] of batch.entries()) {
       const result = results[i];
       if (result?.error === undefined) {
-        this.#note(result?.receipt);
+        this.#receipts.add(result?.receipt);
         settled.push(write);
         continue;
       }
-      this.#note(result.error.receipt);
+      this.#receipts.add(result.error.receipt);
       const error = itemError(result.error.status, result.error);
       if (error.code === 'id_taken' && write.op === 'create' && (write.minted || write.unsure)) {
         settled.push(write); // an earlier attempt of this same write took the id
@@ -431,63 +420,4 @@ export class Sender {
     }
     this.onRoom();
   }
-
-  /** Keeps the receipt if it is the last of its partition. */
-  #note(text: unknown): void {
-    const receipt = typeof text === 'string' ? parseReceipt(text) : undefined;
-    if (receipt === undefined) {
-      return;
-    }
-    const before = this.#receipts.get(receipt.partition);
-    if (
-      before === undefined ||
-      receipt.generation > before.generation ||
-      (receipt.generation === before.generation && receipt.offset > before.offset)
-    ) {
-      this.#receipts.set(receipt.partition, receipt);
-    }
-  }
-}
-
-interface Receipt {
-  text: string;
-  generation: number;
-  partition: string;
-  offset: number;
-}
-
-function parseReceipt(text: string): Receipt | undefined {
-  const [, generation, partition, offset] = /^(\d+)\.(\d+)\.(\d+)$/.exec(text) ?? [];
-  if (partition === undefined) {
-    return undefined;
-  }
-  return { text, generation: Number(generation), partition, offset: Number(offset) };
-}
-
-interface Result {
-  receipt?: string;
-  error?: { status: number; code: string; detail?: unknown; field?: unknown; receipt?: unknown };
-}
-
-/** Whether the error refuses a write for its time, which may be in the timestamp or in a minted id. */
-function isOfTime({ code, field }: { code?: string | undefined; field?: unknown }): boolean {
-  return code === 'invalid_value' && (field === 'id' || field === 'timestamp');
-}
-
-/** Parses the results of a batch; undefined if the body does not have a valid result for each write. */
-function parseResults(body: Buffer, writes: number): Result[] | undefined {
-  const answer = parseJson(body) as { results?: unknown } | null | undefined;
-  const results = answer?.results;
-  if (!Array.isArray(results) || results.length !== writes || !results.every(isResult)) {
-    return undefined;
-  }
-  return results;
-}
-
-function isResult(value: unknown): value is Result {
-  const { receipt, error } = (value ?? {}) as { receipt?: unknown; error?: { status?: unknown; code?: unknown } | null };
-  if (error === undefined) {
-    return typeof receipt === 'string' && receipt !== '';
-  }
-  return typeof error?.status === 'number' && error.status >= 400 && error.status < 600 && typeof error.code === 'string' && error.code !== '';
 }

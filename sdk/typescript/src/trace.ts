@@ -1,7 +1,9 @@
 import { writeBytesMax } from './encode.js';
 import { conversationHash, mintId, nowMicros } from './ids.js';
-import { encodeObject, encodeValue, fit, messageOf, Snapshot } from './payload.js';
-import { isStream, Parts, watch, type Watcher } from './streams.js';
+import { Parts } from './parts.js';
+import { encodeObject, encodeValue, messageOf, Snapshot } from './payload.js';
+import { isStream, watch, type Watcher } from './streams.js';
+import { fit } from './truncate.js';
 import type { Embedding, NewEvent, TraceOptions } from './types.js';
 
 /** The metadata key for the milliseconds from the start of the call to the first part of its stream. */

@@ -61,7 +61,7 @@ describe('a clock that is wrong', () => {
       assert.ok(failures[0]?.error instanceof ClockError);
       assert.equal(told.mock.callCount(), 1);
       const text = String(told.mock.calls[0]?.arguments[0]);
-      for (const part of [`${Math.abs(days).toFixed(1)} days ${days > 0 ? 'behind' : 'ahead of'} the server's`, 'of 1 writes', 'Set the clock']) {
+      for (const part of [`${Math.abs(days).toFixed(1)} days ${days > 0 ? 'behind' : 'ahead of'} the server's`, 'just refused 1 writes', 'Set the clock']) {
         assert.ok(text.includes(part) && failures[0].detail.includes(part), text);
       }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 
-import { pauseMs, retryAfterMs } from '../src/transport.js';
+import { pauseMs, retryAfterMs } from '../src/retry.js';
 import { startSender } from './sender-harness.js';
 import { deferred, FakeServer, until, type Item } from './server.js';
 
