@@ -14,7 +14,7 @@ const cors = {
   'Access-Control-Expose-Headers': 'Retry-After',
 };
 
-/** A server that allows all pages, and otherwise answers as the test says. */
+/** Starts a server that allows the origin of every page. Its answers are the test's. */
 async function serve(t: TestContext, answer: Answer = () => undefined): Promise<FakeServer> {
   let posts = 0;
   return FakeServer.start(t, async (received) => {
@@ -26,7 +26,7 @@ async function serve(t: TestContext, answer: Answer = () => undefined): Promise<
   });
 }
 
-test('the bundle needs nothing of Node', () => {
+test('the bundle imports nothing from Node', () => {
   const text = readFileSync(fileURLToPath(new URL('../../dist/browser/index.js', import.meta.url)), 'utf8');
   assert.doesNotMatch(text, /\bfrom\s*["']|\bimport\s*\(|\brequire\s*\(|["']node:/);
 });
@@ -59,7 +59,7 @@ describe('in a browser', { skip: missing && 'there is no chromium' }, () => {
     `);
     const [id] = result as [string];
     assert.deepEqual(result, [id, 'c', []]);
-    // The time and the conversation, as Node has them.
+    // The id's time and conversation hash, as Node mints them.
     const { id: ofNode } = encodeCreate({ conversationId: 'grüße', eventName: 'event_a', timestamp: '2026-01-31T12:00:00.25Z' }, {});
     assert.equal(id.slice(0, 25), ofNode.slice(0, 25));
     assert.equal(id.length, 36);
@@ -72,7 +72,7 @@ describe('in a browser', { skip: missing && 'there is no chromium' }, () => {
     assert.deepEqual([create?.input, create?.input_embeddings, update?.output], [{ 1: 'AQL/' }, 'AACAPwAAIMA=', '😀']);
   });
 
-  test('tries again, and tells of refusals', async (t) => {
+  test('retries, and reports refused writes', async (t) => {
     const server = await serve(t, ({ items }, number) => {
       if (number === 1) {
         return { status: 503, headers: { 'Retry-After': '1' }, body: '' };
@@ -96,7 +96,7 @@ describe('in a browser', { skip: missing && 'there is no chromium' }, () => {
   ] as const) {
     test(`sends what is queued when the page is ${how}`, async (t) => {
       const server = await serve(t);
-      // More than a batch, and less than what browsers allow.
+      // More than a batch, and less than the browser's limit.
       const { page } = await run({ url: server.url, batchAgeMaxMs: 600_000, batchWritesMax: 3 }, `
         for (const id of ['a', 'b', 'c', 'd', 'e']) {
           client.trackEvent({ id, conversationId: 'c', eventName: 'event_a', input: 'x'.repeat(9000) });
@@ -115,7 +115,7 @@ describe('in a browser', { skip: missing && 'there is no chromium' }, () => {
     });
   }
 
-  test('goes on where the page comes back', async (t) => {
+  test('goes on if the page comes back', async (t) => {
     let fail = true;
     const server = await serve(t, () => (fail ? { status: 503, body: '' } : undefined));
     const { page } = await run({ url: server.url, batchAgeMaxMs: 600_000 }, `
@@ -140,7 +140,7 @@ describe('in a browser', { skip: missing && 'there is no chromium' }, () => {
     assert.deepEqual(names(server.items), ['large', 'small']);
   });
 
-  test('refuses what needs files', async (t) => {
+  test('refuses options that need files', async (t) => {
     const server = await serve(t);
     const { result } = await run({ url: server.url }, `
       return ['spoolDir', 'caFile', 'gzip'].map((name) => { try { new sluice.Client({ [name]: 'x' }); } catch (error) { return [error.name, error.field]; } });

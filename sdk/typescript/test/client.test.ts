@@ -35,7 +35,7 @@ async function open(t: TestContext, options: ClientOptions = {}, answer?: Answer
 }
 
 describe('writes', () => {
-  test('carry the key, and go below the path of the address', async (t) => {
+  test('have the API key, and keep the path of the url', async (t) => {
     const { server, client } = await open(t);
     const other = new Client({ url: `${server.url}/sluice/`, apiKey: 'secret' });
     client.trackEvent(event);
@@ -50,7 +50,7 @@ describe('writes', () => {
     assert.equal(server.received[0]?.headers['user-agent'], `sluice-typescript/${version}`);
   });
 
-  test('of one kept connection leave no listeners on it', async (t) => {
+  test('on one kept connection leave no listeners on it', async (t) => {
     const warnings: string[] = [];
     const warn = ({ name }: Error) => warnings.push(name);
     process.on('warning', warn);
@@ -64,20 +64,20 @@ describe('writes', () => {
     assert.deepEqual(warnings, []);
   });
 
-  test('are sent by age, without a flush', async (t) => {
+  test('are sent when their batch is old enough, without a flush', async (t) => {
     const { server, client } = await open(t, { batchAgeMaxMs: 5 });
     const ids = [client.trackEvent(event), client.trackEvent(event)];
     await until(() => server.received.length === 1);
     assert.deepEqual(server.batches, [ids]);
   });
 
-  test('of one millisecond have ids in the order of the calls', async (t) => {
+  test('in one millisecond have ids in the order of the calls', async (t) => {
     const { client } = await open(t);
     const ids = Array.from({ length: 200 }, () => client.trackEvent(event));
     assert.deepEqual(ids.map((id) => id.slice(0, 18)), ids.map((id) => id.slice(0, 18)).toSorted());
   });
 
-  test('take times of every kind', async (t) => {
+  test('accept every kind of timestamp', async (t) => {
     const { server, client } = await open(t);
     const times = [new Date(1767323045678), 1767323045678, 1767323045678.901, '2026-01-02t04:04:05.678901234+01:00', '2026-01-02T03:04:05Z'];
     times.forEach((timestamp, i) => client.trackEvent({ ...event, id: `own-${i}`, timestamp }));
@@ -99,7 +99,7 @@ describe('writes', () => {
     ]);
   });
 
-  test('take embeddings as float32 of every kind of array', async (t) => {
+  test('encode embeddings as float32 from every kind of array', async (t) => {
     const { server, client } = await open(t);
     for (const inputEmbeddings of [[1, 2], Float32Array.of(0, 1, 2).subarray(1), Float64Array.of(1, 2)]) {
       client.updateEvent('x', { inputEmbeddings });
@@ -108,7 +108,7 @@ describe('writes', () => {
     assert.deepEqual(server.items.map((item) => item.input_embeddings), ['AACAPwAAAEA=', 'AACAPwAAAEA=', 'AACAPwAAAEA=']);
   });
 
-  test('tell undefined, which leaves a field alone, from null, which clears it', async (t) => {
+  test('keep an undefined field and clear a null field', async (t) => {
     const { server, client } = await open(t);
     client.updateEvent('x', { error: undefined, output: null });
     await client.close();
@@ -146,7 +146,7 @@ describe('writes', () => {
     });
   }
 
-  test('take a write of exactly 1 MiB', async (t) => {
+  test('accept a write of exactly 1 MiB', async (t) => {
     const { server, client } = await open(t, { strict: true });
     const rest = JSON.stringify({ op: 'update', id: 'x', input: '' }).length;
     client.updateEvent('x', { input: 'x'.repeat((1 << 20) - rest) });
@@ -187,7 +187,7 @@ describe('failures', () => {
     assert.ok(failures[0]?.error instanceof ApiError);
   });
 
-  test('of a server that is not there are given up after retryForMs', async (t) => {
+  test('to connect are given up after retryForMs', async (t) => {
     const { client, failures } = await open(t, { url: 'http://127.0.0.1:1', retryForMs: 1, batchAgeMaxMs: 0 });
     const id = client.trackEvent(event);
     await client.flush();
@@ -195,7 +195,7 @@ describe('failures', () => {
     assert.match(failures[0]?.detail ?? '', /ECONNREFUSED/);
   });
 
-  test('are warnings without onError, without contents', async (t) => {
+  test('are logged as warnings without contents if there is no onError', async (t) => {
     const warn = t.mock.method(console, 'warn', () => undefined);
     const error = { status: 422, detail: 'secret is not acceptable', code: 'invalid_value', field: 'input' };
     const { client } = await open(t, { onError: undefined }, () => ({ status: 207, body: { results: [{ error }] } }));
@@ -204,7 +204,7 @@ describe('failures', () => {
     assert.deepEqual(warn.mock.calls.map((call) => call.arguments), [[`sluice: the create of ${id} failed: 422 invalid_value input`]]);
   });
 
-  test('do not stop the sender where onError throws', async (t) => {
+  test('do not stop the sender if onError throws', async (t) => {
     const log = t.mock.method(console, 'error', () => undefined);
     const onError = () => {
       throw new Error('mine');
@@ -218,7 +218,7 @@ describe('failures', () => {
     assert.equal(log.mock.callCount(), 1);
   });
 
-  test('are not what is held, which is told once, without contents, and stays in the spool', async (t) => {
+  test('do not include held writes, which stay in the spool and are logged once without contents', async (t) => {
     const log = t.mock.method(console, 'error', () => undefined);
     const problem = { type: 'urn:sluice:problem:unauthorized', status: 401, detail: 'secret', code: 'unauthorized' };
     const headers = { 'Content-Type': 'application/problem+json' };
@@ -239,7 +239,7 @@ describe('failures', () => {
 });
 
 describe('the queue', () => {
-  test('fails when it has as many writes as it may, and is ready when it has room', async (t) => {
+  test('refuses writes above queueWritesMax, and is ready when it has room', async (t) => {
     const gate = deferred();
     const { server, client } = await open(t, { queueWritesMax: 3, batchAgeMaxMs: 0 }, async () => {
       await gate.promise;
@@ -254,7 +254,7 @@ describe('the queue', () => {
     assert.throws(() => { client.deleteEvent('x'); }, QueueFullError);
     let ready = false;
     const waits = client.ready().then(() => (ready = true));
-    await until(() => server.received.length > 0); // they are under way, and still count
+    await until(() => server.received.length > 0); // writes under way still count against the bounds
     assert.equal(ready, false);
     gate.resolve();
     await waits;
@@ -263,7 +263,7 @@ describe('the queue', () => {
     assert.equal(server.items.length, 4);
   });
 
-  test('fails when it has as many bytes as it may, and is ready for the write that was refused', async (t) => {
+  test('refuses writes above queueBytesMax, and is ready when the refused write fits', async (t) => {
     const gates = [deferred(), deferred()];
     const { server, client } = await open(t, { queueBytesMax: 300, batchWritesMax: 1, batchAgeMaxMs: 0 }, async (_, n) => {
       await gates[n - 1]?.promise;
@@ -285,7 +285,7 @@ describe('the queue', () => {
     await client.close();
   });
 
-  test('takes what many callers write, each of which waits for room', async (t) => {
+  test('takes the writes of many callers that wait for room', async (t) => {
     const { server, client } = await open(t, { queueWritesMax: 10, batchWritesMax: 4, batchAgeMaxMs: 0 });
     const write = async () => {
       for (;;) {
@@ -304,13 +304,13 @@ describe('the queue', () => {
 });
 
 describe('flush', () => {
-  test('returns at once with nothing queued, also where there is no server', async () => {
+  test('returns at once if nothing is queued, even without a server', async () => {
     const client = new Client({ url: 'http://127.0.0.1:1' });
     await client.flush();
     await client.close();
   });
 
-  test('waits for what was queued before the call, not after', async (t) => {
+  test('waits for the writes queued before the call, not for later ones', async (t) => {
     const gate = deferred();
     const { server, client } = await open(t, { batchWritesMax: 1, batchAgeMaxMs: 0 }, async (_, n) => {
       await (n === 2 ? gate.promise : undefined);
@@ -325,7 +325,7 @@ describe('flush', () => {
     await client.flush();
   });
 
-  test('does not wait for the age', async (t) => {
+  test('does not wait for batchAgeMaxMs', async (t) => {
     const { client } = await open(t, { batchAgeMaxMs: 2 ** 30 });
     client.trackEvent(event);
     await client.flush();
@@ -333,7 +333,7 @@ describe('flush', () => {
     await client.close();
   });
 
-  test('fails when its time is over, with the last error, and the writes stay queued', async (t) => {
+  test('fails after its timeout with the last error, and the writes stay queued', async (t) => {
     let healthy = false;
     const { server, client } = await open(t, {}, () => (healthy ? undefined : { status: 503, body: '' }));
     client.trackEvent(event);
@@ -365,10 +365,10 @@ describe('close', () => {
     for (const call of [client.flush(), client.ready(), client.event('x'), client.errors(), client.conversationEvents('c').next()]) {
       await assert.rejects(call, ClosedError);
     }
-    await client.close(); // another one waits for the first
+    await client.close(); // a second close waits for the first
   });
 
-  test('fails when its time is over, and says how many writes are left', async (t) => {
+  test('fails after its timeout, and says how many writes are left', async (t) => {
     const { client } = await open(t, {}, never);
     client.trackEvent(event);
     client.trackEvent(event);
@@ -379,7 +379,7 @@ describe('close', () => {
     await read;
   });
 
-  test('wakes those that wait for room', async (t) => {
+  test('wakes callers that wait for room', async (t) => {
     const { client } = await open(t, { queueWritesMax: 1 }, never);
     client.trackEvent(event);
     const ready = assert.rejects(client.ready(), ClosedError);
@@ -387,7 +387,7 @@ describe('close', () => {
     await ready;
   });
 
-  test('is what await using does', async (t) => {
+  test('is called by await using', async (t) => {
     const server = await FakeServer.start(t);
     {
       await using client = new Client({ url: server.url });
@@ -405,19 +405,19 @@ describe('a program', () => {
     return await promisify(execFile)(process.execPath, ['--input-type=module', '-e', script], { timeout: 20_000 });
   }
 
-  test('that forgets to close ends, and says what is lost', async (t) => {
+  test('without close ends, and warns of lost writes', async (t) => {
     const server = await FakeServer.start(t, never);
     const { stderr } = await run('client.trackEvent(event)', server.url);
     assert.equal(stderr, 'sluice: 1 write is lost, because the process ends without client.close()\n');
   });
 
-  test('that forgets to close ends without a word where nothing is lost', async (t) => {
+  test('without close ends silently if nothing is lost', async (t) => {
     const server = await FakeServer.start(t);
     const { stderr } = await run('client.trackEvent(event); await client.flush();', server.url);
     assert.equal(stderr, '');
   });
 
-  test('that waits for a flush, a close or room lives until then', async (t) => {
+  test('lives until its flush, close or ready has ended', async (t) => {
     const server = await FakeServer.start(t, (_, n) => (n % 2 ? { status: 503, body: '' } : undefined));
     const source = `client.trackEvent(event); await client.flush(); for (let i = 0; i < 10000; i++) client.trackEvent(event);
       await client.ready(); await client.close(); console.log('done')`;
@@ -451,7 +451,7 @@ describe('reads', () => {
   };
   const problem = { type: 'x', title: 'x', status: 404, detail: 'names no event', code: 'unknown_event', field: 'id' };
 
-  test('an event, by an id that needs escaping', async (t) => {
+  test('an event by an id that needs escaping', async (t) => {
     const body = { ...stored, input_embeddings: [1, 2], output_embeddings: null };
     const { server, client } = await open(t, { apiKey: 'k' }, () => ({ status: 200, body }));
     assert.deepEqual(await client.event('a?b&c %'), { ...read, inputEmbeddings: [1, 2], outputEmbeddings: null });
@@ -460,8 +460,8 @@ describe('reads', () => {
     assert.equal(server.received[0].headers.prefer, undefined);
   });
 
-  test('ids that a path would not bring as they are', async () => {
-    // URL parsers would resolve it, so this server looks at the bytes.
+  test('send ids as a parameter if a path would change them', async () => {
+    // A URL parser would resolve the path, so this server looks at the bytes.
     const paths: (string | undefined)[] = [];
     const server = http.createServer(({ url }, response) => {
       paths.push(url);
@@ -478,7 +478,7 @@ describe('reads', () => {
     assert.deepEqual(paths, ['/event?id=.', '/event?id=..', '/event?id=a%2Fb+%26', '/conversation/events?id=..&limit=5']);
   });
 
-  test('errors carry what the server says', async (t) => {
+  test('fail with the status, code and detail of the server', async (t) => {
     const { client } = await open(t, {}, () => ({ status: 404, body: problem }));
     await assert.rejects(client.event('x'), (error) => {
       assert.ok(error instanceof ApiError && error instanceof SluiceError);
@@ -487,27 +487,27 @@ describe('reads', () => {
     });
   });
 
-  test('are tried again', async (t) => {
+  test('are retried', async (t) => {
     const replies = [{ status: 503, body: '' }, { reset: true }, { status: 200, body: '{"id":' }];
     const { server, client } = await open(t, {}, (_, n) => replies[n - 1] ?? { status: 200, body: stored });
     assert.deepEqual(await client.event('x'), read);
     assert.equal(server.received.length, 4);
   });
 
-  test('are not tried again where the wait is over', async (t) => {
+  test('are not retried if the wait timed out', async (t) => {
     const body = '{"status":503,"code":"not_yet_applied","detail":"not yet"}';
     const { server, client } = await open(t, {}, () => ({ status: 503, body }));
     await assert.rejects(client.event('x', { waitSeconds: 1 }), (error) => error instanceof ApiError && error.code === 'not_yet_applied');
     assert.equal(server.received.length, 1);
   });
 
-  test('are not tried again where the pause would end after 30 s', async (t) => {
+  test('are not retried if the pause would end after 30 s', async (t) => {
     const { server, client } = await open(t, {}, () => ({ status: 503, headers: { 'Retry-After': '31' }, body: '' }));
     await assert.rejects(client.event('x'), (error) => error instanceof ApiError && error.status === 503);
     assert.equal(server.received.length, 1);
   });
 
-  test('end with a NetworkError or TimeoutError where the server does not answer', async (t) => {
+  test('fail with a NetworkError or TimeoutError if the server does not answer', async (t) => {
     const { client } = await open(t, { requestTimeoutMs: 10 }, never);
     const clock = t.mock.method(performance, 'now');
     const start = performance.now();
@@ -519,7 +519,7 @@ describe('reads', () => {
     await assert.rejects(other.event('x'), NetworkError);
   });
 
-  test('your writes: flush, then wait for the last receipt of each partition', async (t) => {
+  test('with waitSeconds flush, then wait for the last receipt of each partition', async (t) => {
     const receipts = ['1.0.7', '1.3.1', '1.0.12', '2.3.0', '1.0.9'];
     const { server, client } = await open(t, { batchAgeMaxMs: 2 ** 30 }, ({ method, items }) => {
       return method === 'GET' ? { status: 200, body: stored } : { body: { results: items.map(({ id }, i) => ({ id, receipt: receipts[i] })) } };
@@ -535,13 +535,13 @@ describe('reads', () => {
     }
   });
 
-  test('your writes: fail where they cannot be flushed in time', async (t) => {
+  test('with waitSeconds fail if the writes cannot be flushed in time', async (t) => {
     const { client } = await open(t, {}, never);
     client.trackEvent(event);
     await assert.rejects(client.event('e0', { waitSeconds: 1 }), TimeoutError);
   });
 
-  test('a conversation, a page or all of it', async (t) => {
+  test('a page of a conversation, or all of it', async (t) => {
     const pages: Record<string, object> = {
       '': { events: [{ ...stored, id: 'a' }, { ...stored, id: 'b' }], next_cursor: 'p2' },
       p2: { events: [], next_cursor: 'p3' },

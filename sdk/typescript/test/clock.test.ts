@@ -32,7 +32,7 @@ describe('a clock that is wrong', () => {
     const told = t.mock.method(console, 'error', () => undefined);
     const client = new Client({ url: server.url, onError: (failure) => failures.push(failure) });
     t.after(() => client.close({ timeoutMs: 0 }).catch(() => undefined));
-    /** Answers as a server does whose clock is so far ahead. */
+    /** Answers like a server whose clock is ahead by the given time. */
     const dated = (ahead: number, reply: Reply = {}) => {
       server.answer = ({ items }) => ({
         body: server.taken(items),
@@ -75,14 +75,14 @@ describe('a clock that is wrong', () => {
       await client.flush();
       assert.equal(told.mock.callCount(), 1);
 
-      dated(0); // somebody set the clock
+      dated(0); // the clock was set right
       client.trackEvent(event);
       await client.flush();
       assert.ok(Math.abs(aheadOf(client.trackEvent(event))) < 60_000);
     });
   }
 
-  test('is told by a read as well', async (t) => {
+  test('is reported by a read too', async (t) => {
     const { told, client, dated } = await open(t);
     dated(2 * day, {
       status: 404,
@@ -94,7 +94,7 @@ describe('a clock that is wrong', () => {
     assert.ok(Math.abs(aheadOf(client.trackEvent(event)) - 2 * day) < 60_000);
   });
 
-  test('is not told by what is not Sluice', async (t) => {
+  test('is not concluded from a proxy\'s answer', async (t) => {
     const { server, client, told } = await open(t);
     server.answer = (_, n) => (n > 1 ? undefined : { status: 200, body: '<html>', headers: { Date: new Date(Date.now() + 2 * day).toUTCString() } });
     client.trackEvent(event);
@@ -103,7 +103,7 @@ describe('a clock that is wrong', () => {
     assert.ok(Math.abs(aheadOf(client.trackEvent(event))) < 60_000);
   });
 
-  test('is not what timestamps are checked by', async (t) => {
+  test('does not limit timestamps', async (t) => {
     const { client, dated } = await open(t);
     const soon = { ...event, timestamp: Date.now() + 2.5 * day };
     assert.throws(() => client.trackEvent(soon), ValidationError);

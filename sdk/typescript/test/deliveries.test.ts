@@ -115,7 +115,7 @@ describe('deliveries.json', { concurrency: true }, () => {
         server.close();
         server.closeAllConnections();
       });
-      const names = new Map<string | undefined, string>(); // of ids that were minted
+      const names = new Map<string | undefined, string>(); // names for minted ids
       let want: [string, string][] = [];
       for (const writes of [v.writes, ...(v.more ?? [])]) {
         for (const write of writes) {
@@ -150,7 +150,7 @@ describe('deliveries.json: redirects', () => {
   }
 });
 
-test('a limit that was learned is tried anew', async (t) => {
+test('a lowered byte limit is raised again after accepted batches', async (t) => {
   let refuse = true;
   const server = await FakeServer.start(t, ({ items }) => (refuse && items.length > 1 ? { status: 413, body: '' } : undefined));
   const { push, flush } = startSender(t, server);

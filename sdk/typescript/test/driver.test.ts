@@ -16,7 +16,7 @@ async function drive(t: TestContext, commands: (object | string)[]): Promise<Rec
 
 const event = { conversation_id: 'c1', event_name: 'event_a' };
 
-test('the driver mints, writes, reads and tells what failed', async (t) => {
+test('the driver mints, writes, reads and reports failures', async (t) => {
   const stored = { id: 'x', ...event, conversation_metadata: null, timestamp: 't', error: null, latency: 1, input: null, output: { a_b: 1 } };
   const server = await FakeServer.start(t, ({ method, path, items }) => {
     if (method === 'POST') {
@@ -67,7 +67,7 @@ test('the driver mints, writes, reads and tells what failed', async (t) => {
   assert.equal(server.received.find(({ path }) => path === '/analytics/conversations')?.query.get('metadata.a_b'), 'x');
 });
 
-test('the driver fails at once where the queue is full, if told so', async (t) => {
+test('the driver fails at once on a full queue with fail_when_full', async (t) => {
   const server = await FakeServer.start(t, () => ({ status: 503, body: '' }));
   const answers = await drive(t, [
     { do: 'open', options: { url: server.url, queue_writes_max: 1, fail_when_full: true } },

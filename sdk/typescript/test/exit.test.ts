@@ -8,7 +8,7 @@ import { FakeServer } from './server.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
-/** Runs a program in a process of its own. */
+/** Runs a program in its own process. */
 async function run(server: string, program: string, { commonJs = false } = {}) {
   const begin = commonJs
     ? `const { Client } = require(${JSON.stringify(`${root}/dist/cjs/index.js`)});`
@@ -40,20 +40,20 @@ describe('a process that ends without close', () => {
     });
   }
 
-  test('tracks a stream that is open, as far as it came', async (t) => {
+  test('tracks an open stream with its parts so far', async (t) => {
     const server = await start(t);
     const program = 'const stream = client.trace("c1", function* () { yield "a"; yield "b"; }); stream.next(); globalThis.kept = stream;';
     assert.deepEqual(await run(server.url, program), { code: 0, output: '' });
     assert.deepEqual(server.items.map(({ output }) => output), ['a']);
   });
 
-  test('sends what its own last handler tracks', async (t) => {
+  test('sends the writes of its last beforeExit handler', async (t) => {
     const server = await start(t);
     assert.deepEqual(await run(server.url, 'process.once("beforeExit", () => { setImmediate(() => track("a")); });'), { code: 0, output: '' });
     assert.deepEqual(server.batches, [['a']]);
   });
 
-  test('does not hang where the server is away, and says what is lost', async (t) => {
+  test('does not hang without a server, and warns of lost writes', async (t) => {
     const server = await start(t);
     server.answer = () => ({ status: 503, body: '' });
     const { code, output } = await run(server.url, `
@@ -64,7 +64,7 @@ describe('a process that ends without close', () => {
     assert.match(output, /1 write is lost/);
   });
 
-  test('by process.exit says what is lost', async (t) => {
+  test('by process.exit warns of lost writes', async (t) => {
     const server = await start(t);
     const { code, output } = await run(server.url, 'track("a"); process.exit(3);');
     assert.equal(code, 3);
@@ -72,7 +72,7 @@ describe('a process that ends without close', () => {
     assert.deepEqual(server.batches, []);
   });
 
-  test('by a handler of SIGTERM that closes', async (t) => {
+  test('by a SIGTERM handler that closes loses nothing', async (t) => {
     const server = await start(t);
     const program = `
       process.on("SIGTERM", () => { client.close().then(() => process.exit(0)); });

@@ -19,7 +19,7 @@ describe('ids', () => {
     test(`ascend as events are tracked, ${name}`, async (t) => {
       const server = await FakeServer.start(t);
       const clients = [0, 1].map(() => new Client({ url: server.url }));
-      const clock = t.mock.method(Date, 'now', () => 1767323045678); // it stands still
+      const clock = t.mock.method(Date, 'now', () => 1767323045678); // the clock stands still
       const ids = Array.from({ length: 3000 }, (_, i) => {
         const conversationId = timestamp === undefined ? `c${i % 3}` : 'c1';
         return clients[i % 2]?.trackEvent({ conversationId, eventName: 'event_a', timestamp }) ?? '';
@@ -47,7 +47,7 @@ describe('ids', () => {
     await client.close();
   });
 
-  test("keep the order of the hour that comes twice at summer time's end", async (t) => {
+  test('keep their order in the repeated hour at the end of summer time', async (t) => {
     const server = await FakeServer.start(t);
     const client = new Client({ url: server.url });
     const ids = ['2025-10-26T02:30:00+02:00', '2025-10-26T02:30:00+01:00'].map(

@@ -1,7 +1,7 @@
 /**
- * A process that tries for locks at the same moments as others. Arguments: a directory, and how many there are in it. It says
- * `ready`, is told the time of the first, says the number of each that it got and then `end`, and keeps them until its
- * standard input ends.
+ * A process that tries to take locks at the same moments as others. Its arguments are a directory and the number of locks in it. It prints
+ * `ready`, and reads the time of the first lock. It prints the number of each lock that it took and then `end`, and keeps the locks until
+ * its standard input ends.
  */
 import { createInterface } from 'node:readline';
 
@@ -12,13 +12,13 @@ console.log('ready');
 for await (const start of createInterface({ input: process.stdin })) {
   for (let i = 0; i < Number(count); i++) {
     while (Date.now() < Number(start) + 5 * i) {
-      // spin, to be there in time
+      // busy wait, to be on time
     }
     try {
       lock(`${dir}/${i}`);
       console.log(i);
     } catch {
-      // another one got it
+      // another process took it
     }
   }
   console.log('end');

@@ -9,7 +9,7 @@ const { numbers } = JSON.parse(readFileSync(new URL('../../../spec/vectors/numbe
   numbers: { name: string; json: string; integers: boolean }[];
 };
 
-/** A client of a server that has an event with this input and metadata, and what was sent to it. */
+/** Opens a client of a server that has one event with this input and metadata, and records the requests. */
 async function open(t: TestContext, json: string, options: ClientOptions) {
   const event = `{"id":"a", "conversation_id":"c1","event_name":"event_a","timestamp":"2026-01-02T03:04:05Z","error":null,` +
     `"latency":12345678901234567890,"input_embeddings":[1,340282350000000000000000000000000000000],"conversation_metadata": {"v": ${json}},"input":${json} , "output":null}`;
@@ -56,7 +56,7 @@ describe('numbers.json', () => {
   }
 });
 
-test('a page has its events as they are, too', async (t) => {
+test('a page with raw has the raw contents of its events', async (t) => {
   const { client } = await open(t, '[107505301260286111,"a,]}"]', { bigIntegers: true });
   const seen: unknown[] = [];
   for await (const { raw, input } of client.conversationEvents('c1', { raw: true })) {
@@ -90,7 +90,7 @@ test('raw JSON of your own', async (t) => {
   }
 });
 
-test('metadata that is cut keeps the digits of what is left', async (t) => {
+test('cut metadata keeps the digits of its remaining members', async (t) => {
   const { client, sent } = await open(t, '1', {});
   client.trackEvent({ conversationId: 'c1', eventName: 'event_a', conversationMetadata: { n: 107505301260286111n, long: 'x'.repeat(20_000) } });
   assert.match(await sent(), /"n":107505301260286111\b/);

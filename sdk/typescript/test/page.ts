@@ -12,7 +12,7 @@ const bundle = fileURLToPath(new URL('../../dist/browser/index.js', import.meta.
 /** Debian's Chromium, where it is installed. */
 export const chromiumPath = (process.env.PATH ?? '').split(':').map((dir) => path.join(dir, 'chromium')).find((file) => existsSync(file));
 
-/** A real browser, and a server of pages that have this library, whose origin is their own. */
+/** A real browser, and a server of pages that load this library. The pages have an origin of their own. */
 export class Pages {
   private constructor(readonly origin: string, readonly browser: Browser, readonly server: http.Server) {}
 
@@ -32,7 +32,7 @@ export class Pages {
     return new Pages(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, browser, server);
   }
 
-  /** Opens a page, which has the library as `sluice`. */
+  /** Opens a page in which the library is `sluice`. */
   async page(): Promise<Page> {
     const page = await this.browser.newPage();
     await page.goto(this.origin, { waitUntil: 'load' });

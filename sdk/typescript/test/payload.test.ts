@@ -92,7 +92,7 @@ describe('values that JSON does not know', () => {
     assert.equal((cause as Error).message, 'deeper');
   });
 
-  test('what throws when it is asked', () => {
+  test('a value whose methods throw', () => {
     for (const value of [thrower, failing, () => 1, new Proxy({}, { ownKeys: () => { throw new Error('on purpose'); } })]) {
       assert.equal(typeof encoded({ input: value }).item.input, 'string');
     }
@@ -103,7 +103,7 @@ describe('values that JSON does not know', () => {
     assert.deepEqual(encoded({ input: [part, part] }).item.input, [{ a: [1] }, { a: [1] }]);
   });
 
-  test('what nests too deep becomes text', () => {
+  test('a value that nests too deep becomes text', () => {
     for (const levels of [depthMax, depthMax + 1, 100_000]) {
       let value: unknown = 'end';
       for (let i = 0; i < levels; i++) {
@@ -119,12 +119,12 @@ describe('values that JSON does not know', () => {
     }
   });
 
-  test('an error of an update or event is told by its message', () => {
+  test('an Error in the field error is encoded as its message', () => {
     assert.equal(encoded({ error: new Error('late') as never }).item.error, 'late');
   });
 });
 
-test('two keys that become one are told by trackEvent, and renamed in a traced call', async (t) => {
+test('two keys with the same text are refused by trackEvent, and renamed in a traced call', async (t) => {
   const server = await FakeServer.start(t);
   const client = new Client({ url: server.url });
   const value = new Map<unknown, unknown>([[1, 'a'], ['1', 'b']]);
@@ -137,7 +137,7 @@ test('two keys that become one are told by trackEvent, and renamed in a traced c
   assert.deepEqual(server.items.map(({ output }) => output), [{ 1: 'a', '1 (2)': 'b' }]);
 });
 
-describe('what is too large', () => {
+describe('a value that is too large', () => {
   const big: Record<string, Partial<NewEvent>> = {
     'a text': { input: 'x'.repeat(2_000_000) },
     'texts of more bytes as JSON': { input: 'é'.repeat(2_000_000), output: '\0'.repeat(1_000_000) },
@@ -159,7 +159,7 @@ describe('what is too large', () => {
     });
   }
 
-  test('all else is kept', () => {
+  test('keeps everything else', () => {
     const input = [{ role: 'user', content: 'x'.repeat(1_500_000) }, { role: 'assistant', content: 'hi' }];
     const [first, second] = encoded({ input }).item.input as { role: string; content: string }[];
     assert.equal(first?.role, 'user');
@@ -193,14 +193,14 @@ describe('strict', () => {
     });
   }
 
-  test('takes what JSON has', () => {
+  test('accepts every JSON value', () => {
     encodeCreate({ ...event, input: { a: [1, 'b', null, true], at: new Date(0) }, error: 'x' }, { strict: true });
     assert.throws(() => encodeCreate({ ...event, error: new Error('x') as never }, { strict: true }), ValidationError);
   });
 });
 
 describe('a traced call', () => {
-  test('has its input as it was', async (t) => {
+  test('has its input as it was when it was set', async (t) => {
     const server = await FakeServer.start(t);
     const client = new Client({ url: server.url, strict: true });
     const messages = [{ role: 'user', content: 'hello' }];
@@ -220,7 +220,7 @@ describe('a traced call', () => {
     assert.ok(item.output.a.endsWith('… [sluice_truncated: 2000000 bytes]'));
   });
 
-  test('leaves out embeddings that cannot be, and says the size of what was cut twice', async (t) => {
+  test('leaves out invalid embeddings, and states the original size of a string that was cut twice', async (t) => {
     t.mock.method(console, 'warn', () => undefined);
     const server = await FakeServer.start(t);
     const client = new Client({ url: server.url });

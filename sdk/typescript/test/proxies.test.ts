@@ -42,7 +42,7 @@ describe('clients.json: options', () => {
   }
 });
 
-test('proxies that are not of HTTP are refused', () => {
+test('proxies that are not http addresses are refused', () => {
   for (const HTTP_PROXY of ['socks5://h:1', 'https://h:1', 'http://', 'http://h:port']) {
     assert.throws(
       () => proxyOf(new URL('http://sluice.example'), { HTTP_PROXY }),
@@ -51,7 +51,7 @@ test('proxies that are not of HTTP are refused', () => {
   }
 });
 
-test('a proxy of HTTP gets the whole address', async (t) => {
+test('an HTTP proxy gets the whole address of an http request', async (t) => {
   const server = await FakeServer.start(t);
   const environment = { HTTP_PROXY: server.url.replace('//', '//us%65r:secret@') };
   const transport = new Transport('http://sluice.example:8080/base', 'k1', new AbortController().signal, { environment });
@@ -64,7 +64,7 @@ test('a proxy of HTTP gets the whole address', async (t) => {
   assert.equal(received.headers['proxy-authorization'], `Basic ${Buffer.from('user:secret').toString('base64')}`);
 });
 
-test('a proxy of HTTPS is asked for a tunnel, without the key', async (t) => {
+test('an HTTP proxy is asked for a tunnel for https, without the API key', async (t) => {
   const asked: http.IncomingMessage[] = [];
   const proxy = http.createServer().on('connect', (request: http.IncomingMessage, socket) => {
     asked.push(request);
@@ -96,7 +96,7 @@ test('the certificate authorities must be readable', (t) => {
   }
 });
 
-test('a read waits for more partitions than one request takes', async (t) => {
+test('a read waits for more receipts than one request can have', async (t) => {
   const storedEvent = { id: 'a', conversation_id: 'c1' };
   const server = await FakeServer.start(t, ({ items, query }, n) => {
     if (n === 1) {

@@ -7,7 +7,7 @@ import { Sender, type Clock, type SenderOptions } from '../src/sender.js';
 import { Transport } from '../src/transport.js';
 import type { FakeServer } from './server.js';
 
-/** A clock whose time passes only while the sender sleeps, at once. */
+/** A clock whose time advances only when the sender sleeps. A sleep takes no real time. */
 export class FakeClock implements Clock {
   time = 1e6;
   readonly pauses: number[] = [];
@@ -26,7 +26,7 @@ export class FakeClock implements Clock {
   }
 }
 
-/** A sender without a client around it, so that a test can have its own time and chance. */
+/** Starts a sender without a client, so that a test controls its clock and its randomness. */
 export function startSender(t: TestContext, server: FakeServer, options: Partial<SenderOptions> = {}, random = 0) {
   const clock = new FakeClock();
   const abort = new AbortController();
@@ -58,7 +58,7 @@ export function startSender(t: TestContext, server: FakeServer, options: Partial
     failures,
     clock,
     pauses: clock.pauses,
-    /** Queues an update with a number, by which a test tells it from others of its id. */
+    /** Queues an update with a number, which tells it from other updates of its id. */
     push: (id: string, n = 0): void => {
       queue.push(new Write('update', id, Buffer.from(JSON.stringify({ op: 'update', id, latency: n }) + '\n'), clock.now()));
       sender.poke();

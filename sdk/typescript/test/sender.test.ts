@@ -25,17 +25,17 @@ describe('a batch is sent', () => {
     assert.equal(server.received[0].path, '/events');
   });
 
-  test('when it has as many writes as it may', async (t) => {
+  test('when it has batchWritesMax writes', async (t) => {
     const server = await FakeServer.start(t);
     const { push, pauses } = startSender(t, server);
     ids(1200).forEach((id) => { push(id); });
     await until(() => server.items.length === 1200);
     assert.deepEqual(server.batches.map((batch) => batch.length), [500, 500, 200]);
     assert.deepEqual(server.batches.flat(), ids(1200));
-    assert.ok(pauses.length <= 1); // for the last 200
+    assert.ok(pauses.length <= 1); // only the last 200 writes wait
   });
 
-  test('when it has as many bytes as it may', async (t) => {
+  test('when it has batchBytesMax bytes', async (t) => {
     const server = await FakeServer.start(t);
     const { push, pauses } = startSender(t, server, { batchBytesMax: 100, batchAgeMaxMs: 1e9 });
     ['a', 'b', 'c'].forEach((id) => { push(id); }); // 37 bytes each
@@ -45,7 +45,7 @@ describe('a batch is sent', () => {
     assert.deepEqual(pauses, [1e9]);
   });
 
-  test('on flush, and one that is too large is alone', async (t) => {
+  test('on flush; a write larger than batchBytesMax is a batch of its own', async (t) => {
     const server = await FakeServer.start(t);
     const { push, flush, pauses } = startSender(t, server, { batchBytesMax: 10, batchAgeMaxMs: 1e9 });
     ['a', 'b'].forEach((id) => { push(id); });
@@ -72,7 +72,7 @@ describe('a batch is sent', () => {
 });
 
 describe('order', () => {
-  test('a batch has one write of an id, and later ones wait', async (t) => {
+  test('a batch has one write of an id, and later writes of the id wait', async (t) => {
     const server = await FakeServer.start(t);
     const { push, flush } = startSender(t, server);
     for (let n = 0; n < 3; n++) {
@@ -85,7 +85,7 @@ describe('order', () => {
     assert.deepEqual(latencies(server.items, 'a'), [0, 1, 2]);
   });
 
-  test('no write overtakes another of its id, whatever is retried', async (t) => {
+  test('no write overtakes another write of its id, whatever is retried', async (t) => {
     let chance = 1;
     const server = await FakeServer.start(t, ({ items }) => {
       chance = (chance * 48271) % 2147483647;
@@ -127,7 +127,7 @@ describe('order', () => {
     }
   });
 
-  test('a long chain of one id costs no more than its requests', async (t) => {
+  test('many writes of one id cost no more than their requests', async (t) => {
     const server = await FakeServer.start(t);
     const { push, flush, queue } = startSender(t, server);
     for (let n = 0; n < 1000; n++) {
@@ -142,7 +142,7 @@ describe('order', () => {
 });
 
 describe('207', () => {
-  test('items are taken, refused or tried again, each by its own result', async (t) => {
+  test('each item is acknowledged, refused or retried by its own result', async (t) => {
     const server = await FakeServer.start(t, ({ items }, n) => {
       if (n > 1) {
         return undefined;
@@ -162,7 +162,7 @@ describe('207', () => {
     ]);
   });
 
-  test('other writes go on while some wait to be tried again', async (t) => {
+  test('other writes are sent while some wait for their retry', async (t) => {
     const server = await FakeServer.start(t, ({ items }) => ({
       status: 207,
       body: { results: items.map(({ id }) => (id === 'stuck' && server.received.length < 8 ? unavailable : { id, receipt: '1.0.1' })) },
@@ -180,7 +180,7 @@ describe('207', () => {
 });
 
 describe('pauses', () => {
-  test('double from 100 ms to 10 s, of which a random half to whole is waited', async (t) => {
+  test('double from 100 ms to 10 s, with a random factor from 0.5 to 1', async (t) => {
     for (const [random, share] of [[0, 0.5], [1, 1]] as const) {
       const server = await FakeServer.start(t, (_, n) => (n <= 9 ? { status: 500, body: '' } : undefined));
       const { push, flush, pauses } = startSender(t, server, {}, random);
@@ -190,7 +190,7 @@ describe('pauses', () => {
     }
   });
 
-  test('are never less than Retry-After, which counts up to 60 s', async (t) => {
+  test('are at least Retry-After, up to 60 s', async (t) => {
     const after = ['1', '0', '7200', 'soon', undefined];
     const server = await FakeServer.start(t, (_, n) => {
       const value = after[n - 1];
@@ -205,7 +205,7 @@ describe('pauses', () => {
     assert.equal(pauseMs(100, 0, 1), 10_000);
   });
 
-  test('hold everything back after a whole batch failed, and a flush does not shorten them', async (t) => {
+  test('stop all sending after a whole batch failed, and a flush does not shorten them', async (t) => {
     const gate = deferred();
     const server = await FakeServer.start(t, async (_, n) => {
       await gate.promise;
@@ -223,7 +223,7 @@ describe('pauses', () => {
   });
 });
 
-describe('what is tried again', () => {
+describe('retried:', () => {
   for (const [name, reply] of Object.entries({
     'a broken connection': { reset: true },
     'a status of 599': { status: 599, body: '' },
@@ -250,7 +250,7 @@ describe('what is tried again', () => {
     assert.deepEqual(failures, []);
   });
 
-  test('is given up after retryFor, with the last error', async (t) => {
+  test('a write, until it is given up after retryForMs with the last error', async (t) => {
     const server = await FakeServer.start(t, () => ({ status: 503, body: '' }));
     const { push, flush, failures, clock } = startSender(t, server, { retryForMs: 1000, batchAgeMaxMs: 0 }, 1);
     const start = clock.now();

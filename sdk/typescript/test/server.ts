@@ -5,17 +5,17 @@ import type { TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gunzipSync } from 'node:zlib';
 
-/** A request that the server got. */
+/** A request that the server received. */
 export interface Received {
   method: string;
-  /** As it was sent, a path or a whole address. */
+  /** The request target as sent: a path or a whole address. */
   target: string;
   path: string;
   query: URLSearchParams;
   headers: http.IncomingHttpHeaders;
-  /** As it was sent. */
+  /** The body as sent, possibly compressed. */
   body: Buffer;
-  /** Of a batch. */
+  /** The items of a batch. */
   items: Item[];
 }
 
@@ -29,10 +29,10 @@ export interface Reply {
   reset?: boolean;
 }
 
-/** Answers a request; undefined for what Sluice answers a batch that it takes. */
+/** Answers a request; undefined stands for Sluice's answer to a batch that it accepts. */
 export type Answer = (received: Received, number: number) => Reply | undefined | Promise<Reply | undefined>;
 
-/** A real server, of this process, that answers as a test says and remembers what it got. */
+/** A real HTTP server in this process. It answers as a test says, and records the requests. */
 export class FakeServer {
   url = '';
   readonly received: Received[] = [];
@@ -88,7 +88,7 @@ export class FakeServer {
     response.end(typeof content === 'string' ? content : JSON.stringify(content));
   }
 
-  /** The results of a batch that is taken. */
+  /** Returns the results of an accepted batch. */
   taken(items: Item[]): { results: object[] } {
     return { results: items.map(({ id }) => ({ id, receipt: `1.0.${this.#receipts++}` })) };
   }

@@ -1,5 +1,5 @@
 /**
- * A process that the spool's tests kill: it tracks events without end, and says the id of each once trackEvent returned.
+ * A process that the spool's tests kill. It tracks events in an endless loop, and prints the id of each after trackEvent returned.
  * Arguments: the server's address, the spool's directory.
  */
 import { writeSync } from 'node:fs';

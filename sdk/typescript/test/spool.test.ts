@@ -27,7 +27,7 @@ function open(t: TestContext, url: string, spoolDir: string, options: ClientOpti
   return { client, failures };
 }
 
-/** Leaves the writes behind in the spool, as a process that was killed does. */
+/** Leaves the writes unanswered in the spool, as a killed process does. */
 async function leave(t: TestContext, dir: string, writes: (client: Client) => void): Promise<void> {
   const server = await FakeServer.start(t, down);
   const { client } = open(t, server.url, dir);
@@ -39,7 +39,7 @@ function spoolFiles(dir: string): string[] {
   return readdirSync(dir).filter((name) => name.endsWith('.spool')).toSorted();
 }
 
-/** A line as the format says, made by other means than the library's. */
+/** Makes a line of the spool's format without the library's code. */
 function line(item: object): string {
   const json = JSON.stringify(item);
   return `${crc32(json).toString(16).padStart(8, '0')} ${json}\n`;
@@ -62,7 +62,7 @@ test('a write is in a file, in the format that all libraries share, before the c
   assert.equal(readFileSync(path.join(dir, 'done'), 'utf8').trim(), '1 0');
 });
 
-test('what was not answered is sent by the next client, in order, before anything else', async (t) => {
+test('the next client sends the unanswered writes in order, before anything else', async (t) => {
   const dir = makeDir(t);
   await leave(t, dir, (client) => {
     client.updateEvent('a', { latency: 1 });
@@ -78,10 +78,10 @@ test('what was not answered is sent by the next client, in order, before anythin
   assert.deepEqual(server.items[1], update('b', 1));
   assert.deepEqual(server.items.filter(({ id }) => id === 'a').map((item) => item.latency), [1, 2, 3]);
   assert.equal(server.items.length, 5);
-  assert.deepEqual(readdirSync(dir), ['done']); // all was answered
+  assert.deepEqual(readdirSync(dir), ['done']); // all writes were answered
 });
 
-test('a spool that another library wrote is taken over', async (t) => {
+test('a spool that another library wrote is loaded', async (t) => {
   const dir = makeDir(t);
   writeFileSync(path.join(dir, '0000000007.spool'), line(update('a', 1)) + line(update('b', 2)).replace(/^\w+/, (hex) => hex.toUpperCase()));
   writeFileSync(path.join(dir, '0000000012.spool'), line({ op: 'delete', id: 'c' }));
@@ -94,7 +94,7 @@ test('a spool that another library wrote is taken over', async (t) => {
   assert.deepEqual(failures, []);
 });
 
-test('done says where to go on', async (t) => {
+test('the next start begins at the place in done', async (t) => {
   const dir = makeDir(t);
   const lines = ['a', 'b', 'c'].map((id) => line(update(id, 1)));
   writeFileSync(path.join(dir, '0000000001.spool'), line(update('x', 1)));
@@ -106,12 +106,12 @@ test('done says where to go on', async (t) => {
   await client.close();
   assert.deepEqual(server.items.map(({ id }) => id), ['b', 'c']);
   assert.match(readFileSync(path.join(dir, 'done'), 'utf8'), /^3 0\s*$/);
-  // Numbers go on behind done, also where no file is left: those before it count as answered.
+  // A new file's number is higher than the number in done, even if no file is left, because files before done count as answered.
   await leave(t, dir, (client) => { client.deleteEvent('d'); });
   assert.deepEqual(spoolFiles(dir), ['0000000004.spool']);
 });
 
-test('the first write that was not answered keeps its place and all after it', async (t) => {
+test('the first unanswered write keeps its place and the places of all later writes', async (t) => {
   const dir = makeDir(t);
   const unavailable = { error: { status: 503, code: 'unavailable', detail: '' } };
   const server = await FakeServer.start(t, ({ items }) => ({
@@ -125,21 +125,21 @@ test('the first write that was not answered keeps its place and all after it', a
   client.updateEvent('b', { latency: 2 });
   await until(() => server.items.filter(({ id }) => id === 'b').length === 2);
   await until(() => readFileSync(path.join(dir, 'done'), 'utf8').trim() === `1 ${line(update('a', 1)).length}`);
-  // The bounds count what is in the spool: 3 writes of 5 are.
+  // The queue's bounds count the writes in the spool: 3 of 5.
   await client.ready();
   client.updateEvent('c', { latency: 1 });
   client.updateEvent('c', { latency: 2 });
   assert.throws(() => { client.updateEvent('c', { latency: 3 }); }, QueueFullError);
   await assert.rejects(client.close({ timeoutMs: 0 }), TimeoutError);
 
-  // A start sends b again, but never its first update without the second.
+  // A start resends b, but never its first update without the second.
   const next = await FakeServer.start(t);
   const second = open(t, next.url, dir);
   await second.client.close();
   assert.deepEqual(next.items, [update('stuck', 1), update('b', 1), update('c', 1), update('b', 2), update('c', 2)]);
 });
 
-test('a new file is begun every 4 MiB, and removed once all before its end was answered', async (t) => {
+test('a new file begins every 4 MiB, and a file is removed when all writes up to its end are answered', async (t) => {
   const dir = makeDir(t);
   const server = await FakeServer.start(t, down);
   const { client } = open(t, server.url, dir);
@@ -159,7 +159,7 @@ test('a new file is begun every 4 MiB, and removed once all before its end was a
   assert.deepEqual(next.items.map(({ id }) => id), Array.from({ length: 11 }, (_, n) => `id-${n}`));
 });
 
-test('lines that are torn or corrupt are passed over and reported', async (t) => {
+test('torn and corrupt lines are skipped and reported', async (t) => {
   const dir = makeDir(t);
   const flipped = Buffer.from(line(update('flipped', 1)));
   flipped.writeUInt8(flipped.readUInt8(20) ^ 1, 20);
@@ -185,7 +185,7 @@ test('lines that are torn or corrupt are passed over and reported', async (t) =>
 test('a write that cannot be spooled is refused', async (t) => {
   const dir = makeDir(t);
   const server = await FakeServer.start(t);
-  const { client } = open(t, server.url, path.join(dir, 'below', 'it')); // which is made
+  const { client } = open(t, server.url, path.join(dir, 'below', 'it')); // the client makes the directory
   client.updateEvent('a', { latency: 1 });
   await client.close();
   const file = path.join(dir, 'file');
@@ -193,7 +193,7 @@ test('a write that cannot be spooled is refused', async (t) => {
   assert.throws(() => new Client({ spoolDir: file }), (error) => error instanceof SluiceError && error.message.startsWith("open the spool: "));
 });
 
-test('a process that is killed loses nothing for which trackEvent had returned', { timeout: 60_000 }, async (t) => {
+test('a killed process loses no write whose trackEvent had returned', { timeout: 60_000 }, async (t) => {
   const dir = makeDir(t);
   let healthy = false;
   const server = await FakeServer.start(t, (_, n) => (n % 3 === 0 && !healthy ? { status: 503, body: '' } : undefined));
@@ -217,11 +217,11 @@ test('a process that is killed loses nothing for which trackEvent had returned',
   const received = new Set(server.items.map(({ id }) => id));
   assert.ok(returned.length > 1200);
   assert.deepEqual(returned.filter((id) => !received.has(id)), []);
-  assert.ok(failures.every(({ code }) => code === 'spool_corrupt') && failures.length <= 3); // a line may be torn by each kill
+  assert.ok(failures.every(({ code }) => code === 'spool_corrupt') && failures.length <= 3); // each kill may tear a line
 });
 
 describe('the lock', () => {
-  test('is had by one client of a process', async (t) => {
+  test('belongs to one client of a process', async (t) => {
     const dir = makeDir(t);
     const server = await FakeServer.start(t);
     const { client } = open(t, server.url, dir);
@@ -230,7 +230,7 @@ describe('the lock', () => {
     await new Client({ url: server.url, spoolDir: dir }).close();
   });
 
-  test('is had by one process, and let go by its death', async (t) => {
+  test('belongs to one process, and is free when the process dies', async (t) => {
     const dir = makeDir(t);
     const server = await FakeServer.start(t);
     const writer = fileURLToPath(new URL('./spool-writer.js', import.meta.url));
@@ -244,7 +244,7 @@ describe('the lock', () => {
     await client.close();
   });
 
-  test('of an earlier process of the same number is taken over', { skip: process.platform !== 'linux' }, async (t) => {
+  test('of an earlier process with the same pid is taken over', { skip: process.platform !== 'linux' }, async (t) => {
     const dir = makeDir(t);
     writeFileSync(path.join(dir, 'lock'), `${process.pid} 1 0f0e0d0c-0000-4000-8000-000000000000\n`);
     const server = await FakeServer.start(t);
@@ -258,7 +258,7 @@ describe('the lock', () => {
     assert.throws(() => new Client({ spoolDir: dir }), SpoolInUseError);
   });
 
-  test('of a dead process is taken over by one of many', { timeout: 60_000 }, async (t) => {
+  test('of a dead process is taken over by only one of many', { timeout: 60_000 }, async (t) => {
     const dir = makeDir(t);
     const dead = spawnSync(process.execPath, ['-e', '']).pid;
     const count = 30;

@@ -60,7 +60,7 @@ async function* generatedLater(c: Case): AsyncGenerator<unknown, void, undefined
   yield* generated(c);
 }
 
-/** As the client libraries of models have it. */
+/** An async iterable, as the client libraries of models return it. */
 class ModelStream implements AsyncIterable<unknown> {
   readonly controller = new AbortController();
   constructor(private readonly iterate: () => AsyncIterator<unknown>) {}
@@ -84,7 +84,7 @@ function webStream(c: Case): ReadableStream<unknown> {
   }, { highWaterMark: 0 });
 }
 
-/** The parts that a caller gets, who takes so many and closes the stream. */
+/** Takes the given number of parts, closes the stream, and returns the parts. */
 async function take(stream: AsyncIterable<unknown> | Iterable<unknown>, most = Infinity): Promise<unknown[]> {
   const taken: unknown[] = [];
   const iterator = Symbol.asyncIterator in stream ? stream[Symbol.asyncIterator]() : stream[Symbol.iterator]();
@@ -145,8 +145,8 @@ for (const [kind, make] of Object.entries(kinds)) {
   }
 }
 
-describe('what a stream is to its caller', () => {
-  test('a generator is the very one, with all its methods', async (t) => {
+describe('the caller of a stream', () => {
+  test('gets the same generator, with all its methods', async (t) => {
     const { client, tracked } = await open(t);
     const log: unknown[] = [];
     function* talk(): Generator<string, number, string> {
@@ -169,7 +169,7 @@ describe('what a stream is to its caller', () => {
     assert.equal((await tracked()).output, 'onetwothree');
   });
 
-  test('a promise of a kind of its own is handed on itself, and so is its stream', async (t) => {
+  test('gets the same promise and stream if the promise has a class of its own', async (t) => {
     const { client, tracked } = await open(t);
     class ApiPromise<T> extends Promise<T> {}
     const stream = new ModelStream(() => generatedLater({ name: '', parts: ['a', 'b'] }));
@@ -183,7 +183,7 @@ describe('what a stream is to its caller', () => {
     assert.equal((await tracked()).output, 'a');
   });
 
-  test('a ReadableStream passes a cancel on', async (t) => {
+  test('can cancel a ReadableStream', async (t) => {
     const { client, tracked } = await open(t);
     let cancelled: unknown;
     const plain = new ReadableStream<string>({ pull(c) { c.enqueue('x'); }, cancel(reason) { cancelled = reason; } });
@@ -194,7 +194,7 @@ describe('what a stream is to its caller', () => {
     assert.equal((await tracked()).output, 'x');
   });
 
-  test('pooled memory of the parts is not taken away', async (t) => {
+  test('keeps the pooled memory of the parts', async (t) => {
     const { client, tracked } = await open(t);
     const part = Buffer.from('pooled');
     const stream = client.trace('c1', () => new ReadableStream<Uint8Array>({ start(c) { c.enqueue(part); c.close(); } }));
@@ -204,7 +204,7 @@ describe('what a stream is to its caller', () => {
   });
 
   for (const how of ['for await', 'pipe', 'data'] as const) {
-    test(`a stream of Node by ${how}`, async (t) => {
+    test(`reads a Node stream by ${how}`, async (t) => {
       const { client, tracked } = await open(t);
       const source = Readable.from(['a', 'b', 'c'].map((text) => Buffer.from(text)));
       const stream = await client.trace('c1', () => Promise.resolve(source));
@@ -223,7 +223,7 @@ describe('what a stream is to its caller', () => {
     });
   }
 
-  test('a stream of Node that fails', async (t) => {
+  test('gets the error of a Node stream', async (t) => {
     const { client, tracked } = await open(t);
     const stream = client.trace('c1', () => Readable.from(generatedLater({ name: '', parts: ['a'], fails: 'broke' })));
     await assert.rejects(async () => {
@@ -234,14 +234,14 @@ describe('what a stream is to its caller', () => {
   });
 
   for (const value of [[1], new Map([[1, 2]]), new Set([1]), 'text', Buffer.from('x'), { next: 1 }, { a: 1 }]) {
-    test(`no stream: ${JSON.stringify(value)} ${value.constructor.name}`, async (t) => {
+    test(`gets a value that is not a stream: ${JSON.stringify(value)} ${value.constructor.name}`, async (t) => {
       const { client, tracked } = await open(t);
       assert.equal(client.trace('c1', () => value), value);
       assert.equal('conversation_metadata' in (await tracked()), false);
     });
   }
 
-  test('one that is frozen is handed on', async (t) => {
+  test('gets a frozen stream unwatched', async (t) => {
     const { client, tracked } = await open(t);
     const stream = client.trace('c1', () => Object.freeze(generated({ name: '', parts: ['a'] })));
     assert.deepEqual([...stream], ['a']);
@@ -289,7 +289,7 @@ describe('a Response', () => {
     },
     'another response': (response) => new Response(response.body, response).text(),
   } satisfies Record<string, (response: Response) => Promise<string>>)) {
-    test(`by ${how}`, async (t) => {
+    test(`is read by ${how}`, async (t) => {
       const { client, tracked } = await open(t);
       const url = await startModel(t, (_, response) => response.writeHead(201, { 'Content-Type': 'application/json', 'X-Model': 'm' }).end('{"a":"b"}'));
       let own: Response | undefined;
@@ -306,7 +306,7 @@ describe('a Response', () => {
     });
   }
 
-  test('whose reader stops ends the request', async (t) => {
+  test('ends its request when the reader stops', async (t) => {
     const { client, tracked } = await open(t);
     const closed = new Promise<void>((resolve) => {
       t.after(() => { resolve(); });
@@ -324,7 +324,7 @@ describe('a Response', () => {
     assert.equal((await tracked()).output, 'data: 1\n\n');
   });
 
-  test('without a body, and one that was read', async (t) => {
+  test('is tracked without a body, or after it was read', async (t) => {
     const { client, server } = await open(t);
     const empty = client.trace('c1', () => new Response(null, { status: 204 }));
     assert.equal(empty.status, 204);
@@ -338,7 +338,7 @@ describe('a Response', () => {
     assert.deepEqual(server.items.map(({ output }) => output), [undefined, undefined]);
   });
 
-  test('that is never read is tracked when the client is closed', async (t) => {
+  test('is tracked when the client is closed, if it is never read', async (t) => {
     const { client, server } = await open(t);
     const response = client.trace('c1', () => new Response('x'));
     await client.close();
@@ -347,7 +347,7 @@ describe('a Response', () => {
   });
 });
 
-test('a stream that is open when the client is closed is tracked as far as it came', async (t) => {
+test('a stream that is open when the client is closed is tracked with its parts so far', async (t) => {
   const { client, server } = await open(t);
   const stream = client.trace('c1', () => generated({ name: '', parts: ['a', 'b'] }));
   stream.next();
@@ -356,7 +356,7 @@ test('a stream that is open when the client is closed is tracked as far as it ca
   assert.deepEqual(server.items.map(({ output }) => output), ['a']);
 });
 
-test('what is set on the span while it streams', async (t) => {
+test('fields that are set on the span during the stream are tracked', async (t) => {
   const { client, tracked } = await open(t);
   const stream = client.trace('c1', function* (span) {
     yield 'a';
@@ -368,7 +368,7 @@ test('what is set on the span while it streams', async (t) => {
   assert.deepEqual([output, error], [{ usage: 1 }, 'cut short']);
 });
 
-test('half an emoji in each of two parts', async (t) => {
+test('an emoji that is split between two parts is tracked whole', async (t) => {
   const { client, tracked } = await open(t);
   assert.equal([...client.trace('c1', () => generated({ name: '', parts: ['\ud83d', '\ude00'] }))].length, 2);
   assert.equal((await tracked()).output, '\u{1f600}');

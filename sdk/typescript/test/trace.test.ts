@@ -20,7 +20,7 @@ async function open(t: TestContext, options: ClientOptions = {}) {
 }
 
 describe('trace', () => {
-  test('tracks what a function returns, and returns it', async (t) => {
+  test('tracks the return value, and returns it', async (t) => {
     const { client, tracked } = await open(t);
     let id = '';
     const before = Date.now();
@@ -37,7 +37,7 @@ describe('trace', () => {
     assert.ok(millis >= before && millis <= Date.now());
   });
 
-  test('tracks what a promise comes to, from the start of the call to its end', async (t) => {
+  test('tracks the result of a promise, from the start of the call to its end', async (t) => {
     const { client, tracked } = await open(t, { traceEventName: 'event_b' });
     const promise = Promise.resolve({ text: 'answer' });
     let startedBy = Infinity;
@@ -54,7 +54,7 @@ describe('trace', () => {
     assert.equal(event_name, 'event_b');
   });
 
-  test('hands on the very promise', async (t) => {
+  test('returns the same promise', async (t) => {
     const { client } = await open(t);
     class Special extends Promise<number> {}
     const promise = Special.resolve(1);
@@ -62,7 +62,7 @@ describe('trace', () => {
     await client.close();
   });
 
-  test('asks a thenable once', async (t) => {
+  test('calls then only once', async (t) => {
     const { client, tracked } = await open(t);
     let asked = 0;
     const thenable = {
@@ -109,7 +109,7 @@ describe('trace', () => {
     }
   }
 
-  test('what is set on the span wins', async (t) => {
+  test('prefers the fields that are set on the span', async (t) => {
     const { client, tracked } = await open(t);
     const result = client.trace(
       'c1',
@@ -148,7 +148,7 @@ describe('trace', () => {
     ]);
   });
 
-  test('refuses a conversation that cannot be before the call', async (t) => {
+  test('refuses an invalid conversation before the call', async (t) => {
     const { client } = await open(t);
     let called = false;
     assert.throws(() => client.trace('', () => (called = true)), ValidationError);

@@ -18,7 +18,7 @@ interface Call {
 
 const read = (name: string) => readFileSync(new URL(`../../../spec/vectors/${name}.json`, import.meta.url), 'utf8');
 
-// Microseconds may be beyond the whole numbers of a double.
+// Microseconds may be larger than the integers that a number holds exactly.
 const ids = JSON.parse(read('ids').replace(/"unix_micros": (\d+)/g, '"unix_micros": "$1"')) as {
   sequences: {
     name: string;
