@@ -15,34 +15,37 @@ import (
 	"github.com/sluicehq/sluice/sdk/go/internal/id"
 )
 
-// closeTimeout is how long Close flushes where its context has no deadline.
+// closeTimeout is how long Close flushes if its context has no deadline.
 const closeTimeout = 10 * time.Second
 
-// A Client sends events to Sluice in the background, and reads them. All its
-// methods may be called concurrently. Whoever made it closes it.
+// A Client sends events to Sluice in the background, and reads them. Its methods
+// may be called concurrently. The caller of [New] closes the client.
 type Client struct {
 	opts     Options
 	queue    *queue
 	spool    *spool // nil without SpoolDir
 	receipts receipts
 	encoders sync.Pool // of *encoder
-	streams  sync.Map  // of *stream, those that are open, to struct{}
+	streams  sync.Map  // the open streams: *stream to struct{}
 
-	http    *http.Client // which leaves redirects to do
-	ownHTTP bool         // whether its connections are the client's own
-	// lastFailure is why the last batch was not acknowledged, nil within if it was.
+	http    *http.Client // does not follow redirects; do follows them
+	ownHTTP bool         // whether the client made http and closes its connections
+	// lastFailure is the error of the last batch; it points to nil if the batch
+	// was acknowledged.
 	lastFailure atomic.Pointer[error]
-	// toldClock says whether it was told that the clock is wrong.
+	// toldClock is whether the wrong clock was reported. It is reset when the
+	// clock is right again.
 	toldClock atomic.Bool
 
-	gzip   *gzip.Writer       // of the sender
-	stop   context.CancelFunc // ends the sender
+	gzip   *gzip.Writer       // used by the sender only
+	stop   context.CancelFunc // stops the sender
 	sender sync.WaitGroup
 }
 
-// New returns a client, which sends what its spool directory still has before
-// anything else. The error joins the [*FieldError] of each wrong option, is
-// [ErrSpoolInUse], or is the file system's. The server need not be there.
+// New returns a client. The server need not be reachable. If the spool directory
+// has writes of an earlier client, they are sent before anything else. The error
+// joins a [*FieldError] for each wrong option, or is [ErrSpoolInUse], or an
+// error of the file system.
 func New(o Options) (*Client, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -51,7 +54,8 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Fast, as a body is on its way once; the level is one that gzip has.
+	// A body is sent only once, so speed counts more than size. The level is
+	// valid, so there is no error.
 	zip, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed)
 	c := &Client{
 		ownHTTP:  o.HTTPClient == nil,
@@ -61,7 +65,7 @@ func New(o Options) (*Client, error) {
 	}
 	c.http = new(http.Client)
 	*c.http = *c.opts.HTTPClient
-	// By itself it would make a GET of a POST, or take the writes to another host.
+	// The default would turn a POST into a GET, or send the writes to another host.
 	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c.queue = newQueue(&c.opts)
 	var corrupt []error
@@ -79,19 +83,20 @@ func New(o Options) (*Client, error) {
 	return c, nil
 }
 
-// TrackEvent queues the event and returns its id. It does not wait for the
-// network; with a spool the event is in a file when it returns. ctx bounds the
-// wait for room in a full queue and nothing else, so an event can be tracked
-// though the request that it is about was cancelled.
+// TrackEvent queues the create of an event and returns the event's id. It does
+// not wait for the network. With a spool, the event is in a file when TrackEvent
+// returns. ctx bounds only the wait for room in a full queue. So the event of a
+// cancelled request can still be tracked while there is room.
 //
-// The error is a [*FieldError], [ErrQueueFull], [ErrClosed], or the file
-// system's where there is a spool; nothing was queued then. What becomes of
-// the event later is told to [Options].OnError alone.
+// The error is a [*FieldError], [ErrQueueFull], [ErrClosed], or, with a spool,
+// an error of the file system. Nothing was queued then. If the queued event fails
+// later, [Options].OnError is called.
 func (c *Client) TrackEvent(ctx context.Context, e Event) (string, error) {
 	return c.track(ctx, &e, "", c.opts.Strict)
 }
 
-// track queues an event, whose id was minted before unless that is empty.
+// track queues the create of an event. If minted is not empty, it is the id that
+// the library minted for the event earlier.
 func (c *Client) track(ctx context.Context, e *Event, minted string, strict bool) (string, error) {
 	now := time.Now()
 	if err := e.check(id.Current().Now(now)); err != nil {
@@ -114,17 +119,18 @@ func (c *Client) track(ctx context.Context, e *Event, minted string, strict bool
 	return eventID, nil
 }
 
-// UpdateEvent queues a change of an event's fields, to be made after all that
-// this client wrote of the event before. See [Client.TrackEvent] for the rest.
-// An update of an event that was never created has no effect.
+// UpdateEvent queues an update of an event's fields. The update is applied after
+// all earlier writes of this client to the event. An update of an event that was
+// never created has no effect. ctx and the error are as for [Client.TrackEvent].
 func (c *Client) UpdateEvent(ctx context.Context, id string, fields Fields) error {
 	return c.change(ctx, OpUpdate, id, fields)
 }
 
-// PatchEvent is [Client.UpdateEvent], but ConversationMetadata is a merge patch
-// (RFC 7396) of the metadata that the event has: the keys that it names are set,
-// those that are null in it are taken away, objects are merged, and everything
-// else stays. So writers of different keys do not overwrite one another.
+// PatchEvent queues a patch of an event. It is like [Client.UpdateEvent], except
+// that ConversationMetadata is a JSON merge patch (RFC 7396) of the event's
+// metadata: the keys of the patch are set, its null keys are removed, its objects
+// are merged, and all other keys keep their values. So writers of different keys
+// do not overwrite each other.
 func (c *Client) PatchEvent(ctx context.Context, id string, fields Fields) error {
 	return c.change(ctx, OpPatch, id, fields)
 }
@@ -142,8 +148,8 @@ func (c *Client) change(ctx context.Context, op Op, id string, fields Fields) er
 	return c.enqueue(ctx, &write{op: op, id: id}, enc)
 }
 
-// DeleteEvent queues the delete of an event, which is final: nothing revives an
-// id. See [Client.TrackEvent] for the rest.
+// DeleteEvent queues the delete of an event. A delete is final: the id cannot be
+// used again. ctx and the error are as for [Client.TrackEvent].
 func (c *Client) DeleteEvent(ctx context.Context, id string) error {
 	if err := checkID(id); err != nil {
 		return err
@@ -153,7 +159,8 @@ func (c *Client) DeleteEvent(ctx context.Context, id string) error {
 	return c.enqueue(ctx, &write{op: OpDelete, id: id}, enc)
 }
 
-// enqueue queues the write w with the item that enc has, and gives enc back.
+// enqueue queues the write w with the item that enc encoded, and returns enc to
+// the pool.
 func (c *Client) enqueue(ctx context.Context, w *write, enc *encoder) error {
 	defer func() {
 		if enc.reusable() {
@@ -174,10 +181,10 @@ func (c *Client) enqueue(ctx context.Context, w *write, enc *encoder) error {
 	return c.spool.append(c.queue, w, enc.line)
 }
 
-// Flush sends what is queued and returns when all of it was acknowledged or
-// reported to [Options].OnError. When ctx ends first, the error says how many
-// writes are left and wraps ctx.Err(); they stay queued. After Close it is
-// [ErrClosed].
+// Flush sends the queued writes without waiting for a full batch. It returns when
+// each of them was acknowledged or reported to [Options].OnError. If ctx ends
+// first, the error says how many writes are left and wraps ctx.Err(); the writes
+// stay queued. After Close, the error is [ErrClosed].
 func (c *Client) Flush(ctx context.Context) error {
 	if c.queue.isClosed() {
 		return ErrClosed
@@ -185,14 +192,14 @@ func (c *Client) Flush(ctx context.Context) error {
 	return c.leftError(ctx, "flush", c.queue.flush(ctx))
 }
 
-// Close flushes and gives up all that the client has: its goroutine, its
-// connections, its spool directory. It takes until ctx ends, and 10 s where ctx
-// has no deadline. Then the error says how many writes are left and wraps the
-// context's: with a spool they are sent by the next client, else they are lost.
-// Calls after Close, or that still wait for room, return [ErrClosed].
+// Close flushes the queue, and then releases the client's goroutine, connections
+// and spool directory. It flushes until ctx ends, or for 10 s if ctx has no
+// deadline. If writes are left then, the error says how many and wraps the
+// context's error. With a spool, the next client sends them; otherwise they are
+// lost. Later calls, and calls that wait for room, return [ErrClosed].
 func (c *Client) Close(ctx context.Context) error {
 	for open := range c.streams.Range {
-		open.(*stream).end() // as far as it came
+		open.(*stream).end() // tracks the parts so far
 	}
 	if c.spool != nil {
 		c.spool.stop()

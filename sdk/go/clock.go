@@ -9,11 +9,12 @@ import (
 	"github.com/sluicehq/sluice/sdk/go/internal/id"
 )
 
-// clockTolerance is how far a clock may be off before it counts as wrong.
+// clockTolerance is the largest error of a clock that does not count as wrong.
 const clockTolerance = 5 * time.Minute
 
-// serverTime is the time of an answer by its Date, zero where that says nothing.
-// An answer out of a cache, which has an Age, is an old one.
+// serverTime returns the server's time from the Date header; zero if the header is
+// absent or not usable. An answer with an Age header comes from a cache, so that
+// its Date is old.
 func serverTime(header http.Header) time.Time {
 	at, err := http.ParseTime(header.Get("Date"))
 	if err != nil || header.Get("Age") != "" || at.Before(timestampMin()) {
@@ -22,8 +23,8 @@ func serverTime(header http.Header) time.Time {
 	return at
 }
 
-// clockOffset is how far the server's clock is ahead of the local one, 0 for as
-// good as not.
+// clockOffset returns how far the server's clock is ahead of the local clock; 0 if
+// the difference is within the tolerance.
 func clockOffset(server, local time.Time) time.Duration {
 	if ahead := server.Sub(local); ahead.Abs() > clockTolerance {
 		return ahead
@@ -31,9 +32,10 @@ func clockOffset(server, local time.Time) time.Duration {
 	return 0
 }
 
-// observe learns from an answer of Sluice's, which refused so many writes for
-// their time, whether this machine's clock is right. While it is wrong, events
-// without a timestamp get the server's time. It is told once.
+// observe compares this machine's clock with the time in an answer of Sluice.
+// refused is the number of writes that the answer refused for their time. While
+// the clock is wrong, events without a timestamp get the server's time. A wrong
+// clock is reported once, until it is right again.
 func (c *Client) observe(server time.Time, refused int) {
 	if server.IsZero() {
 		return
@@ -54,9 +56,9 @@ func (c *Client) observe(server time.Time, refused int) {
 		side = "ahead of"
 	}
 	err := fmt.Errorf("%w: it is %s %s the server's: here %s, there %s. "+
-		"Ids that were minted by now have the wrong time: the server refuses those of before the year 2000 or of more than 24 hours ahead "+
-		"(of %d writes just now; each goes to OnError), and keeps the others under that time. From now on, events without a timestamp "+
-		"get the server's time. Set the clock of this machine, by NTP for one; no restart is needed", ErrWrongClock, durationText(ahead.Abs()),
+		"The ids minted so far have the wrong time. The server refuses ids before the year 2000 or more than 24 hours ahead "+
+		"(it just refused %d writes; each goes to OnError), and stores the others under the wrong time. From now on, events without a timestamp "+
+		"get the server's time. Set the clock of this machine, for example by NTP; no restart is needed", ErrWrongClock, durationText(ahead.Abs()),
 		side, local.UTC().Format(time.RFC3339), server.UTC().Format(time.RFC3339), refused)
 	c.opts.Logger.Error("the clock of this machine is wrong", slog.Any("error", err))
 	if c.opts.OnError != nil {

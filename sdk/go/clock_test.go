@@ -105,7 +105,7 @@ func TestWrongClock(t *testing.T) {
 				t.Fatalf("reported %v", errs)
 			}
 			side := map[bool]string{true: "behind", false: "ahead of"}[days > 0]
-			for _, part := range []string{fmt.Sprintf("%d.0 days %s the server's", max(days, -days), side), "of 1 writes", "Set the clock"} {
+			for _, part := range []string{fmt.Sprintf("%d.0 days %s the server's", max(days, -days), side), "just refused 1 writes", "Set the clock"} {
 				if !strings.Contains(errs[0].Error(), part) || strings.Count(log.String(), part) != 1 {
 					t.Errorf("%q is not in %v, or not once in %s", part, errs[0], log.String())
 				}

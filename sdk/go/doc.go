@@ -1,4 +1,5 @@
-// Package sluice tracks events of conversations with Sluice, and reads them.
+// Package sluice is the client library of Sluice. It tracks the events of
+// conversations, and reads them back.
 //
 //	client, err := sluice.New(sluice.Options{URL: "http://127.0.0.1:8080"})
 //	if err != nil {
@@ -14,13 +15,15 @@
 //		Output:         "On its way: it arrives on Monday.",
 //	})
 //
-// A write is checked and queued by the call and sent by a goroutine of the
-// client's, in batches that are tried again until the server has answered for
-// each write. So a call never waits for the network, and its error never comes
-// from there: what the server refuses for good is told to [Options].OnError.
-// [Client.Flush] waits for the answers. Writes of one event never overtake each
-// other, and as ids are minted by the client, one that is sent twice is one.
+// A call checks a write and queues it. A goroutine of the client sends the queue
+// in batches, and retries a batch until the server has answered each of its
+// writes. So a call never waits for the network, and never returns an error of
+// the network: [Options].OnError is called for writes that the server refuses
+// for good. [Client.Flush] waits for the answers. Writes of one event never
+// overtake each other. The client mints the ids of events, so that a create that
+// is sent twice is stored once.
 //
-// A queue that is full makes writes wait, or fail if [Options].FailWhenFull is
-// set. With [Options].SpoolDir, what is queued survives the process.
+// If the queue is full, writes wait for room, or fail with
+// [Options].FailWhenFull. With [Options].SpoolDir, queued writes survive the
+// process.
 package sluice

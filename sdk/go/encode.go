@@ -12,23 +12,22 @@ import (
 )
 
 const (
-	// checksumBytes is the room that a line of the spool has before its item.
+	// checksumBytes is the length of the checksum before the item in a spool line.
 	checksumBytes = len("01234567 ")
-	// encoderBytesMax is the most memory that an encoder keeps for the next write.
+	// encoderBytesMax is the largest buffer that an encoder keeps for the next write.
 	encoderBytesMax = 64 << 10
 	timestampLayout = `"2006-01-02T15:04:05.000000Z07:00"`
 )
 
-// An encoder appends one write to line, as the spool and NDJSON have it: room
-// for the checksum, the item, a newline. Values of the caller's types go
-// through encoding/json, the rest is appended directly. The first mistake is
-// kept until end tells it.
+// An encoder encodes one write into line, which is a line of the spool: space for
+// the checksum, the item, a newline. Values of the caller's types are encoded by
+// encoding/json, all other fields directly. end returns the first error.
 type encoder struct {
 	line  []byte
 	value bytes.Buffer
-	// strict refuses what is not JSON, or too large.
+	// strict refuses values that are not JSON or are too large.
 	strict bool
-	// contents are the places in line of the values that may be cut.
+	// contents has the places in line of the values that may be cut.
 	contents []span
 	json     *json.Encoder
 	err      error
@@ -41,7 +40,7 @@ func newEncoder() *encoder {
 	return e
 }
 
-// reusable reports whether the encoder holds no more memory than it may keep.
+// reusable reports whether the encoder's buffers are small enough to be kept.
 func (e *encoder) reusable() bool {
 	return cap(e.line) <= encoderBytesMax && e.value.Cap() <= encoderBytesMax
 }
@@ -50,7 +49,7 @@ func (e *encoder) create(event *Event, id string) {
 	e.begin(OpCreate, id)
 	e.name("conversation_id")
 	e.line = appendString(e.line, event.ConversationID)
-	// A minted id has the timestamp in it.
+	// A minted id contains the timestamp.
 	if event.ID != "" && !event.Timestamp.IsZero() {
 		e.name("timestamp")
 		e.line = event.Timestamp.UTC().AppendFormat(e.line, timestampLayout)
@@ -90,7 +89,8 @@ func (e *encoder) begin(op Op, id string) {
 	e.line = appendString(e.line, id)
 }
 
-// end returns the item with its newline, which the next begin overwrites.
+// end returns the item with its newline, or the first error. The next begin
+// overwrites the item.
 func (e *encoder) end() ([]byte, error) {
 	e.line = append(e.line, "}\n"...)
 	item := e.line[checksumBytes:]
@@ -104,13 +104,14 @@ func (e *encoder) end() ([]byte, error) {
 	return item, e.err
 }
 
-// span is where a value is in the line.
+// span is the place of a value in the line.
 type span struct {
 	start, end int
-	isText     bool // whether it must stay a string
+	isText     bool // whether the value must stay a string
 }
 
-// cut makes the line shorter by at least so many bytes, if it can.
+// cut shortens the line by at least the given number of bytes, if the contents
+// are large enough.
 func (e *encoder) cut(over int) {
 	var fields [][]byte
 	var isText []bool
@@ -120,7 +121,7 @@ func (e *encoder) cut(over int) {
 		room += p.end - p.start
 	}
 	if room < 1<<10 {
-		return // nothing that can be cut takes the room
+		return // the contents are too small to cut enough
 	}
 	var line []byte
 	at := 0
@@ -137,7 +138,7 @@ func (e *encoder) fail(field, reason string, cause error) {
 	}
 }
 
-// fields appends those that are given, and null for those to be cleared.
+// fields appends the given fields, and null for each field to clear.
 func (e *encoder) fields(f *Fields) {
 	if f.EventName != "" {
 		e.name("event_name")
@@ -166,8 +167,8 @@ func (e *encoder) name(name string) {
 	e.line = append(append(e.line, name...), `":`...)
 }
 
-// given reports whether a value is to be appended, and has appended the name;
-// or the name and null, where the field is to be cleared.
+// given appends the name if the field has a value, or the name and null if the
+// field is to be cleared. It reports whether the caller has to append the value.
 func (e *encoder) given(name string, given, clear bool) bool {
 	if given && clear {
 		e.fail(name, "is both set and cleared", nil)
@@ -181,7 +182,8 @@ func (e *encoder) given(name string, given, clear bool) bool {
 	return given
 }
 
-// any appends a value of the caller's. One that encodes as null is as good as nil.
+// any appends a value of the caller's type. A value that encodes as null is left
+// out, like nil.
 func (e *encoder) any(name string, v any, clear bool) {
 	mark := len(e.line)
 	if !e.given(name, v != nil, clear) {
@@ -213,7 +215,7 @@ func (e *encoder) appendJSON(v any) (err error) {
 		return nil
 	case json.RawMessage:
 		if v == nil {
-			v = json.RawMessage("null") // as json.Marshal has it
+			v = json.RawMessage("null") // as json.Marshal does
 		}
 		err = json.Compact(&e.value, v)
 		if err != nil && !e.strict {
@@ -235,7 +237,7 @@ func (e *encoder) appendJSON(v any) (err error) {
 	return err
 }
 
-// embeddings appends a vector as the base64 of little-endian float32.
+// embeddings appends a vector as base64 of little-endian float32.
 func (e *encoder) embeddings(name string, v []float32, clear bool) {
 	if !e.given(name, v != nil, clear) {
 		return
@@ -245,13 +247,14 @@ func (e *encoder) embeddings(name string, v []float32, clear bool) {
 		return
 	}
 	e.line = append(e.line, '"')
-	// Parts are whole groups of three bytes, so that only the last one is padded.
+	// The length of a part is a multiple of three bytes, so that only the last part
+	// is padded.
 	var part [3 * 256]byte
 	for at := 0; at < len(v); {
 		n := 0
 		for ; n < len(part) && at < len(v); at, n = at+1, n+4 {
 			word := math.Float32bits(v[at])
-			const infinity = 0x7f800000 // whose exponent NaN has as well
+			const infinity = 0x7f800000 // NaN has the same exponent
 			if word&infinity == infinity {
 				e.fail(fmt.Sprintf("%s[%d]", name, at), "must be a finite number of float32's range", nil)
 			}
@@ -266,7 +269,7 @@ func (e *encoder) embeddings(name string, v []float32, clear bool) {
 func appendString(b []byte, s string) []byte {
 	const digits = "0123456789abcdef"
 	b = append(b, '"')
-	plain := 0 // where what is not yet appended begins
+	plain := 0 // the start of the bytes that are not appended yet
 	for i := 0; i < len(s); {
 		c := s[i]
 		if c >= utf8.RuneSelf {

@@ -10,51 +10,51 @@ import (
 var (
 	// ErrClosed is returned by every call after [Client.Close].
 	ErrClosed = errors.New("sluice: the client is closed")
-	// ErrQueueFull is returned by a write that finds no room in the queue, at
-	// once with [Options].FailWhenFull, else when its context ends first.
+	// ErrQueueFull is returned by a write for which the queue has no room: at once
+	// with [Options].FailWhenFull, otherwise when its context ends before there is
+	// room.
 	ErrQueueFull = errors.New("sluice: the queue is full")
 	// ErrSpoolInUse is returned by [New] when another client, of this process
 	// or another, has the spool directory open.
 	ErrSpoolInUse = errors.New("sluice: the spool directory is in use")
-	// ErrIDTaken says that the create of an id of the caller's own had no effect,
-	// as there is an event of that id. [errors.Is] finds it in the [APIError]
-	// that [Options].OnError gets where the client waits for writes to be applied
-	// ([Options].WaitApplied). A create that the client may have sent before
-	// counts as applied instead.
+	// ErrIDTaken means that a create with an id of your own had no effect, because
+	// an event with that id exists. With [Options].WaitApplied, [Options].OnError
+	// gets an [APIError] for which [errors.Is] reports ErrIDTaken. If the client
+	// may have sent the same create before, the create counts as applied instead.
 	ErrIDTaken = errors.New("sluice: the id is taken")
-	// ErrEventDeleted says in the same way that a create or update had no effect,
-	// as its event was deleted.
+	// ErrEventDeleted means that a create or update had no effect, because its
+	// event was deleted. It is reported like ErrIDTaken.
 	ErrEventDeleted = errors.New("sluice: the event was deleted")
-	// ErrSpoolCorrupt is what the error callback gets for each line of the
-	// spool that is torn or whose checksum is wrong.
+	// ErrSpoolCorrupt goes to [Options].OnError for each line of the spool that is
+	// torn or whose checksum is wrong.
 	ErrSpoolCorrupt = errors.New("sluice: spool_corrupt")
-	// ErrWrongClock is what the error callback gets, once, where the server's
-	// answers show that this machine's clock is wrong. Its text says how far, and
-	// what to do. It may come from a read's goroutine.
+	// ErrWrongClock goes to [Options].OnError once when an answer of the server
+	// shows that this machine's clock is wrong. Its text says how far the clock is
+	// off, and what to do. It may come from the goroutine of a read.
 	ErrWrongClock = errors.New("sluice: the clock of this machine is wrong")
 )
 
-// CodeUnknownEvent is the code of the [APIError] for an event that is not
-// there, or was deleted.
+// CodeUnknownEvent is the code of the [APIError] for an event that does not exist
+// or was deleted.
 const CodeUnknownEvent = "unknown_event"
 
 const (
 	codeIDTaken      = "id_taken"
 	codeEventDeleted = "event_deleted"
-	// codeNotYetApplied: the time of a wait is over.
+	// codeNotYetApplied means that a read's wait timed out.
 	codeNotYetApplied = "not_yet_applied"
 )
 
-// A FieldError says that a call was refused for one of its arguments. Nothing
-// was queued or sent.
+// A FieldError means that an argument of a call is invalid. Nothing was queued or
+// sent.
 type FieldError struct {
-	// Field is the name that the API has for it, such as conversation_id or
-	// output_embeddings[7], or that of an option. It is empty where the write
-	// as a whole is at fault.
+	// Field is the argument's name in the API, such as conversation_id or
+	// output_embeddings[7], or the name of an option. It is empty if the write as
+	// a whole is invalid.
 	Field string
-	// Reason is what is wrong with it.
+	// Reason says what is wrong with the field.
 	Reason string
-	// Err is the cause, where there is one.
+	// Err is the cause, or nil.
 	Err error
 }
 
@@ -72,16 +72,17 @@ func (e *FieldError) Error() string {
 // Unwrap returns the cause.
 func (e *FieldError) Unwrap() error { return e.Err }
 
-// An APIError is a refusal by the server.
+// An APIError means that the server refused a request or a write.
 type APIError struct {
-	// Status is the HTTP status, of the answer or of one item of it.
+	// Status is the HTTP status of the answer, or of the write within a batch.
 	Status int `json:"status"`
-	// Code is the server's word for it, such as [CodeUnknownEvent]; empty where
-	// something other than Sluice answered, a proxy for one.
+	// Code is the code of the server's problem document, such as
+	// [CodeUnknownEvent]; empty if a proxy answered and not Sluice.
 	Code string `json:"code"`
-	// Detail says more, for people.
+	// Detail is an explanation for humans.
 	Detail string `json:"detail"`
-	// Field is the field or parameter meant, if it is about one.
+	// Field is the field or parameter at fault, by its name in the API; empty if
+	// there is none.
 	Field string `json:"field"`
 }
 
@@ -99,16 +100,18 @@ func (e *APIError) Error() string {
 	return s
 }
 
-// A WriteError is a write that will not be tried again, a line of the spool
-// that cannot be read, or a clock that is wrong. It is what [Options].OnError gets.
+// A WriteError is a failure that [Options].OnError gets: a write that failed for
+// good, a corrupt line of the spool, or a wrong clock.
 type WriteError struct {
-	// Op and ID name the write. Both are empty where it is about none.
+	// Op and ID name the write. Both are empty if the failure is not about a write.
 	Op Op
 	ID string
-	// Err is an [*APIError] for what the server refused. For a write that was
-	// given up after [Options].RetryFor it wraps the last error, and it wraps
-	// [ErrSpoolCorrupt] for a line of the spool, [ErrWrongClock] for the clock. An event of [Client.Trace]
-	// that could not be queued has the error that [Client.TrackEvent] returned.
+	// Err is the cause:
+	//   - an [*APIError] if the server refused the write
+	//   - the last error, wrapped, if the write was given up after [Options].RetryFor
+	//   - the error of [Client.TrackEvent] if the event of a traced call could not
+	//     be queued
+	//   - an error that wraps [ErrSpoolCorrupt] or [ErrWrongClock]
 	Err error
 }
 
@@ -122,28 +125,28 @@ func (e WriteError) Error() string {
 // Unwrap returns Err.
 func (e WriteError) Unwrap() error { return e.Err }
 
-// Is reports whether the target is [ErrIDTaken] or [ErrEventDeleted], by the
-// code.
+// Is reports whether the code is that of the target, if the target is
+// [ErrIDTaken] or [ErrEventDeleted].
 func (e *APIError) Is(target error) bool {
 	return target == ErrIDTaken && e.Code == codeIDTaken || target == ErrEventDeleted && e.Code == codeEventDeleted
 }
 
-// A foreignError is an [APIError] that is not Sluice's, as far as the answer
-// shows: a proxy's.
+// A foreignError is an [APIError] whose answer is not a problem document of
+// Sluice. It probably came from a proxy.
 type foreignError struct{ *APIError }
 
 func (e *foreignError) Unwrap() error { return e.APIError }
 
-// plain returns the error as callers know it.
+// plain returns the error without the private type foreignError.
 func plain(err error) error {
-	if foreign, ok := err.(*foreignError); ok { //nolint:errorlint // where it is wrapped, it may stay so
+	if foreign, ok := err.(*foreignError); ok { //nolint:errorlint // a wrapped foreignError may stay
 		return foreign.APIError
 	}
 	return err
 }
 
-// isTransient reports whether a status says by itself that it may go better the
-// next time.
+// isTransient reports whether the status passes by itself, so that a retry may
+// succeed.
 func isTransient(status int) bool {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
@@ -152,9 +155,9 @@ func isTransient(status int) bool {
 	return status >= http.StatusInternalServerError
 }
 
-// judgesWrite reports whether the code is one by which Sluice says that a write
-// can never be. Other codes are about the request, its sender or the server.
-func judgesWrite(code string) bool {
+// isFinalCode reports whether Sluice refuses a write for good by the code. Other
+// codes are about the request, its sender or the server.
+func isFinalCode(code string) bool {
 	switch code {
 	case "invalid_json", "too_deep", "duplicate_field", "unknown_field", "invalid_type", "required",
 		"invalid_value", "too_large", "immutable", "id_mismatch", CodeUnknownEvent, "bad_record",
@@ -164,39 +167,39 @@ func judgesWrite(code string) bool {
 	return false
 }
 
-// isFinal reports whether the error of a request with one write judges that
-// write: Sluice does by its code, and anything by saying that it is too large.
+// isFinal reports whether the error of a request with one write refuses that write
+// for good. Sluice does so by a final code. A proxy does so only by 413.
 func isFinal(err error) bool {
 	if hasStatus(err, http.StatusRequestEntityTooLarge) {
 		return true
 	}
 	var refusal *APIError
-	return isSluices(err) && errors.As(err, &refusal) && judgesWrite(refusal.Code)
+	return isSluices(err) && errors.As(err, &refusal) && isFinalCode(refusal.Code)
 }
 
-// isSluices reports whether the error is a problem of Sluice's own.
+// isSluices reports whether the error is a problem document of Sluice.
 func isSluices(err error) bool {
 	var foreign *foreignError
 	var refusal *APIError
 	return !errors.As(err, &foreign) && errors.As(err, &refusal)
 }
 
-// isOfTime reports whether the server refused the time of a write, which a
-// minted id has.
-func isOfTime(err error) bool {
+// refusesTime reports whether the server refused a write for its time, which may
+// be in the timestamp or in a minted id.
+func refusesTime(err error) bool {
 	var refusal *APIError
 	return errors.As(err, &refusal) && refusal.Code == "invalid_value" && (refusal.Field == "id" || refusal.Field == "timestamp")
 }
 
-// isHeld reports whether the error needs somebody to change something, rather
-// than time.
+// isHeld reports whether the error holds writes: they are retried, but somebody
+// must change something before they can succeed.
 func isHeld(err error) bool {
 	var refusal *APIError
 	return errors.Is(err, errBadAnswer) || errors.As(err, &refusal) && !isTransient(refusal.Status)
 }
 
-// mayHaveWritten reports whether a request that ended with the error may have
-// put its writes into the log.
+// mayHaveWritten reports whether the writes of a request may have reached the log
+// although the request ended with the error.
 func mayHaveWritten(err error) bool {
 	var refusal *APIError
 	if errors.As(err, &refusal) {
@@ -206,17 +209,17 @@ func mayHaveWritten(err error) bool {
 	return !errors.As(err, &network) || network.Op != "dial"
 }
 
-// retriable reports whether a read may go better the next time: not after a
-// refusal by a server that is well.
+// retriable reports whether a retry of a read may succeed after the error.
 func retriable(err error) bool {
 	var refusal *APIError
 	return !errors.As(err, &refusal) || isTransient(refusal.Status)
 }
 
-// withoutDetail is the text of the error, without what may quote contents.
+// withoutDetail returns the text of the error without the server's detail, which
+// may quote contents of events.
 func withoutDetail(err error) string {
 	var refusal *APIError
-	if !errors.As(err, &refusal) || refusal.Status < 400 { // whose detail is this library's
+	if !errors.As(err, &refusal) || refusal.Status < 400 { // this library wrote the detail of a redirect
 		return err.Error()
 	}
 	return (&APIError{Status: refusal.Status, Code: refusal.Code, Field: refusal.Field}).Error()

@@ -6,10 +6,9 @@ import (
 	"unicode/utf8"
 )
 
-// Op is what a write does.
+// Op is the kind of a write.
 type Op string
 
-// The writes.
 const (
 	OpCreate Op = "create"
 	OpUpdate Op = "update"
@@ -17,7 +16,7 @@ const (
 	OpDelete Op = "delete"
 )
 
-// Limits that are checked by the call.
+// Limits that every call checks.
 const (
 	conversationIDBytesMax = 256
 	eventNameBytesMax      = 128
@@ -26,27 +25,29 @@ const (
 	timestampAhead         = 24 * time.Hour
 )
 
-// An Event is an event to be tracked. ConversationID and EventName are
-// required; what is nil, empty or zero of the rest is left out.
+// An Event is an event to track. ConversationID and EventName are required. Other
+// fields that are nil, empty or zero are left out.
 type Event struct {
-	// ID is an id of your own, 1 to 128 printable ASCII characters. Default: one
-	// is minted, which is what you want unless your system has ids already.
+	// ID is an id of your own: 1 to 128 printable ASCII characters. Default: the
+	// client mints an id. Set ID only if your system has ids already.
 	ID string
-	// ConversationID is 1 to 256 bytes of UTF-8.
+	// ConversationID is the id of the event's conversation: 1 to 256 bytes of UTF-8.
 	ConversationID string
-	// ConversationMetadata is anything that encodes as a JSON object: a map, a
-	// struct, a [json.RawMessage].
+	// ConversationMetadata is any value that encodes as a JSON object of up to
+	// 16 KiB: a map, a struct, a [json.RawMessage]. Queries can filter by its
+	// members.
 	ConversationMetadata any
-	// EventName is one of those that the server is configured with.
+	// EventName is the kind of event, one of the names that the server allows:
+	// 1 to 128 bytes.
 	EventName string
-	// Timestamp is from the year 2000 to a day ahead, kept to the microsecond.
-	// Default now.
+	// Timestamp is when the event happened, from the year 2000 to 24 hours from
+	// now. It is stored to the microsecond. Default: now.
 	Timestamp time.Time
-	// Error says what went wrong; empty for nothing.
+	// Error is the error message; empty for success.
 	Error string
-	// Latency is in milliseconds, 0 or more; nil for none. See [Millis].
+	// Latency is the duration in milliseconds, 0 or more; nil for none. See [Millis].
 	Latency *float64
-	// Input and Output are strings, or anything that encodes as JSON, such as a
+	// Input and Output are strings, or any value that encodes as JSON, such as a
 	// list of messages. Invalid UTF-8 becomes U+FFFD.
 	Input, Output any
 	// InputEmbeddings and OutputEmbeddings have 1 to 4,096 finite numbers; nil
@@ -54,9 +55,9 @@ type Event struct {
 	InputEmbeddings, OutputEmbeddings []float32
 }
 
-// Fields are the fields that an update changes: those that are not nil or
-// empty get the value, those that Clear names are emptied, and the rest stay
-// as they are. The fields are those of [Event].
+// Fields are the fields that an update changes. A field that is not nil or empty
+// gets the value, a field in Clear is cleared, and every other field keeps its
+// value. The fields have the types and limits of [Event].
 //
 //	sluice.Fields{Output: reply, Latency: sluice.Millis(took), Clear: sluice.ClearError}
 type Fields struct {
@@ -66,14 +67,13 @@ type Fields struct {
 	Latency                           *float64
 	Input, Output                     any
 	InputEmbeddings, OutputEmbeddings []float32
-	// Clear has the fields to be emptied, joined by |.
+	// Clear is the set of fields to clear, joined by |.
 	Clear FieldSet
 }
 
-// FieldSet is a set of fields that can be emptied.
+// FieldSet is a set of fields that an update can clear.
 type FieldSet uint8
 
-// The fields that can be emptied.
 const (
 	ClearConversationMetadata FieldSet = 1 << iota
 	ClearError
@@ -84,34 +84,34 @@ const (
 	ClearOutputEmbeddings
 )
 
-// Millis returns the duration as a latency.
+// Millis returns the duration as a latency in milliseconds.
 func Millis(d time.Duration) *float64 {
 	ms := float64(d) / float64(time.Millisecond)
 	return &ms
 }
 
-// A StoredEvent is an event as the server has it. It encodes as the JSON that
-// the API answers.
+// A StoredEvent is an event as the server stores it. Its JSON encoding is that of
+// the API.
 type StoredEvent struct {
 	ID             string `json:"id"`
 	ConversationID string `json:"conversation_id"`
-	// ConversationMetadata, Input and Output are JSON; nil where there is none.
+	// ConversationMetadata, Input and Output are JSON; nil if absent.
 	ConversationMetadata json.RawMessage `json:"conversation_metadata"`
 	EventName            string          `json:"event_name"`
 	// Timestamp is in UTC, to the microsecond.
 	Timestamp time.Time `json:"timestamp"`
-	// Error is empty where there was none.
+	// Error is empty if there was none.
 	Error string `json:"error"`
-	// Latency is in milliseconds; nil where there is none.
+	// Latency is in milliseconds; nil if absent.
 	Latency *float64        `json:"latency"`
 	Input   json.RawMessage `json:"input"`
 	Output  json.RawMessage `json:"output"`
-	// The embeddings are nil where there are none, or where they were not asked for.
+	// The embeddings are nil if absent, or if the read did not ask for them.
 	InputEmbeddings  []float32 `json:"input_embeddings"`
 	OutputEmbeddings []float32 `json:"output_embeddings"`
 }
 
-// UnmarshalJSON reads the event as the API has it.
+// UnmarshalJSON decodes an event of the API.
 func (e *StoredEvent) UnmarshalJSON(b []byte) error {
 	type plain StoredEvent
 	if err := json.Unmarshal(b, (*plain)(e)); err != nil {
@@ -125,7 +125,7 @@ func (e *StoredEvent) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON writes the event as the API has it.
+// MarshalJSON encodes the event as the API does.
 func (e StoredEvent) MarshalJSON() ([]byte, error) {
 	type plain StoredEvent
 	shadowed := struct {
@@ -138,8 +138,8 @@ func (e StoredEvent) MarshalJSON() ([]byte, error) {
 	return json.Marshal(shadowed)
 }
 
-// check reports the first thing that the server would refuse, but for what is
-// seen while encoding.
+// check returns a [*FieldError] for the first field that the server would refuse.
+// The encoder checks the fields that need encoding.
 func (e *Event) check(now time.Time) error {
 	switch {
 	case e.ConversationID == "":
@@ -151,7 +151,7 @@ func (e *Event) check(now time.Time) error {
 	case e.EventName == "":
 		return &FieldError{Field: "event_name", Reason: "is required"}
 	case !e.Timestamp.IsZero() && (e.Timestamp.Before(timestampMin()) ||
-		// A clock of before 2000 is wrong, and judges nothing.
+		// A clock before 2000 is wrong, so it does not limit timestamps.
 		!now.Before(timestampMin()) && e.Timestamp.After(now.Add(timestampAhead))):
 		return &FieldError{Field: "timestamp", Reason: "must be from the year 2000 to a day ahead"}
 	}

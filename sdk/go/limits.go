@@ -1,34 +1,34 @@
 package sluice
 
-// growAfterBatches is after how many accepted batches in a row a limit that was
-// learned from a refusal is doubled, to find out whether it still holds.
+// growAfterBatches is the number of accepted batches in a row after which a
+// lowered byte limit is doubled, to find out whether larger batches pass again.
 const growAfterBatches = 100
 
-// batchLimits are the limits of one batch: those of the options, and smaller
-// ones for as long as something between here and the log refuses larger bodies.
-// The queue's lock guards them.
+// batchLimits are the current limits of a batch. They begin as the options say.
+// They are lowered when a batch is refused as a whole, and raised again after
+// batches were accepted. The queue's lock guards them.
 type batchLimits struct {
-	writesMax, bytesMax int // of the options
-	writes, bytes       int // those that hold now, 1 or more
-	accepted            int // batches in a row since bytes last changed
+	writesMax, bytesMax int // from the options
+	writes, bytes       int // the current limits, 1 or more
+	accepted            int // accepted batches in a row since bytes last changed
 }
 
 func newBatchLimits(writesMax, bytesMax int) batchLimits {
 	return batchLimits{writesMax: writesMax, bytesMax: bytesMax, writes: writesMax, bytes: bytesMax}
 }
 
-// tooLarge learns that a batch of so many bytes is too large. The next batch is
-// at most half of it, or one write.
+// tooLarge lowers the byte limit after a batch of the given size was too large.
+// The next batch has at most half of it, or one write.
 func (l *batchLimits) tooLarge(bytes int) {
 	l.bytes = max(1, min(l.bytes, bytes/2))
 	l.accepted = 0
 }
 
-// halve has the next batches have at most half as many writes, until one of
-// them is accepted.
+// halve halves the number of writes of the next batches, until one of them is
+// accepted.
 func (l *batchLimits) halve(writes int) { l.writes = max(1, writes/2) }
 
-// ok notes that a batch was answered write by write.
+// ok raises the limits after a batch was answered write by write.
 func (l *batchLimits) ok() {
 	l.writes = l.writesMax
 	if l.bytes == l.bytesMax {

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// lockFile takes the file for this client, until unlock is called or the
-// process ends, however it ends. It returns [ErrSpoolInUse] if another has it.
+// lockFile locks the file until unlock is called or the process ends in any way.
+// It returns [ErrSpoolInUse] if another client has the lock.
 func lockFile(path string) (unlock func() error, err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the caller names the directory
 	if err != nil {

@@ -15,19 +15,19 @@ import (
 )
 
 const (
-	// writeBytesMax is the longest write as encoded, which is the server's limit.
+	// writeBytesMax is the maximum size of an encoded write. It is the server's limit.
 	writeBytesMax = 1 << 20
-	// Limits of the server's for one request.
+	// The server's limits for one request.
 	serverBatchWritesMax = 50_000
 	serverBatchBytesMax  = 16 << 20
 )
 
-// Options are the options of a [Client]. The zero value is ready to use: each
-// field says what its zero means.
+// Options are the options of a [Client]. The zero value is ready to use: a field
+// that is zero has its default.
 type Options struct {
 	// URL is the address of the API, http or https. Default http://127.0.0.1:8080.
 	URL string
-	// APIKey is sent with every request. Default none.
+	// APIKey is sent with every request. Default: none.
 	APIKey string
 
 	// A batch is sent when it has BatchWritesMax writes (default 500, at most
@@ -38,66 +38,69 @@ type Options struct {
 	BatchAgeMax    time.Duration
 
 	// The queue holds at most QueueWritesMax writes (default 10,000) and
-	// QueueBytesMax bytes of them as encoded (default 64 MiB). What was sent
-	// counts until it is answered, and so does what is in the spool.
+	// QueueBytesMax bytes of encoded writes (default 64 MiB). A write counts until
+	// it is answered, including writes that were sent and writes in the spool.
 	QueueWritesMax int
 	QueueBytesMax  int
 	// FailWhenFull makes writes fail with [ErrQueueFull] when the queue is
 	// full. By default they wait for room until their context ends.
 	FailWhenFull bool
 
-	// RetryFor is how long a write is tried, from its first time; it is then
-	// given up and reported. Default for ever.
+	// RetryFor is how long a write is retried, from its first attempt. The write
+	// is then given up and reported to OnError. Default 0: no limit.
 	RetryFor time.Duration
-	// WaitApplied has the server answer each batch only once it is applied, or
-	// after this time: 1 to 30 s, rounded up to whole seconds. OnError is then
-	// also told of writes that had no effect: [ErrIDTaken], [ErrEventDeleted],
-	// [CodeUnknownEvent]. It slows sending down, as one batch is sent at a time.
-	// Default 0: a batch is answered when it is in the log.
+	// WaitApplied has the server answer each batch when the batch is applied, or
+	// after this time: 1 to 30 s, rounded up to whole seconds. OnError then also
+	// gets writes that had no effect: [ErrIDTaken], [ErrEventDeleted],
+	// [CodeUnknownEvent]. It slows sending down, because one batch is sent at a
+	// time. Default 0: the server answers a batch when it is in the log.
 	WaitApplied time.Duration
-	// RequestTimeout bounds one request with its answer; a read that waits gets
-	// its wait on top. Default 30 s.
+	// RequestTimeout bounds one request and its answer. A read with [Wait] gets
+	// the wait in addition. Default 30 s.
 	RequestTimeout time.Duration
-	// Gzip compresses bodies of 1 KiB and more, which spares bandwidth and costs
-	// CPU time. Default off.
+	// Gzip compresses bodies of 1 KiB and more. It saves bandwidth and costs CPU
+	// time. Default false.
 	Gzip bool
 
-	// SpoolDir is a directory, made if need be, that keeps each write until it
-	// was answered, so that none is lost when the process dies: the next client
-	// that opens it sends the rest. One client at a time can have it open.
-	// Default none: writes are in memory alone.
+	// SpoolDir is a directory that keeps each write until it is answered, so that
+	// no write is lost when the process dies: the next client that opens the
+	// directory sends the unanswered writes. New makes the directory if it does not
+	// exist. One client at a time can have it open. Default none: writes are only
+	// in memory.
 	SpoolDir string
 
-	// Strict refuses a write, with a [*FieldError], whose input, output or metadata
-	// does not encode as JSON, or that is too large. By default NaN, functions,
-	// channels and what is within itself become text, and what is too large is cut
-	// and says so. Traced calls always do that. Default off.
+	// Strict refuses, with a [*FieldError], a write that is too large or whose
+	// input, output or metadata does not encode as JSON. If it is false, NaN,
+	// functions, channels and cyclic values become text, and a value that is too
+	// large is cut and marked sluice_truncated. Traced calls are never strict.
+	// Default false.
 	Strict bool
 
 	// TraceEventName is the event name of [Client.Trace]. Default event_a.
 	TraceEventName string
 
-	// OnError is told of every write that is not tried again. It is called by
-	// the client's own goroutine, one call at a time, before a Flush that waits
-	// for the write returns. It must not block, and so not use the client. A
-	// [Client.Trace] that cannot queue its event calls it as well, from where
-	// it was called, and a read whose answer shows that this machine's clock is
-	// wrong ([ErrWrongClock]) from where that was. Default: a warning is logged.
+	// OnError is called for every write that failed for good. The client's
+	// goroutine calls it, one call at a time, before a Flush that waits for the
+	// write returns. It must not block, so it must not use the client. Two calls
+	// come from other goroutines: [Client.Trace] calls OnError if it cannot queue
+	// its event, and a read calls it if the server's answer shows that this
+	// machine's clock is wrong ([ErrWrongClock]). Default: a warning is logged.
 	OnError func(WriteError)
-	// Logger gets the warnings, which never hold contents. Default [slog.Default].
+	// Logger gets the warnings and errors. They never have contents of events.
+	// Default [slog.Default].
 	Logger *slog.Logger
-	// CAFile is a PEM file of certificate authorities that are trusted beside the
-	// system's. It cannot be set together with HTTPClient. Default none.
+	// CAFile is a PEM file of certificate authorities to trust in addition to the
+	// system's. It cannot be set together with HTTPClient. Default: none.
 	CAFile string
 	// HTTPClient makes the requests, for proxies, certificates or tests. Its
-	// Timeout applies beside RequestTimeout, its CheckRedirect does not: a 307 or
-	// 308 to the same server is followed, no other redirect is. Default: one of
-	// its own, which heeds HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+	// Timeout applies in addition to RequestTimeout. Its CheckRedirect does not
+	// apply: the client follows only a 307 or 308 to the same server. Default: a
+	// client that uses HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 	HTTPClient *http.Client
 }
 
-// Validate reports everything that is wrong with the options, each as a
-// [*FieldError] that names the field.
+// Validate checks the options. The error joins a [*FieldError] for each wrong
+// option.
 func (o *Options) Validate() error {
 	var errs []error
 	check := func(ok bool, field, reason string) {

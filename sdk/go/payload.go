@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// contentDepthMax is how deep a field may nest, for the server takes 32 levels
-	// with the write's own.
+	// contentDepthMax is the number of levels that a field may nest. The server
+	// allows 32, and the write itself is one.
 	contentDepthMax  = 31
 	metadataBytesMax = 16 << 10
-	// cutBytesMin is the length of strings that are never cut.
+	// cutBytesMin is the length up to which strings are never cut.
 	cutBytesMin = 256
 )
 
-// encodeJSON encodes the value as encoding/json does. A method of the value's
-// that panics is an error.
+// encodeJSON encodes the value with encoding/json. If a method of the value
+// panics, it returns an error.
 func encodeJSON(enc *json.Encoder, v any) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -35,7 +35,7 @@ func encodeJSON(enc *json.Encoder, v any) (err error) {
 	return enc.Encode(v)
 }
 
-// isTooDeep reports whether valid JSON nests deeper than a field may.
+// isTooDeep reports whether the JSON nests deeper than contentDepthMax.
 func isTooDeep(text []byte) bool {
 	depth, inString := 0, false
 	for i := 0; i < len(text); i++ {
@@ -56,9 +56,9 @@ func isTooDeep(text []byte) bool {
 	return false
 }
 
-// appendAny appends the value by what is nearest in JSON: NaN and infinities,
-// functions, channels and complex numbers as text, values whose methods fail by
-// the name of their type, what is within itself as [circular].
+// appendAny appends the value as the nearest JSON value: NaN, infinities,
+// functions, channels and complex numbers as text, a value whose methods fail as
+// the name of its type, and a cycle as [circular].
 func appendAny(b []byte, v any) []byte { return appendValue(b, reflect.ValueOf(v), 0, nil) }
 
 func appendValue(b []byte, v reflect.Value, depth int, parents []uintptr) []byte {
@@ -137,7 +137,8 @@ func appendValue(b []byte, v reflect.Value, depth int, parents []uintptr) []byte
 	}
 }
 
-// ownText is what a value's own methods make of it, if it has such.
+// ownText returns the value's encoding by its own MarshalJSON, MarshalText or
+// similar method, if it has one.
 func ownText(v reflect.Value) (text []byte, ok bool) {
 	if !v.CanInterface() || v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, false
@@ -168,14 +169,14 @@ func appendTypeName(b []byte, v reflect.Value) []byte {
 	return appendString(b, "["+v.Type().String()+"]")
 }
 
-// appendMap appends a map, in the order of its keys as text. Of keys that are
-// the same as text the later ones are renamed.
+// appendMap appends a map, sorted by the text of its keys. If two keys have the
+// same text, the later one is renamed.
 func appendMap(b []byte, v reflect.Value, depth int, parents []uintptr) []byte {
 	members := make(map[string]reflect.Value, v.Len())
 	for key, member := range v.Seq2() {
 		name := string(appendValue(nil, key, contentDepthMax, nil))
 		if strings.HasPrefix(name, `"`) {
-			_ = json.Unmarshal([]byte(name), &name) // which was made here
+			_ = json.Unmarshal([]byte(name), &name) // name is valid, because this function made it
 		}
 		unique := name
 		for n := 2; members[unique].IsValid(); n++ {
@@ -199,8 +200,7 @@ func appendMap(b []byte, v reflect.Value, depth int, parents []uintptr) []byte {
 	return append(b, '}')
 }
 
-// appendFields appends a struct's exported fields, by the names that their tags
-// give them.
+// appendFields appends a struct's exported fields, with the names of their tags.
 func appendFields(b []byte, v reflect.Value, depth int, parents []uintptr) []byte {
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
@@ -220,9 +220,9 @@ func appendFields(b []byte, v reflect.Value, depth int, parents []uintptr) []byt
 	return b
 }
 
-// fit cuts the long strings of fields that are JSON, so that all have room; each
-// says its true size. Where that is not enough, the largest field becomes the
-// beginning of its JSON.
+// fit shortens fields of JSON to room bytes in total. It cuts the longest strings,
+// and each cut string states its original size. If that is not enough, the largest
+// field is replaced by the beginning of its JSON.
 func fit(fields [][]byte, isText []bool, room int) [][]byte {
 	var lengths []int
 	excess := -room
@@ -233,7 +233,7 @@ func fit(fields [][]byte, isText []bool, room int) [][]byte {
 			return nil
 		})
 	}
-	// The limit above which strings are cut is the largest that cuts enough.
+	// Find the largest limit for the length of strings that saves enough.
 	limit := cutBytesMin
 	for low, high := cutBytesMin, slices.Max(append(lengths, 0)); low <= high; {
 		middle := (low + high) / 2
@@ -275,15 +275,15 @@ func fit(fields [][]byte, isText []bool, room int) [][]byte {
 	}
 }
 
-// fitObject leaves out the last members of an object so that it has room; it
-// says its size.
+// fitObject shortens the JSON of an object to room bytes: its last members are
+// left out, and sluice_truncated states the original size.
 func fitObject(object []byte, room int) []byte {
 	if len(object) <= room {
 		return object
 	}
 	b := []byte(`{"sluice_truncated":{"bytes":` + strconv.Itoa(len(object)) + `}`)
 	members := json.NewDecoder(bytes.NewReader(object))
-	_, _ = members.Token() // it is valid, as it was made here
+	_, _ = members.Token() // valid, because this library encoded it
 	for members.More() {
 		name, _ := members.Token()
 		var value json.RawMessage
@@ -299,7 +299,7 @@ func fitObject(object []byte, room int) []byte {
 	return append(b, '}')
 }
 
-// mapStrings returns the JSON with every string that is no key changed.
+// mapStrings applies change to every string of the JSON that is not a key.
 func mapStrings(text []byte, change func(token []byte) []byte) []byte {
 	var b []byte
 	for {
@@ -332,16 +332,18 @@ func cutString(token []byte, limit int) []byte {
 		return token
 	}
 	var text string
-	_ = json.Unmarshal(token, &text) // it is valid, as it was made here
+	_ = json.Unmarshal(token, &text) // valid, because this library encoded it
 	size := strconv.Itoa(len(text))
-	// One that was cut before, as the input of a traced call is, says its first size.
+	// A string that was cut before, such as the input of a traced call, keeps its
+	// original size.
 	if m := truncationMark.FindStringSubmatch(text[max(0, len(text)-64):]); m != nil {
 		size = m[1]
 	}
 	return appendString(nil, beginning(text, limit)+"… [sluice_truncated: "+size+" bytes]")
 }
 
-// beginning is the longest beginning, or nearly, that has so many bytes as JSON.
+// beginning returns a beginning of the text whose JSON has at most size bytes, and
+// nearly as many.
 func beginning(text string, size int) string {
 	text = text[:min(len(text), size)]
 	for {

@@ -9,59 +9,60 @@ import (
 	"time"
 )
 
-// A write is a create, update or delete on its way to the server.
+// A write is a queued create, update, patch or delete of one event.
 type write struct {
 	op   Op
 	id   string
-	item []byte // with its newline; never changed
-	// seq numbers the writes in the order of their calls.
+	item []byte // the line of NDJSON with its newline; never changed
+	// seq is the write's place in the order of the calls, from 1.
 	seq    uint64
 	queued time.Time
-	// older and newer link all unanswered writes, follower the writes of one
-	// id, and next those of the queue's ready.
+	// older and newer link all unanswered writes. follower is the next write of
+	// the same id. next links the writes of queue.ready.
 	older, newer, follower, next *write
-	// tried is when it was first sent.
+	// tried is when the write was first sent.
 	tried time.Time
-	// minted says that this library made the id of this create.
+	// minted is whether this library minted the id of this create.
 	minted bool
-	// unsure says that an earlier attempt may have put the write into the log:
-	// it was sent, and no answer said what became of it.
+	// unsure is whether an earlier attempt may have reached the log: the write was
+	// sent, and no answer told its result.
 	unsure bool
-	// retry says to settle that the write is to be sent again.
+	// retry tells queue.settle that the write is to be sent again.
 	retry bool
-	// segment and offset are its place in the spool, if there is one.
+	// segment and offset are the write's place in the spool, if there is one.
 	segment *segment
 	offset  int64
 }
 
-// A queue holds the writes until they are answered for good. It hands out at
-// most one write of an id at a time, so that none overtakes another. Every
-// operation takes constant time for each write it is about.
+// A queue is the bounded queue of all writes that have no final answer. It hands
+// out at most one write of an id at a time, so that no write overtakes another
+// write of its id. Each operation takes constant time per write.
 type queue struct {
 	writesMax, bytesMax int
 	failWhenFull        bool
 	batchAgeMax         time.Duration
-	// wake tells the sender that a batch may be due; it holds one such word.
+	// wake signals the sender that a batch may be due. Its capacity is 1.
 	wake chan struct{}
 
 	mu     sync.Mutex
 	closed bool
 	limits batchLimits
-	// writes and bytes are the room taken, by writes that are in the queue or
-	// about to be; waiting are the *waiter for more, first come, first served.
+	// writes and bytes are the room taken, by queued writes and by reservations.
 	writes, bytes int
-	waiting       list.List
-	// seq is that of the newest write.
+	// waiting has the *waiter of each call that waits for room, in order.
+	waiting list.List
+	// seq is the sequence number of the newest write.
 	seq            uint64
 	oldest, newest *write
 	// latest is the newest unanswered write of each id.
 	latest map[string]*write
-	// ready are writes that were never sent and that no earlier write of their
-	// id holds back, in order; again those to be sent before them: once more, or
-	// freed by an answer.
+	// ready has the writes that were never sent and wait for no earlier write of
+	// their id, in order.
 	ready fifo
+	// again has the writes to be sent before ready: retries, and writes whose
+	// earlier write of the same id was answered.
 	again []*write
-	// flushes wait, in order; all writes up to flushSeq are due.
+	// flushes has the waiting flushes in order. All writes up to flushSeq are due.
 	flushes  []*flush
 	flushSeq uint64
 }
@@ -69,7 +70,7 @@ type queue struct {
 // waiter is a call that waits for room.
 type waiter struct {
 	bytes int
-	// done gets nil with the room, or ErrClosed.
+	// done gets nil when the call has its room, or ErrClosed.
 	done chan error
 }
 
@@ -79,7 +80,7 @@ type flush struct {
 	done chan struct{}
 }
 
-// fifo links writes by next.
+// fifo is a list of writes, linked by next.
 type fifo struct {
 	head, tail    *write
 	writes, bytes int
@@ -114,8 +115,9 @@ func newQueue(o *Options) *queue {
 	}
 }
 
-// reserve takes room for a write, and waits for it if it may. The room is
-// given up by unreserve, or when the write that was pushed is answered.
+// reserve reserves room for a write of the given size. If there is none, it waits,
+// or returns [ErrQueueFull] with failWhenFull. The room is freed by unreserve, or
+// when the pushed write is answered.
 func (q *queue) reserve(ctx context.Context, bytes int) error {
 	q.mu.Lock()
 	if q.closed {
@@ -143,12 +145,12 @@ func (q *queue) reserve(ctx context.Context, bytes int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	select {
-	case err := <-w.done: // at the same moment
+	case err := <-w.done: // the room came in the same moment
 		return err
 	default:
 	}
 	q.waiting.Remove(place)
-	q.admit() // it may have been the one in the way
+	q.admit() // smaller writes behind this one may fit
 	return fmt.Errorf("%w: %w", ErrQueueFull, ctx.Err())
 }
 
@@ -163,7 +165,7 @@ func (q *queue) fits(bytes int) bool { return q.writes < q.writesMax && q.bytes+
 func (q *queue) take(bytes int)      { q.writes++; q.bytes += bytes }
 func (q *queue) free(bytes int)      { q.writes--; q.bytes -= bytes }
 
-// admit gives room to those who wait for it.
+// admit gives room to waiting calls, in order, as far as there is room.
 func (q *queue) admit() {
 	for e := q.waiting.Front(); e != nil; e = q.waiting.Front() {
 		w := e.Value.(*waiter)
@@ -176,10 +178,10 @@ func (q *queue) admit() {
 	}
 }
 
-// push queues a write that has its room.
+// push queues a write that has reserved its room.
 func (q *queue) push(w *write, now time.Time) error {
 	q.mu.Lock()
-	if q.closed { // since it got its room, which nobody needs any more
+	if q.closed { // after the reservation, whose room nobody needs any more
 		q.mu.Unlock()
 		return ErrClosed
 	}
@@ -193,7 +195,8 @@ func (q *queue) push(w *write, now time.Time) error {
 	return nil
 }
 
-// link puts the write behind all others, and behind the others of its id.
+// link appends the write to the list of all writes. If its id has an unanswered
+// write, it becomes the follower of that write; otherwise it is ready.
 func (q *queue) link(w *write, now time.Time) {
 	q.seq++
 	w.seq, w.queued = q.seq, now
@@ -211,7 +214,8 @@ func (q *queue) link(w *write, now time.Time) {
 	q.latest[w.id] = w
 }
 
-// restore queues what a spool held, without asking for room.
+// restore queues the writes of a spool. It takes their room even if that exceeds
+// the bounds.
 func (q *queue) restore(writes []*write, now time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -228,8 +232,8 @@ func (q *queue) poke() {
 	}
 }
 
-// next returns the batch that is due; or none and how long until one is,
-// negative where that is not known.
+// next returns the batch that is due. If none is due, it returns nil and the time
+// until one is; the time is negative if the queue has nothing to send.
 func (q *queue) next(now time.Time) (batch []*write, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -277,8 +281,8 @@ func (q *queue) adjust(change func(*batchLimits)) {
 	change(&q.limits)
 }
 
-// putBack takes back a batch of next's to be sent again before all else, with
-// the limits as change leaves them.
+// putBack takes back a batch of next, to be sent again before all other writes,
+// and changes the limits.
 func (q *queue) putBack(batch []*write, change func(*batchLimits)) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -286,8 +290,9 @@ func (q *queue) putBack(batch []*write, change func(*batchLimits)) {
 	change(&q.limits)
 }
 
-// settle takes back a batch of next's: what has retry set is sent again, the
-// rest is done with. It returns the oldest write that is still unanswered.
+// settle ends a batch of next. Writes with retry set are sent again. The other
+// writes are answered: they leave the queue, their room is freed, and their
+// followers become ready. It returns the oldest unanswered write, or nil.
 func (q *queue) settle(batch []*write) (oldest *write) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -327,11 +332,11 @@ func (q *queue) unlink(w *write) {
 	w.older, w.newer = nil, nil
 }
 
-// answered reports whether all writes up to seq are.
+// answered reports whether all writes up to seq are answered.
 func (q *queue) answered(seq uint64) bool { return q.oldest == nil || q.oldest.seq > seq }
 
-// flush waits until all that is queued is answered, or ctx ends. It returns how
-// many of these writes are left.
+// flush waits until all writes that are queued now are answered, or ctx ends. It
+// returns how many of them are left.
 func (q *queue) flush(ctx context.Context) (left int) {
 	q.mu.Lock()
 	f := &flush{seq: q.seq, done: make(chan struct{})}
@@ -363,7 +368,7 @@ func (q *queue) left(seq uint64) (n int) {
 	return n
 }
 
-// close refuses all further writes, also those that wait for room.
+// close refuses all further writes, including writes that wait for room.
 func (q *queue) close() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -377,7 +382,8 @@ func (q *queue) close() error {
 	return nil
 }
 
-// abandoned counts what is left once the queue is closed and no longer sent.
+// abandoned counts the unanswered writes after the queue is closed and the sender
+// has stopped.
 func (q *queue) abandoned() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

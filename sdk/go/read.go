@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// readFor is how long a read is tried in all, but for its wait.
+	// readFor is how long a read is retried, without the time of its wait.
 	readFor       = 30 * time.Second
 	waitMin       = time.Second
 	waitMax       = 30 * time.Second
-	receiptsMax   = 100 // of one request, says the server
+	receiptsMax   = 100 // the server's limit for one request
 	timeParameter = "2006-01-02T15:04:05.000000Z07:00"
 )
 
@@ -30,20 +30,20 @@ type ReadOption func(*readOptions)
 
 type readOptions struct{ wait time.Duration }
 
-// Wait makes a read see what this client has written before: the read flushes
-// and then waits on the server, for at most d, until that is applied. d is 1 to
-// 30 s, and rounded up to whole seconds. When it is over first, the read fails
-// with an [*APIError] of the code not_yet_applied.
+// Wait makes a read see the earlier writes of this client. The read first flushes
+// the queue, and then waits on the server until the flushed writes are applied,
+// for at most d. d is 1 to 30 s, and is rounded up to whole seconds. If the wait
+// times out, the read fails with an [*APIError] with the code not_yet_applied.
 func Wait(d time.Duration) ReadOption {
 	return func(o *readOptions) { o.wait = d }
 }
 
-// Event reads one event, with its embeddings. Where there is none, the error is
-// an [*APIError] with [CodeUnknownEvent].
+// Event reads one event, with its embeddings. If there is no such event, the error
+// is an [*APIError] with [CodeUnknownEvent].
 //
-// Like every read, it is tried again for up to 30 s where that may help, or
-// until ctx ends. The error is that of the last try: an [*APIError], or what
-// went wrong on the way. A [*FieldError] and [ErrClosed] come at once.
+// All reads are retried for up to 30 s, or until ctx ends, if the server cannot be
+// reached or cannot answer. The error is that of the last attempt: an [*APIError],
+// or an error of the network. A [*FieldError] and [ErrClosed] are returned at once.
 func (c *Client) Event(ctx context.Context, id string, opts ...ReadOption) (*StoredEvent, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
@@ -55,25 +55,26 @@ func (c *Client) Event(ctx context.Context, id string, opts ...ReadOption) (*Sto
 	return event, nil
 }
 
-// ConversationQuery says what to read of a conversation.
+// A ConversationQuery selects events of a conversation.
 type ConversationQuery struct {
-	// Limit is the most events of a page, 1 to 1,000. Default 100.
+	// Limit is the maximum number of events in a page, 1 to 1,000. Default 100.
 	Limit int
-	// Cursor is Page.NextCursor of the page before. Default the first page.
+	// Cursor is Page.NextCursor of the previous page. Default: the first page.
 	Cursor string
-	// Embeddings says whether the events bring their embeddings.
+	// Embeddings is whether the events have their embeddings. Default false.
 	Embeddings bool
 }
 
-// A Page is a part of a conversation, in order of time.
+// A Page is one page of a conversation's events, in order of time.
 type Page struct {
 	Events []StoredEvent `json:"events"`
-	// NextCursor is where the next page begins; empty on the last.
+	// NextCursor is the cursor of the next page; empty on the last page.
 	NextCursor string `json:"next_cursor"`
 }
 
-// Conversation reads a page of a conversation. One without events, or that
-// does not exist, has an empty page. See [Client.Event] for the errors.
+// Conversation reads one page of a conversation's events. The page of a
+// conversation that does not exist is empty. The errors are those of
+// [Client.Event].
 func (c *Client) Conversation(ctx context.Context, id string, q ConversationQuery, opts ...ReadOption) (*Page, error) {
 	if id == "" {
 		return nil, &FieldError{Field: "conversation_id", Reason: "is required"}
@@ -92,11 +93,12 @@ func (c *Client) Conversation(ctx context.Context, id string, q ConversationQuer
 	return page, nil
 }
 
-// ConversationEvents reads all of a conversation from q.Cursor on, page by page.
-// It ends after the first error; see [Client.Event].
+// ConversationEvents iterates over all events of a conversation, in order of time,
+// beginning at q.Cursor. It reads one page at a time. It ends after the first
+// error; the errors are those of [Client.Event].
 func (c *Client) ConversationEvents(ctx context.Context, id string, q ConversationQuery, opts ...ReadOption) iter.Seq2[StoredEvent, error] {
 	return func(yield func(StoredEvent, error) bool) {
-		q, opts := q, opts // so that it can be ranged over again
+		q, opts := q, opts // copies, so that the sequence can be ranged over again
 		for {
 			page, err := c.Conversation(ctx, id, q, opts...)
 			if err != nil {
@@ -116,15 +118,16 @@ func (c *Client) ConversationEvents(ctx context.Context, id string, q Conversati
 	}
 }
 
-// A Filter says which events count. Empty fields do not narrow.
+// A Filter selects the events of an analytics query. An empty field does not
+// filter.
 type Filter struct {
-	// Since is the earliest timestamp, default 7 days ago; Until the one before
-	// which events count, default now.
+	// Since is the earliest timestamp, inclusive; default 7 days ago. Until is the
+	// latest timestamp, exclusive; default now.
 	Since, Until   time.Time
 	ConversationID string
 	EventName      string
-	// Metadata has up to 16 members that conversation_metadata must have, as
-	// strings, or as numbers or booleans that are written so.
+	// Metadata has up to 16 members that conversation_metadata must have. A value
+	// matches a string, or a number or boolean that is written like the value.
 	Metadata map[string]string
 }
 
@@ -143,19 +146,19 @@ func (f *Filter) values() url.Values {
 	return values
 }
 
-// ErrorCount is how many events were errors.
+// An ErrorCount is the number of events and errors.
 type ErrorCount struct {
-	// EventName is that of the filter.
+	// EventName is the event name of the filter.
 	EventName string `json:"event_name"`
 	Events    int64  `json:"events"`
 	Errors    int64  `json:"errors"`
-	// ErrorRate is errors per event, 0 without events.
+	// ErrorRate is errors per event, 0 to 1; 0 without events.
 	ErrorRate float64   `json:"error_rate"`
 	Since     time.Time `json:"since"`
 	Until     time.Time `json:"until"`
 }
 
-// Errors counts events and errors. See [Client.Event] for its errors.
+// Errors counts events and errors. The errors are those of [Client.Event].
 func (c *Client) Errors(ctx context.Context, f Filter, opts ...ReadOption) (*ErrorCount, error) {
 	count := new(ErrorCount)
 	if err := c.get(ctx, "/analytics/errors", f.values(), count, opts); err != nil {
@@ -164,11 +167,11 @@ func (c *Client) Errors(ctx context.Context, f Filter, opts ...ReadOption) (*Err
 	return count, nil
 }
 
-// Quantiles has a latency in milliseconds by quantile, NaN where no event has a
-// latency.
+// Quantiles has the latency in milliseconds of each quantile, NaN if no event has
+// a latency.
 type Quantiles map[float64]float64
 
-// UnmarshalJSON reads what the API answers.
+// UnmarshalJSON decodes the JSON of the API.
 func (q *Quantiles) UnmarshalJSON(b []byte) error {
 	var members map[string]*float64
 	if err := json.Unmarshal(b, &members); err != nil {
@@ -188,7 +191,7 @@ func (q *Quantiles) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON writes what the API answers.
+// MarshalJSON encodes the quantiles as the API does.
 func (q Quantiles) MarshalJSON() ([]byte, error) {
 	members := make(map[string]*float64, len(q))
 	for quantile, latency := range q {
@@ -201,38 +204,38 @@ func (q Quantiles) MarshalJSON() ([]byte, error) {
 	return json.Marshal(members)
 }
 
-// A Group is what rows of latencies are grouped by.
+// A Group is a field by which latencies are grouped.
 type Group string
 
-// The groups.
 const (
 	ByConversation Group = "conversation"
 	ByEventName    Group = "event_name"
 )
 
-// LatencyQuery asks for latencies.
+// A LatencyQuery is the query of [Client.Latency].
 type LatencyQuery struct {
 	Filter
-	// Quantiles are up to 16, each above 0 and below 1. Rows are ranked by the
-	// first. Default 0.95.
+	// Quantiles has up to 16 quantiles, each above 0 and below 1. Rows are ranked
+	// by the first. Default 0.95.
 	Quantiles []float64
-	// GroupBy has one or both of the groups. Default both.
+	// GroupBy has one or both of the groups. Default: both.
 	GroupBy []Group
-	// Limit is the most rows, up to 10,000. Default 100.
+	// Limit is the maximum number of rows, up to 10,000. Default 100.
 	Limit int
 }
 
-// A LatencyRow is the latencies of one group.
+// A LatencyRow has the latencies of one group.
 type LatencyRow struct {
-	// ConversationID and EventName are empty where rows are not grouped by them.
+	// ConversationID and EventName are empty if the rows are not grouped by them.
 	ConversationID string    `json:"conversation_id"`
 	EventName      string    `json:"event_name"`
 	Events         int64     `json:"events"`
 	Quantiles      Quantiles `json:"quantiles"`
 }
 
-// Latency reads quantiles of the latency by group, the highest first. Only
-// events that have a latency count. See [Client.Event] for the errors.
+// Latency reads latency quantiles in milliseconds for each group, the highest
+// first. Only events that have a latency count. The errors are those of
+// [Client.Event].
 func (c *Client) Latency(ctx context.Context, q LatencyQuery, opts ...ReadOption) ([]LatencyRow, error) {
 	values := q.values()
 	setQuantiles(values, q.Quantiles)
@@ -245,39 +248,39 @@ func (c *Client) Latency(ctx context.Context, q LatencyQuery, opts ...ReadOption
 	return rows[LatencyRow](ctx, c, "/analytics/latency", values, opts)
 }
 
-// An Order is what conversations are ranked by, the highest first.
+// An Order is the count by which conversations are ranked, the highest first.
 type Order string
 
-// The orders.
 const (
 	OrderByErrorRate Order = "error_rate"
 	OrderByErrors    Order = "errors"
 	OrderByEvents    Order = "events"
 )
 
-// ConversationsQuery asks for a ranking of conversations.
+// A ConversationsQuery is the query of [Client.Conversations].
 type ConversationsQuery struct {
 	Filter
 	// OrderBy defaults to OrderByErrorRate.
 	OrderBy Order
-	// MinEvents leaves out conversations with fewer events. Default 1.
+	// MinEvents leaves out conversations with fewer events than this. Default 1.
 	MinEvents int
-	// Limit is the most rows, up to 10,000. Default 100.
+	// Limit is the maximum number of rows, up to 10,000. Default 100.
 	Limit int
 }
 
-// A ConversationRow is one conversation.
+// A ConversationRow has the counts of one conversation.
 type ConversationRow struct {
 	ConversationID string  `json:"conversation_id"`
 	Events         int64   `json:"events"`
 	Errors         int64   `json:"errors"`
 	ErrorRate      float64 `json:"error_rate"`
-	// First and Last are the timestamps of its first and last event that count.
+	// First and Last are the timestamps of the first and the last counted event.
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`
 }
 
-// Conversations ranks conversations. See [Client.Event] for the errors.
+// Conversations ranks conversations by q.OrderBy, the highest first. The errors
+// are those of [Client.Event].
 func (c *Client) Conversations(ctx context.Context, q ConversationsQuery, opts ...ReadOption) ([]ConversationRow, error) {
 	values := q.values()
 	set(values, "order_by", string(q.OrderBy))
@@ -286,19 +289,19 @@ func (c *Client) Conversations(ctx context.Context, q ConversationsQuery, opts .
 	return rows[ConversationRow](ctx, c, "/analytics/conversations", values, opts)
 }
 
-// TimeSeriesQuery asks for numbers by interval.
+// A TimeSeriesQuery is the query of [Client.TimeSeries].
 type TimeSeriesQuery struct {
 	Filter
-	// Interval is a whole number of seconds; at most 10,000 may lie between
-	// Since and Until. Default one hour.
+	// Interval is the length of an interval, a whole number of seconds. At most
+	// 10,000 intervals may lie between Since and Until. Default one hour.
 	Interval time.Duration
-	// Quantiles are up to 16, each above 0 and below 1. Default 0.95.
+	// Quantiles has up to 16 quantiles, each above 0 and below 1. Default 0.95.
 	Quantiles []float64
 }
 
-// A TimeSeriesRow is one interval.
+// A TimeSeriesRow has the counts of one interval.
 type TimeSeriesRow struct {
-	// Time is when the interval begins.
+	// Time is the start of the interval.
 	Time      time.Time `json:"time"`
 	Events    int64     `json:"events"`
 	Errors    int64     `json:"errors"`
@@ -306,8 +309,9 @@ type TimeSeriesRow struct {
 	Quantiles Quantiles `json:"quantiles"`
 }
 
-// TimeSeries reads events, errors and latencies by interval, in order of time.
-// Intervals without events have no row. See [Client.Event] for the errors.
+// TimeSeries reads events, errors and latency quantiles per interval, in order of
+// time. Intervals without events have no row. The errors are those of
+// [Client.Event].
 func (c *Client) TimeSeries(ctx context.Context, q TimeSeriesQuery, opts ...ReadOption) ([]TimeSeriesRow, error) {
 	if q.Interval < 0 || q.Interval%time.Second != 0 {
 		return nil, &FieldError{Field: "interval", Reason: "must be a whole number of seconds"}
@@ -344,9 +348,9 @@ func setQuantiles(values url.Values, quantiles []float64) {
 	}
 }
 
-// pathOf is a path with the id in it, or byID with the id as a parameter where a
-// path may not arrive as it was sent: proxies decode an escaped slash, and take
-// "." and ".." for directories.
+// pathOf returns a path with the id in it. If the id has a slash or is "." or
+// "..", it returns byID with the id as a query parameter, because proxies decode
+// an escaped slash and resolve dots in a path.
 func pathOf(byID, before, id, after string, values url.Values) string {
 	if id == "." || id == ".." || strings.Contains(id, "/") {
 		values.Set("id", id)
@@ -355,7 +359,7 @@ func pathOf(byID, before, id, after string, values url.Values) string {
 	return before + url.PathEscape(id) + after
 }
 
-// get reads a resource into answer. It may add to values.
+// get reads a resource into answer. It may add parameters to values.
 func (c *Client) get(ctx context.Context, path string, values url.Values, answer any, opts []ReadOption) error {
 	if c.queue.isClosed() {
 		return ErrClosed
@@ -377,7 +381,8 @@ func (c *Client) get(ctx context.Context, path string, values url.Values, answer
 	if err := c.Flush(ctx); err != nil {
 		return err
 	}
-	// The log hardly ever has more partitions than one request takes receipts of.
+	// The log hardly ever has more partitions than one request takes receipts. If
+	// it has, all requests but the last only wait.
 	receipts := c.receipts.all()
 	for len(receipts) > receiptsMax {
 		err := c.tryGet(ctx, path+query(values, receipts[:receiptsMax]), o.wait, answer)
@@ -389,7 +394,7 @@ func (c *Client) get(ctx context.Context, path string, values url.Values, answer
 	return c.tryGet(ctx, path+query(values, receipts), o.wait, answer)
 }
 
-// query is the query string, which waits for the receipts.
+// query returns the query string with the parameters and the receipts to wait for.
 func query(values url.Values, receipts []string) string {
 	if len(receipts) > 0 {
 		values["after"] = receipts
@@ -400,12 +405,12 @@ func query(values url.Values, receipts []string) string {
 	return "?" + values.Encode()
 }
 
-// tryGet makes the request until it succeeds or there is no time left.
+// tryGet sends the request with retries until it succeeds or readFor is over.
 func (c *Client) tryGet(ctx context.Context, path string, wait time.Duration, answer any) error {
 	for failures := 0; ; failures++ {
 		retryAfter, err := c.getOnce(ctx, path, wait, answer)
 		if err == nil || !retriable(err) || hasCode(err, codeNotYetApplied) {
-			return err // not yet applied: the caller's wait is over
+			return err // the caller's wait timed out
 		}
 		pause := max(backoff(failures), retryAfter)
 		if deadline, _ := ctx.Deadline(); ctx.Err() != nil || time.Until(deadline) < pause {
@@ -446,13 +451,13 @@ func hasCode(err error, code string) bool {
 	return errors.As(err, &refusal) && refusal.Code == code
 }
 
-// receipts are the last of each partition of the log, of what this client wrote.
+// receipts has the last receipt of each partition that has writes of this client.
 type receipts struct {
 	mu   sync.Mutex
 	last map[int]receipt
 }
 
-// A receipt's text is generation.partition.offset.
+// A receipt is a place in the log. Its text is generation.partition.offset.
 type receipt struct{ generation, partition, offset int }
 
 func (r *receipts) add(text string) {
@@ -466,7 +471,7 @@ func (r *receipts) add(text string) {
 	next.partition, errs[1] = strconv.Atoi(partition)
 	next.offset, errs[2] = strconv.Atoi(offset)
 	if errors.Join(errs[:]...) != nil {
-		return // of a later server; nothing to compare it by
+		return // the format of a later server, which cannot be compared
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

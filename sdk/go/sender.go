@@ -27,13 +27,14 @@ const (
 	answerBytesMax = 1 << 30
 )
 
-// run sends what is queued, one batch at a time, until ctx ends.
+// run is the sender's goroutine. It sends the queue, one batch at a time, until
+// ctx ends. It first reports the corrupt lines of the spool.
 func (c *Client) run(ctx context.Context, corrupt []error) {
 	for _, err := range corrupt {
 		c.report(WriteError{Err: err})
 	}
-	failures := 0 // in a row
-	told := ""    // the refusal that was logged last
+	failures := 0 // failed batches in a row
+	told := ""    // the last error that was logged for held writes
 	for ctx.Err() == nil {
 		batch, wait := c.queue.next(time.Now())
 		if batch == nil {
@@ -42,7 +43,7 @@ func (c *Client) run(ctx context.Context, corrupt []error) {
 		}
 		results, retryAfter, err := c.send(ctx, batch)
 		if err != nil && ctx.Err() != nil {
-			return // closed, with writes left
+			return // the client was closed with writes left
 		}
 		if c.split(batch, err) {
 			continue
@@ -58,7 +59,7 @@ func (c *Client) run(ctx context.Context, corrupt []error) {
 		failures++
 		if held := isHeld(failed); held && failed.Error() != told {
 			told = failed.Error()
-			c.opts.Logger.Error("writes are held and tried again: what answers is not Sluice, or refuses this client", slog.String("error", withoutDetail(failed)))
+			c.opts.Logger.Error("writes are held and retried: the server refuses this client, or is not Sluice; check URL and APIKey", slog.String("error", withoutDetail(failed)))
 		} else if failures == 1 && !held {
 			c.opts.Logger.Warn("writes not acknowledged, trying again", slog.Any("error", failed))
 		}
@@ -66,8 +67,9 @@ func (c *Client) run(ctx context.Context, corrupt []error) {
 	}
 }
 
-// split puts back a batch of several writes that was refused as a whole, so
-// that the next ones are smaller. It reports whether it did.
+// split puts back a batch that was refused as a whole, if it has several writes,
+// and lowers the limits so that the next batches are smaller. It reports whether
+// it put the batch back.
 func (c *Client) split(batch []*write, err error) bool {
 	if len(batch) == 1 || !isFinal(err) {
 		return false
@@ -86,10 +88,11 @@ func (c *Client) split(batch []*write, err error) bool {
 	return true
 }
 
-// judge decides what becomes of each write of a batch: one that is to be tried
-// again has retry set, one that is refused or has been tried for too long is
-// reported. It returns an error of those that are tried again. An err is that
-// of the whole batch, and final only for a batch of one write.
+// judge decides for each write of a batch whether it is acknowledged, retried or
+// failed. It sets retry on writes to retry, and reports writes that were refused
+// or retried for too long. It returns the error of a write to retry, or nil. If
+// err is not nil, it is the error of the whole batch; it is final only for a
+// batch of one write.
 func (c *Client) judge(batch []*write, results []result, err error, pause time.Duration) (failed error) {
 	again := time.Now().Add(pause)
 	if err == nil {
@@ -105,7 +108,7 @@ func (c *Client) judge(batch []*write, results []result, err error, pause time.D
 		case err == nil:
 			continue
 		case final && w.op == OpCreate && (w.minted || w.unsure) && errors.Is(err, ErrIDTaken):
-			continue // by an earlier attempt of its own
+			continue // an earlier attempt of this same write took the id
 		case final:
 		case c.opts.RetryFor > 0 && again.Sub(w.tried) > c.opts.RetryFor:
 			err = fmt.Errorf("given up after %s: %w", c.opts.RetryFor, err)
@@ -119,18 +122,18 @@ func (c *Client) judge(batch []*write, results []result, err error, pause time.D
 	return failed
 }
 
-// settle takes what is answered out of the queue and the spool.
+// settle removes the answered writes of the batch from the queue and the spool.
 func (c *Client) settle(batch []*write) {
 	if c.spool == nil {
 		c.queue.settle(batch)
 		return
 	}
 	if err := c.spool.settle(c.queue, batch); err != nil {
-		c.opts.Logger.Warn("the spool was not cleaned up", slog.Any("error", err))
+		c.opts.Logger.Warn("the spool was not cleaned up; the next start may resend writes, which is harmless", slog.Any("error", err))
 	}
 }
 
-// report tells of a write that is not tried again.
+// report calls OnError for a write that failed for good, or logs the failure.
 func (c *Client) report(e WriteError) {
 	if c.opts.OnError != nil {
 		c.opts.OnError(e)
@@ -149,7 +152,7 @@ type result struct {
 	} `json:"error"`
 }
 
-// isValid reports whether this is an answer of Sluice's.
+// isValid reports whether the result has the form of Sluice's results.
 func (r *result) isValid() bool {
 	if r.Error != nil {
 		return r.Error.Status >= 400 && r.Error.Status < 600 && r.Error.Code != ""
@@ -164,13 +167,14 @@ func (r *result) err() error {
 	return nil
 }
 
-// isFinal reports whether the write is judged for good.
+// isFinal reports whether the write was refused for good.
 func (r *result) isFinal() bool {
-	return r.Error != nil && (judgesWrite(r.Error.Code) || !isTransient(r.Error.Status) &&
+	return r.Error != nil && (isFinalCode(r.Error.Code) || !isTransient(r.Error.Status) &&
 		r.Error.Status != http.StatusUnauthorized && r.Error.Status != http.StatusForbidden)
 }
 
-// receipt is where the write is in the log; empty if it is not there.
+// receipt returns the receipt, which names the write's place in the log; empty if
+// the write is not in the log.
 func (r *result) receipt() string {
 	if r.Error != nil {
 		return r.Error.Receipt
@@ -178,8 +182,8 @@ func (r *result) receipt() string {
 	return r.Receipt
 }
 
-// parseResults returns the results in an answer, nil unless there is a valid one
-// for each of so many writes.
+// parseResults parses the results of a batch of the given number of writes. It
+// returns nil if the body does not have a valid result for each write.
 func parseResults(body []byte, writes int) []result {
 	var all struct{ Results []result }
 	if json.Unmarshal(body, &all) != nil || len(all.Results) != writes {
@@ -193,8 +197,8 @@ func parseResults(body []byte, writes int) []result {
 	return all.Results
 }
 
-// send makes one request of the batch. Without an error there is a result for
-// each write.
+// send sends the batch in one request. If err is nil, there is a result for each
+// write.
 func (c *Client) send(ctx context.Context, batch []*write) (results []result, retryAfter time.Duration, err error) {
 	now := time.Now()
 	size := 0
@@ -207,8 +211,8 @@ func (c *Client) send(ctx context.Context, batch []*write) (results []result, re
 	body := func() (io.ReadCloser, error) { return &batchReader{batch: batch}, nil }
 	zipped := c.opts.Gzip && size >= gzipBytesMin
 	if zipped {
-		// Not kept for the next batch: the transport may still read it when its
-		// answer is there.
+		// The buffer is not reused for the next batch: the transport may still read
+		// it after the answer has come.
 		var buf bytes.Buffer
 		c.gzip.Reset(&buf)
 		_, err := io.Copy(c.gzip, &batchReader{batch: batch})
@@ -230,8 +234,8 @@ func (c *Client) send(ctx context.Context, batch []*write) (results []result, re
 	if zipped {
 		req.Header.Set("Content-Encoding", "gzip")
 	}
-	// Not sent: it lets the transport repeat the request by itself when an idle
-	// connection turns out to be dead.
+	// A nil header is not sent. It lets the transport repeat the request when an
+	// idle connection turns out to be dead.
 	req.Header["Idempotency-Key"] = nil
 
 	if c.opts.WaitApplied > 0 {
@@ -242,12 +246,13 @@ func (c *Client) send(ctx context.Context, batch []*write) (results []result, re
 	if err != nil {
 		return nil, 0, err
 	}
-	// A batch of which every write is refused may have a status of 4xx.
+	// A batch whose writes are all refused may have a status of 4xx, and has
+	// results too.
 	if answer.status < 300 || answer.status >= 400 && answer.status < 500 {
 		if results := parseResults(answer.body, len(batch)); results != nil {
 			refused := 0
 			for i := range results {
-				if isOfTime(results[i].err()) {
+				if refusesTime(results[i].err()) {
 					refused++
 				}
 			}
@@ -258,7 +263,7 @@ func (c *Client) send(ctx context.Context, batch []*write) (results []result, re
 	err = answer.err()
 	if isSluices(err) {
 		refused := 0
-		if isOfTime(err) {
+		if refusesTime(err) {
 			refused = len(batch)
 		}
 		c.observe(answer.date, refused)
@@ -266,26 +271,26 @@ func (c *Client) send(ctx context.Context, batch []*write) (results []result, re
 	return nil, answer.retryAfter, err
 }
 
-// preferWait is the value of the header Prefer for a wait.
+// preferWait returns the value of the Prefer header for a wait.
 func preferWait(wait time.Duration) string {
 	return "wait=" + strconv.Itoa(int(wait/time.Second))
 }
 
-var errBadAnswer = errors.New("sluice: the answer is not one of Sluice's")
+var errBadAnswer = errors.New("sluice: the answer is not Sluice's")
 
-// An answer is one of any status, by Sluice or by something on the way to it.
+// An answer is an HTTP answer of any status, from Sluice or from a proxy.
 type answer struct {
 	status     int
 	body       []byte
 	retryAfter time.Duration
 	mediaType  string
-	// date is the server's time, zero where the answer does not have it.
+	// date is the server's time; zero if the answer does not have it.
 	date time.Time
-	// location is where a redirect that is not followed leads.
+	// location is the target of a redirect that was not followed.
 	location string
 }
 
-// err returns what an answer is that is not what was asked for.
+// err returns the error for an answer that does not have the wanted content.
 func (a *answer) err() error {
 	if a.status < 300 {
 		return errBadAnswer
@@ -293,7 +298,7 @@ func (a *answer) err() error {
 	refusal := new(APIError)
 	var problem struct{ Type string }
 	if json.Unmarshal(a.body, refusal) != nil || json.Unmarshal(a.body, &problem) != nil {
-		*refusal = APIError{} // of a proxy
+		*refusal = APIError{} // the answer of a proxy
 	}
 	refusal.Status = a.status
 	if a.location != "" && refusal.Detail == "" {
@@ -305,8 +310,8 @@ func (a *answer) err() error {
 	return refusal
 }
 
-// do makes one request and returns its answer. It follows redirects that keep
-// the method and the body, where they lead to the same server.
+// do sends the request and returns the answer. It follows redirects 307 and 308 to
+// the same server.
 func (c *Client) do(req *http.Request, timeout time.Duration) (*answer, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), timeout)
 	defer cancel()
@@ -323,7 +328,7 @@ func (c *Client) do(req *http.Request, timeout time.Duration) (*answer, error) {
 		target, err := req.URL.Parse(answer.location)
 		if err != nil || hops == redirectsMax || !mayFollow(answer.status, req.URL, target) {
 			if err == nil {
-				target.User, target.RawQuery, target.Fragment = nil, "", "" // it goes to the log
+				target.User, target.RawQuery, target.Fragment = nil, "", "" // may be secret, and the location is logged
 				answer.location = target.String()
 			}
 			return answer, nil
@@ -343,7 +348,7 @@ func (c *Client) doOnce(req *http.Request) (*answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sluice: %w", err)
 	}
-	defer func() { _ = got.Body.Close() }() // all that matters was read
+	defer func() { _ = got.Body.Close() }() // the body was read, so an error does not matter
 	a := &answer{status: got.StatusCode, retryAfter: parseRetryAfter(got.Header.Get("Retry-After")), date: serverTime(got.Header)}
 	a.mediaType, _, _ = mime.ParseMediaType(got.Header.Get("Content-Type"))
 	if a.status >= 300 && a.status < 400 {
@@ -355,9 +360,9 @@ func (c *Client) doOnce(req *http.Request) (*answer, error) {
 	return a, nil
 }
 
-// mayFollow reports whether a redirect keeps the request as it is and leads to
-// the server that was asked: the same scheme, host and port. A host's own step
-// from http to https, each at its default port, counts as the same.
+// mayFollow reports whether a redirect may be followed: it keeps the method and
+// the body (307 or 308), and leads to the same scheme, host and port. A redirect
+// of a host from http to https, both at their default ports, may be followed too.
 func mayFollow(status int, from, to *url.URL) bool {
 	if status != http.StatusTemporaryRedirect && status != http.StatusPermanentRedirect || to.User != nil ||
 		!strings.EqualFold(from.Hostname(), to.Hostname()) {
@@ -376,7 +381,8 @@ func port(u *url.URL) string {
 	return map[string]string{"http": "80", "https": "443"}[u.Scheme]
 }
 
-// parseRetryAfter reads seconds or a date, and counts it up to a minute.
+// parseRetryAfter parses a Retry-After header, which has seconds or a date. It
+// returns at most a minute.
 func parseRetryAfter(value string) time.Duration {
 	if seconds, err := strconv.Atoi(value); err == nil {
 		return min(max(0, time.Duration(min(seconds, 60))*time.Second), retryAfterMax)
@@ -387,14 +393,15 @@ func parseRetryAfter(value string) time.Duration {
 	return 0
 }
 
-// backoff is the pause after so many failures before: a random half to whole of
-// what doubles from pauseMin to pauseMax.
+// backoff returns the pause after the given number of earlier failures. The pause
+// doubles from pauseMin to pauseMax, with a random factor from 0.5 to 1.
 func backoff(failures int) time.Duration {
 	whole := min(pauseMin<<min(failures, 10), pauseMax)
 	return whole/2 + rand.N(whole/2+1) //nolint:gosec // spreads load, hides nothing
 }
 
-// sleep waits for d, or for ever if it is negative; or until it is woken or ctx ends.
+// sleep waits until d is over, wake is signalled or ctx ends. A negative d has no
+// end.
 func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) {
 	var over <-chan time.Time
 	if d >= 0 {
@@ -409,10 +416,10 @@ func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) {
 	}
 }
 
-// A batchReader reads the items of a batch, one behind the other.
+// A batchReader reads the items of a batch as NDJSON.
 type batchReader struct {
 	batch []*write
-	at    int // within the first
+	at    int // the offset in the first item
 }
 
 func (r *batchReader) Read(p []byte) (n int, err error) {

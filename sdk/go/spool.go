@@ -19,23 +19,25 @@ import (
 const (
 	segmentBytesMax = 4 << 20
 	segmentSuffix   = ".spool"
-	// doneFormat has a fixed width, so that it is overwritten in place.
+	// doneFormat has a fixed width, so that the file done is overwritten in place.
 	doneFormat = "%010d %010d\n"
 )
 
-// A spool keeps the writes in files until they are answered. A line is written
-// in the order of the queue, with one write(2), before the call returns.
+// A spool is a directory of files that keeps writes until they are answered. Lines
+// have the order of the queue. A line is written with one write(2) before the call
+// returns. The files are not synced: they survive the process, but not the machine.
 type spool struct {
 	dir    string
 	unlock func() error
 	done   *os.File
 
-	// mu is held while a line is written and queued. It comes before the queue's.
+	// mu is held while a line is written and its write is queued. It is locked
+	// before the queue's mu.
 	mu     sync.Mutex
 	closed bool
-	// number is the highest in use, by a segment or in done.
+	// number is the highest number in use, by a segment or in done.
 	number  int64
-	current *segment // where lines go; nil before the first one
+	current *segment // the segment that lines are appended to; nil before the first line
 }
 
 // A segment is one file of the spool.
@@ -43,17 +45,16 @@ type segment struct {
 	number int64
 	path   string
 	size   int64
-	// unanswered counts the writes in it that are. At none the file is removed,
-	// unless lines still go there.
+	// unanswered counts the segment's unanswered writes. At 0 the file is removed,
+	// unless the segment is the current one.
 	unanswered int
-	file       *os.File // nil once no lines go there
-	// torn says that the file ends within a line.
+	file       *os.File // nil if the segment is not the current one
+	// torn is whether the file ends within a line.
 	torn bool
 }
 
-// openSpool takes the directory and reads what is unanswered in it, in order.
-// Each line that cannot be read is an error of corrupt, wrapping
-// [ErrSpoolCorrupt].
+// openSpool locks the directory and reads its unanswered writes, in order. corrupt
+// has an error that wraps [ErrSpoolCorrupt] for each line that cannot be read.
 func openSpool(dir string) (s *spool, writes []*write, corrupt []error, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, nil, err
@@ -77,7 +78,7 @@ func (s *spool) load() (writes []*write, corrupt []error, err error) {
 	done := parseDone(text)
 	s.number = done.segment
 
-	entries, err := os.ReadDir(s.dir) // in order of name, and so of number
+	entries, err := os.ReadDir(s.dir) // sorted by name, and so by number
 	if err != nil {
 		return nil, nil, err
 	}
@@ -113,7 +114,7 @@ func (s *spool) load() (writes []*write, corrupt []error, err error) {
 	return writes, corrupt, nil
 }
 
-// read finds the writes in the segment's data, from an offset on.
+// read parses the writes of the segment's data, beginning at an offset.
 func (seg *segment) read(data []byte, from int64) (writes []*write, corrupt []error) {
 	seg.size = int64(len(data))
 	for at := max(0, from); at < seg.size; {
@@ -125,7 +126,7 @@ func (seg *segment) read(data []byte, from int64) (writes []*write, corrupt []er
 		if op, id, ok := parseLine(line); ok {
 			writes = append(writes, &write{
 				op: op, id: id, item: line[checksumBytes:], segment: seg, offset: at,
-				unsure: true, // the process before may have sent it
+				unsure: true, // the earlier process may have sent it
 			})
 			seg.unanswered++
 		} else {
@@ -136,8 +137,8 @@ func (seg *segment) read(data []byte, from int64) (writes []*write, corrupt []er
 	return writes, corrupt
 }
 
-// parseLine reads a line with its newline. It is not ok if the line is torn,
-// its checksum is wrong, or what it has is no write.
+// parseLine parses a line with its newline. ok is false if the line is torn, its
+// checksum is wrong, or its item is not a write.
 func parseLine(line []byte) (op Op, id string, ok bool) {
 	if len(line) <= checksumBytes || line[len(line)-1] != '\n' || line[checksumBytes-1] != ' ' {
 		return "", "", false
@@ -162,8 +163,8 @@ func checksum(item []byte) [4]byte {
 	return [4]byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)}
 }
 
-// append writes the line, which has the write's item and room for the
-// checksum, and queues the write, which has its room.
+// append writes the line and queues the write. The line has the write's item and
+// space for the checksum. The write has reserved its room in the queue.
 func (s *spool) append(q *queue, w *write, line []byte) error {
 	sum := checksum(line[checksumBytes : len(line)-1])
 	hex.Encode(line, sum[:])
@@ -177,7 +178,7 @@ func (s *spool) append(q *queue, w *write, line []byte) error {
 		q.unreserve(len(w.item))
 		return fmt.Errorf("sluice: spool a write: %w", err)
 	}
-	return q.push(w, time.Now()) // closed only after the spool
+	return q.push(w, time.Now()) // the queue is closed after the spool, so push succeeds
 }
 
 func (s *spool) write(w *write, line []byte) error {
@@ -189,7 +190,7 @@ func (s *spool) write(w *write, line []byte) error {
 		}
 	}
 	if n, err := seg.file.Write(line); err != nil {
-		// Else the next line would be glued to the part of this one.
+		// Without the truncation, the next line would continue this torn line.
 		seg.torn = n > 0 && seg.file.Truncate(seg.size) != nil
 		return err
 	}
@@ -199,7 +200,7 @@ func (s *spool) write(w *write, line []byte) error {
 	return nil
 }
 
-// rotate begins a segment.
+// rotate begins a new segment.
 func (s *spool) rotate() (*segment, error) {
 	seg := &segment{number: s.number + 1}
 	seg.path = filepath.Join(s.dir, fmt.Sprintf("%010d%s", seg.number, segmentSuffix))
@@ -210,13 +211,13 @@ func (s *spool) rotate() (*segment, error) {
 	last := s.current
 	s.number, s.current = seg.number, seg
 	if last != nil {
-		_ = last.retire() // what stays is removed by the next start, as done is past it
+		_ = last.retire() // if the file stays, the next start removes it, because done is past it
 	}
 	return seg, nil
 }
 
-// retire closes a segment that no lines go to any more, and removes it if it is
-// not needed either.
+// retire closes the file of a segment that gets no more lines. It removes the file
+// if all its writes are answered.
 func (seg *segment) retire() error {
 	err := seg.file.Close()
 	seg.file = nil
@@ -226,11 +227,11 @@ func (seg *segment) retire() error {
 	return err
 }
 
-// settle settles the batch with the queue, notes the place before which all is
-// answered, and removes the segments that are not needed any more. It is not
-// for concurrent use.
+// settle settles the batch with the queue, writes the place before which all
+// writes are answered to done, and removes the segments before it. It must not be
+// called concurrently.
 func (s *spool) settle(q *queue, batch []*write) error {
-	s.mu.Lock() // a line that is written and not yet queued must not pass for answered
+	s.mu.Lock() // otherwise a line that is written but not queued would count as answered
 	var unneeded []*segment
 	for _, w := range batch {
 		if w.retry {
@@ -263,7 +264,8 @@ func (s *spool) stop() {
 	s.closed = true
 }
 
-// close gives the directory up. Nothing else may be under way.
+// close closes the files and unlocks the directory. It must not be called
+// concurrently with other methods.
 func (s *spool) close() error {
 	var err error
 	if s.current != nil {
@@ -272,11 +274,11 @@ func (s *spool) close() error {
 	return errors.Join(err, s.done.Close(), s.unlock())
 }
 
-// place is a place in the spool.
+// place is a position in the spool.
 type place struct{ segment, offset int64 }
 
-// parseDone reads the file done. What is no such text says nothing is done,
-// as it is harmless to send a write again.
+// parseDone parses the file done. If the text is invalid, it returns the beginning
+// of the spool, because it is harmless to send a write again.
 func parseDone(text []byte) (done place) {
 	text, _, _ = bytes.Cut(text, []byte("\n"))
 	fields := bytes.Fields(text)

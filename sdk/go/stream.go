@@ -15,26 +15,27 @@ import (
 )
 
 const (
-	// streamBytesMax is what is kept of a stream; the rest of a write is for the
-	// other fields.
+	// streamBytesMax is how many bytes of a stream are kept for its event. The rest
+	// of a write is for the other fields.
 	streamBytesMax = writeBytesMax - 64<<10
-	// firstPart is the member of the metadata of a stream's event that says when
-	// its first part came.
+	// firstPart is the metadata key for the milliseconds from the start of the call
+	// to the first part of its stream.
 	firstPart = "time_to_first_token_ms"
 )
 
-// TraceSeq returns a sequence that calls fn and passes the parts of its sequence
-// on, and tracks one event for it, as [Client.Trace] does for a call; if it is
-// ranged over again, it tracks another event. The event's output, unless set, is
-// the parts: strings joined to one, bytes joined and read as UTF-8 (base64 where
-// they are not), anything else an array. Its latency is the time to the last
-// part, and its metadata has time_to_first_token_ms, the time to the first. At
-// most about 1 MiB of the parts is kept; sluice_truncated then says how much
-// passed.
+// TraceSeq traces a function that returns a sequence. It returns a sequence that
+// calls fn, yields the parts of fn's sequence, and tracks one event, as
+// [Client.Trace] does. Each range over the sequence tracks an event of its own.
 //
-// A loop that breaks off is tracked as far as it came, and so is one that still
-// runs when the client is closed. The loop never waits for room in the queue:
-// without room, [Options].OnError is told.
+// The event's output, unless fn sets it, is the parts: strings joined, bytes
+// joined and read as UTF-8 (base64 if they are not UTF-8), other parts as an
+// array. About 1 MiB of the parts is kept; sluice_truncated states the original
+// size. The latency is the time to the last part. time_to_first_token_ms in the
+// metadata is the time to the first part.
+//
+// If the loop breaks off, or still runs when the client is closed, the event has
+// the parts so far. The loop never waits for room in the queue: if there is none,
+// [Options].OnError is called.
 func TraceSeq[T any](ctx context.Context, c *Client, conversationID string, fn func(ctx context.Context, span *Span) iter.Seq[T]) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		run(ctx, c, conversationID, func(s *stream) {
@@ -50,9 +51,9 @@ func TraceSeq[T any](ctx context.Context, c *Client, conversationID string, fn f
 	}
 }
 
-// TraceSeq2 is [TraceSeq] for a sequence of parts that may fail: the last error
-// of the sequence becomes the event's error, and a value that comes with an error
-// does not count as a part.
+// TraceSeq2 is [TraceSeq] for a sequence that yields parts and errors. The last
+// error of the sequence becomes the event's error. A value that is yielded with an
+// error is not a part.
 func TraceSeq2[T any](ctx context.Context, c *Client, conversationID string, fn func(ctx context.Context, span *Span) iter.Seq2[T, error]) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		run(ctx, c, conversationID, func(s *stream) {
@@ -72,10 +73,11 @@ func TraceSeq2[T any](ctx context.Context, c *Client, conversationID string, fn 
 	}
 }
 
-// TraceReader calls fn and returns a reader of what fn's reader gives, such as
-// the body of an answer. It tracks one event, as [TraceSeq] does, when that has
-// been read to its end, has failed, or is closed; so close it. The error is that
-// of fn, whose event is tracked at once.
+// TraceReader traces a function that returns a reader, such as the body of an HTTP
+// answer. It calls fn and returns a reader with the same content. It tracks one
+// event, as [TraceSeq] does, when the reader is at its end, has failed, or is
+// closed. The caller must close the reader. If fn returns an error, its event is
+// tracked at once, and TraceReader returns the error.
 func (c *Client) TraceReader(ctx context.Context, conversationID string, fn func(ctx context.Context, span *Span) (io.ReadCloser, error)) (io.ReadCloser, error) {
 	s := c.newStream(ctx, conversationID)
 	var reader io.ReadCloser
@@ -100,7 +102,7 @@ func run(ctx context.Context, c *Client, conversationID string, fn func(s *strea
 	s.end()
 }
 
-// tracedReader is what TraceReader returns.
+// tracedReader is the reader that TraceReader returns.
 type tracedReader struct {
 	reader io.ReadCloser
 	stream *stream
@@ -126,8 +128,8 @@ func (r *tracedReader) Close() error {
 	return err
 }
 
-// A stream is a call that is traced until what it returned has ended. Its
-// methods may be called concurrently.
+// A stream is a traced call that returned a sequence or a reader. It ends with
+// that. Its methods may be called concurrently.
 type stream struct {
 	client *Client
 	ctx    context.Context // with its values alone
@@ -136,14 +138,14 @@ type stream struct {
 	mu          sync.Mutex
 	ended       bool
 	yielding    bool
-	first, last time.Time // when parts came; zero for none
+	first, last time.Time // when the first and the last part came; zero without parts
 	failure     string
 	failed      time.Time
 	parts       parts
 }
 
 func (c *Client) newStream(ctx context.Context, conversationID string) *stream {
-	// Whoever takes the parts does not wait for room in the queue.
+	// The reader of the stream must not wait for room in the queue.
 	done, cancel := context.WithCancel(ctx)
 	cancel()
 	s := &stream{client: c, ctx: done, span: c.newSpan(conversationID)}
@@ -193,7 +195,7 @@ func (s *stream) setYielding(yielding bool) {
 	s.yielding = yielding
 }
 
-// add notes a part, before the caller gets it.
+// add records a part before the caller gets it.
 func (s *stream) add(part any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,14 +215,15 @@ func (s *stream) fail(text string) {
 	s.failure, s.failed = text, time.Now()
 }
 
-// end tracks the event as far as the stream came; only the first call does.
+// end tracks the event with the parts so far. Only the first call has an effect.
 func (s *stream) end() {
 	if at, failure, first := s.finish(); first {
 		s.client.trackSpan(s.ctx, s.span, failure, at)
 	}
 }
 
-// finish ends the stream. It returns when the call was over, and how it failed.
+// finish ends the stream. It returns when the call ended, its failure, and whether
+// this is the first call of finish.
 func (s *stream) finish() (at time.Time, failure string, first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,9 +250,9 @@ func (s *stream) finish() (at time.Time, failure string, first bool) {
 	return at, s.failure, true
 }
 
-// withFirst adds the time to the first part to metadata that a span has: first,
-// as the last members are left out of what is too large. One of the caller's own
-// stays.
+// withFirst adds the time to the first part to a span's metadata. It comes first,
+// because metadata that is too large loses its last members. A member of the
+// caller's with the same name wins.
 func withFirst(metadata any, first time.Duration) any {
 	member := strconv.AppendFloat([]byte(`{"`+firstPart+`":`), *Millis(first), 'g', -1, 64)
 	raw, _ := metadata.(json.RawMessage)
@@ -263,7 +266,7 @@ func withFirst(metadata any, first time.Duration) any {
 	return json.RawMessage(append(append(member, ','), raw[1:]...))
 }
 
-// What a part of a stream is.
+// The kinds of parts.
 const (
 	partText = iota
 	partBytes
@@ -271,18 +274,19 @@ const (
 	partKinds
 )
 
-// parts are those of a stream, of which so many are kept as an output can have.
+// parts collects the parts of a stream for the output of its event, up to
+// streamBytesMax.
 type parts struct {
-	// kept has the parts one behind the other, ends where each ends.
+	// kept has the bytes of all kept parts, ends the end of each.
 	kept   []byte
 	ends   []int
 	kinds  []byte
-	counts [partKinds]int // of all parts, kept or not
+	counts [partKinds]int // the number of parts of each kind, kept or not
 	bytes  int
 	full   bool
 }
 
-// add adds a part, as it is now.
+// add adds a copy of a part, as the part is now.
 func (p *parts) add(part any) {
 	kind, text := partJSON, []byte(nil)
 	switch v := part.(type) {
@@ -298,7 +302,7 @@ func (p *parts) add(part any) {
 	}
 	if kind == partJSON {
 		e := newEncoder()
-		_ = e.appendJSON(part) // which fails only where it is strict
+		_ = e.appendJSON(part) // fails only if strict
 		text = e.line
 	}
 	p.counts[kind]++
@@ -357,8 +361,8 @@ func (p *parts) text(text string) json.RawMessage {
 	return appendString(nil, text)
 }
 
-// textOf reads bytes as UTF-8, of which the last character may be cut off, and
-// what is none as base64.
+// textOf decodes bytes as UTF-8, whose last character may be incomplete. Bytes
+// that are not UTF-8 become base64.
 func textOf(b []byte) string {
 	for cut := range min(len(b), utf8.UTFMax) {
 		whole := b[:len(b)-cut]

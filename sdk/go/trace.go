@@ -14,11 +14,11 @@ import (
 	"github.com/sluicehq/sluice/sdk/go/internal/id"
 )
 
-// A Span is what the function that [Client.Trace] calls says about its event.
-// Its methods may be called concurrently; once the function has returned they
-// have no effect.
+// A Span is a traced call. The fields that are set on it become the fields of the
+// call's event. Its methods may be called concurrently. They have no effect after
+// the call has ended.
 type Span struct {
-	start time.Time // for the latency, which the monotonic clock tells
+	start time.Time // has the monotonic time, for the latency
 	id    string
 
 	mu    sync.Mutex
@@ -29,64 +29,66 @@ type Span struct {
 // newSpan begins a call.
 func (c *Client) newSpan(conversationID string) *Span {
 	start := time.Now()
-	// Later than that of any call traced before.
+	// The time is later than that of any call traced before.
 	micros := id.Current().Time(start)
 	return &Span{start: start, id: id.Current().Mint(conversationID, micros), event: Event{
 		ConversationID: conversationID, EventName: c.opts.TraceEventName, Timestamp: time.UnixMicro(micros),
 	}}
 }
 
-// EventID returns the id of the event, by which to update it once it is tracked.
+// EventID returns the id of the event, for later updates.
 func (s *Span) EventID() string { return s.id }
 
 // SetEventName replaces [Options].TraceEventName for this event.
 func (s *Span) SetEventName(name string) { s.set(func(e *Event) { e.EventName = name }) }
 
-// SetInput sets the event's input. It is encoded at once, like all that are set,
-// so that what happens to the value later does not show.
+// SetInput sets the event's input. The value is encoded at once, so that later
+// changes to it do not show.
 func (s *Span) SetInput(v any) {
 	v = snapshot(v)
 	s.set(func(e *Event) { e.Input = v })
 }
 
-// SetOutput sets the event's output.
+// SetOutput sets the event's output. The value is encoded at once.
 func (s *Span) SetOutput(v any) {
 	v = snapshot(v)
 	s.set(func(e *Event) { e.Output = v })
 }
 
-// SetConversationMetadata sets the conversation's metadata.
+// SetConversationMetadata sets the event's metadata: a value that encodes as a
+// JSON object of up to 16 KiB. The value is encoded at once.
 func (s *Span) SetConversationMetadata(v any) {
 	v = snapshot(v)
 	if raw, ok := v.(json.RawMessage); ok && raw[0] != '{' && string(raw) != "null" {
-		v = json.RawMessage(`{"value":` + string(raw) + "}") // it must be an object
+		v = json.RawMessage(`{"value":` + string(raw) + "}") // metadata must be an object
 	}
 	s.set(func(e *Event) { e.ConversationMetadata = v })
 }
 
-// snapshot encodes a value as it is now.
+// snapshot returns the encoding of a value as the value is now.
 func snapshot(v any) any {
 	if v == nil {
 		return nil
 	}
 	e := newEncoder()
-	_ = e.appendJSON(v) // which fails only where it is strict
+	_ = e.appendJSON(v) // fails only if strict
 	return json.RawMessage(e.line)
 }
 
-// SetInputEmbeddings sets the embeddings of the input.
+// SetInputEmbeddings sets the embeddings of the input: 1 to 4,096 finite numbers.
 func (s *Span) SetInputEmbeddings(v []float32) {
 	v = slices.Clone(v)
 	s.set(func(e *Event) { e.InputEmbeddings = v })
 }
 
-// SetOutputEmbeddings sets the embeddings of the output.
+// SetOutputEmbeddings sets the embeddings of the output: 1 to 4,096 finite numbers.
 func (s *Span) SetOutputEmbeddings(v []float32) {
 	v = slices.Clone(v)
 	s.set(func(e *Event) { e.OutputEmbeddings = v })
 }
 
-// SetError sets the event's error, before one that the function returns.
+// SetError sets the event's error. It takes precedence over the error that the
+// function returns.
 func (s *Span) SetError(text string) { s.set(func(e *Event) { e.Error = text }) }
 
 func (s *Span) set(set func(*Event)) {

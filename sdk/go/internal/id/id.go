@@ -12,11 +12,11 @@ const (
 	countBits = 38
 )
 
-// Mint makes the id of an event of the conversation at the time, given in Unix
-// microseconds, with the low 38 bits of count: a UUIDv8 (RFC 9562 §5.8) in
-// lower case. From the most significant bit: 48 bits Unix milliseconds,
+// Mint composes the id of an event from its conversation, its time in Unix
+// microseconds and the low 38 bits of count. The id is a UUIDv8 (RFC 9562 §5.8) in
+// lower case. From the most significant bit, it has 48 bits Unix milliseconds,
 // version 8, 12 bits microseconds within the millisecond, the variant, 24 bits
-// hash of the conversation, 38 bits count. See [Process.Mint].
+// hash of the conversation, and 38 bits count. See [Process.Mint].
 func Mint(conversationID string, unixMicros int64, count uint64) string {
 	hash := Hash(conversationID) >> (64 - hashBits)
 	var id [16]byte
@@ -49,7 +49,7 @@ func Hash(s string) uint64 {
 	length := uint64(len(s))
 	h := prime5
 	if len(s) >= 32 {
-		var seed uint64 // no constant, as the sums below overflow
+		var seed uint64 // not a constant, because the sums below overflow
 		a, b, c, d := seed+prime1+prime2, seed+prime2, seed, seed-prime1
 		for ; len(s) >= 32; s = s[32:] {
 			a, b = round(a, uint64At(s)), round(b, uint64At(s[8:]))

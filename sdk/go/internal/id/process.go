@@ -7,40 +7,41 @@ import (
 	"time"
 )
 
-// Limits of the times that [Process.Time] gives out.
+// Bounds of [Process.Time].
 const (
-	// aheadMax is how far they go on by a microsecond each while the system's
-	// clock is behind them.
+	// aheadMax is how far the times may run ahead of the system's clock, a
+	// microsecond for each call.
 	aheadMax = 5 * time.Second
-	// backMax is the largest step back of the system's clock that they do not
-	// follow.
+	// backMax is the largest backward step of the system's clock that the times do
+	// not follow.
 	backMax = 10 * time.Second
 )
 
-// current is the process that this program is. All clients share it, so that
-// their ids differ.
+// current is the state of this process. All clients share it, so that their ids
+// are unique.
 var current = NewProcess(randomCount()) //nolint:gochecknoglobals // the counter belongs to the process
 
-// Current mints for this process.
+// Current returns the state of this process.
 func Current() *Process { return current }
 
-// A Process mints ids that are unique, and that ascend as they are minted if
-// they are of one conversation and time. The shared test vectors say how. Its
-// methods may be called concurrently.
+// A Process mints the ids of a process. Ids are unique, and the ids of one
+// conversation and time ascend in the order in which they are minted.
+// sdk/spec/vectors/README.md has the algorithm. The methods may be called
+// concurrently.
 type Process struct {
-	// count is that of the last id, which has the low 38 bits of it.
+	// count is the count of the last id, which has the low 38 bits.
 	count atomic.Uint64
-	// last is the last time given out, in Unix microseconds.
+	// last is the last time that Time returned, in Unix microseconds.
 	last atomic.Int64
 	// server is set while the system's clock is known to be wrong.
 	server atomic.Pointer[serverClock]
 }
 
-// serverClock is what the server's clock showed, and the system's then.
+// serverClock is the server's time, and the system's time at the same moment.
 type serverClock struct{ server, local time.Time }
 
-// Follow has the time be the server's from now on, or the system's again where
-// server is zero. local is the time of this call by the system.
+// Follow sets the time to the server's from now on. If server is zero, it returns
+// to the system's clock. local is the system's time of the call.
 func (p *Process) Follow(server, local time.Time) {
 	if server.IsZero() {
 		p.server.Store(nil)
@@ -49,8 +50,9 @@ func (p *Process) Follow(server, local time.Time) {
 	p.server.Store(&serverClock{server, local})
 }
 
-// Now is the time, given the system's, which it is unless that is known to be
-// wrong. What the system's clock is set to meanwhile does not matter.
+// Now returns the time: local, which is the system's time of the call, or the
+// server's time while the system's clock is wrong. The server's time is advanced
+// by the monotonic clock, so that setting the system's clock does not change it.
 func (p *Process) Now(local time.Time) time.Time {
 	if c := p.server.Load(); c != nil {
 		return c.server.Add(local.Sub(c.local))
@@ -65,23 +67,25 @@ func NewProcess(first uint64) *Process {
 	return p
 }
 
-// randomCount is where a process begins to count, so that two processes do not
-// meet. It is below 2^37, so that as many ids come before the count starts again.
+// randomCount returns the random number at which a process begins to count, so
+// that two processes do not mint the same ids. It is below 2^37, so that at least
+// 2^37 ids come before the 38-bit count wraps around.
 func randomCount() uint64 {
 	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails, by its documentation
+	_, _ = rand.Read(b[:]) // its documentation says that it never fails
 	return binary.LittleEndian.Uint64(b[:]) & (1<<(countBits-1) - 1)
 }
 
-// Mint makes the id of an event of the conversation at the time, given in Unix
+// Mint mints the id of an event of the conversation at the given time, in Unix
 // microseconds.
 func (p *Process) Mint(conversationID string, unixMicros int64) string {
 	return Mint(conversationID, unixMicros, p.count.Add(1))
 }
 
-// Time is the time of an event that has no timestamp, in Unix microseconds: that
-// of [Process.Now] for local, which must be read for this call, but later than the time given out before. It
-// follows a clock that is set back by more than 10 s.
+// Time returns the time for an event without a timestamp, in Unix microseconds. It
+// is the time of [Process.Now], but later than any time returned before, so that
+// events sort in the order in which they were tracked. If the clock is set back by
+// more than 10 s, it follows the clock. local is the system's time of the call.
 func (p *Process) Time(local time.Time) int64 {
 	micros := p.Now(local).UnixMicro()
 	for {
