@@ -15,7 +15,7 @@ import (
 	sluice "github.com/sluicehq/sluice/sdk/go"
 )
 
-// sink acknowledges whatever it is sent, at no cost that counts.
+// sink is a transport that acknowledges every batch, at almost no cost.
 func sink(answer string) roundTripper {
 	return func(r *http.Request) (*http.Response, error) {
 		body := io.Reader(r.Body)
@@ -42,7 +42,7 @@ func sink(answer string) roundTripper {
 	}
 }
 
-// text is an event of some 500 bytes as encoded.
+// text returns an event of about 500 encoded bytes.
 func text() sluice.Event {
 	return sluice.Event{
 		ConversationID: "support-42",
@@ -90,7 +90,7 @@ func benchmarkTrack(b *testing.B, e sluice.Event, o sluice.Options, parallel boo
 	reportRate(b, client, start)
 }
 
-// reportRate reports events per second, until the last of them was answered.
+// reportRate reports the events per second until the last event was answered.
 func reportRate(b *testing.B, client *sluice.Client, start time.Time) {
 	b.Helper()
 	if err := client.Flush(context.Background()); err != nil {
@@ -99,7 +99,7 @@ func reportRate(b *testing.B, client *sluice.Client, start time.Time) {
 	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "events/s")
 }
 
-// itemBytes is how large an event is as encoded.
+// itemBytes returns the size of an encoded event.
 func itemBytes(b *testing.B, e sluice.Event) (n int) {
 	b.Helper()
 	client := openAny(b, sluice.Options{HTTPClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -115,8 +115,8 @@ func itemBytes(b *testing.B, e sluice.Event) (n int) {
 	return n
 }
 
-// All of it, from the call to the answer, of a server that costs nothing: what
-// is measured is the client's own work, on all its goroutines.
+// BenchmarkTrackEvent measures the way from the call to the answer of a server
+// that costs nothing. So it measures the client's own work on all its goroutines.
 func BenchmarkTrackEvent(b *testing.B) {
 	metadata := text()
 	metadata.ConversationMetadata = map[string]any{"plan": "pro", "n": 1}
@@ -146,7 +146,7 @@ func BenchmarkTrackEvent(b *testing.B) {
 	}
 }
 
-// The call alone: the queue takes all, and nothing is sent meanwhile.
+// BenchmarkTrackEventCall measures the call alone. Nothing is sent in the meantime.
 func BenchmarkTrackEventCall(b *testing.B) {
 	for _, bm := range []struct {
 		name  string
@@ -170,7 +170,7 @@ func BenchmarkTrackEventCall(b *testing.B) {
 	}
 }
 
-// To a real server, from the first call until all is acknowledged.
+// BenchmarkEndToEnd measures the way to a real server, from the first call until all events are acknowledged.
 func BenchmarkEndToEnd(b *testing.B) {
 	url := os.Getenv("SLUICE_URL")
 	if url == "" {

@@ -54,7 +54,7 @@ func TestVectorsOfClocks(t *testing.T) {
 
 const day = 24 * time.Hour
 
-// aheadOf is how far the time of a minted id is ahead of the clock.
+// aheadOf returns how far the time of a minted id is ahead of the clock.
 func aheadOf(t *testing.T, id string) time.Duration {
 	t.Helper()
 	millis, err := strconv.ParseInt(strings.ReplaceAll(id, "-", "")[:12], 16, 64)
@@ -64,12 +64,12 @@ func aheadOf(t *testing.T, id string) time.Duration {
 	return time.Until(time.UnixMilli(millis))
 }
 
-// dated is the header of a server whose clock is so far ahead.
+// dated returns the header of a server whose clock is ahead by the given time.
 func dated(ahead time.Duration) map[string]string {
 	return map[string]string{"Date": time.Now().Add(ahead).UTC().Format(http.TimeFormat)}
 }
 
-// rightAgain has the time of the process be the system's for the tests that follow.
+// rightAgain resets the time of the process to the system's clock for the tests that follow.
 func rightAgain(t *testing.T) {
 	t.Cleanup(func() { id.Current().Follow(time.Time{}, time.Now()) })
 }
@@ -135,7 +135,7 @@ func TestWrongClock(t *testing.T) {
 	}
 }
 
-func TestWrongClockByARead(t *testing.T) {
+func TestReadReportsWrongClock(t *testing.T) {
 	rightAgain(t)
 	header := dated(2 * day)
 	header["Content-Type"] = "application/problem+json"
@@ -153,7 +153,7 @@ func TestWrongClockByARead(t *testing.T) {
 	wantAhead(t, mustTrack(t, client, event("c1")), 2*day)
 }
 
-func TestDateOfWhatIsNotSluice(t *testing.T) {
+func TestDateOfAProxyIsIgnored(t *testing.T) {
 	api := &fakeAPI{answer: func(n int, _ request) answer {
 		if n == 0 {
 			return answer{status: 200, header: dated(2 * day), body: "<html>"}

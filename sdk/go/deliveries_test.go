@@ -56,7 +56,7 @@ type deliveryError struct {
 	Code   string `json:"code"`
 }
 
-// deliveryServer answers as a delivery says, and then accepts all.
+// deliveryServer answers as a delivery says, and then accepts every write.
 type deliveryServer struct {
 	t        *testing.T
 	delivery *delivery
@@ -209,7 +209,7 @@ func same(t *testing.T, what string, want, got any) {
 	}
 }
 
-// track makes the call of the write and returns its id.
+// track makes the write's call and returns the event's id.
 func (w *deliveredWrite) track(t *testing.T, client *sluice.Client) string {
 	t.Helper()
 	latency := 1.0

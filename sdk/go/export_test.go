@@ -4,18 +4,18 @@ import "iter"
 
 const SegmentBytesMax = segmentBytesMax
 
-// GrowAfterBatches is after how many batches a learned limit is tried anew.
+// GrowAfterBatches is the number of accepted batches after which a lowered limit is doubled.
 const GrowAfterBatches = growAfterBatches
 
 var MayFollow = mayFollow
 
-// ServerTime and ClockOffset are what tells that a clock is wrong.
+// ServerTime and ClockOffset detect a wrong clock.
 var (
 	ServerTime  = serverTime
 	ClockOffset = clockOffset
 )
 
-// SpooledWrite is what a segment has of a write.
+// SpooledWrite is a write that a segment contains.
 type SpooledWrite struct {
 	Op     Op
 	ID     string
@@ -23,7 +23,7 @@ type SpooledWrite struct {
 	Offset int64
 }
 
-// ReadSegment reads a segment's data from an offset on.
+// ReadSegment parses a segment's data, beginning at an offset.
 func ReadSegment(data []byte, from int64) (iter.Seq[SpooledWrite], []error) {
 	writes, corrupt := new(segment).read(data, from)
 	return func(yield func(SpooledWrite) bool) {
@@ -35,7 +35,7 @@ func ReadSegment(data []byte, from int64) (iter.Seq[SpooledWrite], []error) {
 	}, corrupt
 }
 
-// ParseDone reads the file done.
+// ParseDone parses the file done.
 func ParseDone(text []byte) (segment, offset int64) {
 	done := parseDone(text)
 	return done.segment, done.offset

@@ -28,42 +28,42 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// An item is one of a batch, as the server sees it.
+// An item is an item of a batch, as the server sees it.
 type item map[string]any
 
 func (i item) id() string { s, _ := i["id"].(string); return s }
 
 func (i item) op() string { s, _ := i["op"].(string); return cmp.Or(s, "create") }
 
-// A request is one that the fake API got.
+// A request is a request that the fake API received.
 type request struct {
 	at     time.Time
 	path   string
 	query  string
 	header http.Header
 	items  []item
-	status int // of the answer
+	status int // the status of the answer
 }
 
-// An answer is what the fake API says. A nil results acknowledges every item;
-// else there is one for each item.
+// An answer is an answer of the fake API. Nil results acknowledge every item;
+// otherwise there is one result for each item.
 type answer struct {
 	status  int
 	header  map[string]string
 	body    string
 	results []string
-	empty   bool // whether a body that is empty is meant
+	empty   bool // whether the body is really empty
 }
 
 const acknowledged = `{"id":"x","receipt":"1.0.7"}`
 
-// refusedItem is the result of an item.
+// refusedItem returns the result of an item that is refused.
 func refusedItem(status int, code string) string {
 	return fmt.Sprintf(`{"error":{"status":%d,"code":%q,"detail":"no","field":"input"}}`, status, code)
 }
 
-// fakeAPI answers with what answer says, 202 by default. It serves HTTP, and is
-// a transport for tests whose time is not real.
+// fakeAPI answers as the function answer says, with 202 by default. It serves HTTP, and is
+// a transport for tests with fake time.
 type fakeAPI struct {
 	t      testing.TB
 	answer func(n int, r request) answer // n counts requests from 0
@@ -147,7 +147,7 @@ func (a *fakeAPI) got() []request {
 	return slices.Clone(a.requests)
 }
 
-// largest is how many items the largest batch that was accepted has.
+// largest returns the number of items of the largest accepted batch.
 func (a *fakeAPI) largest() (n int) {
 	for _, r := range a.got() {
 		if r.status == http.StatusAccepted {
@@ -157,7 +157,7 @@ func (a *fakeAPI) largest() (n int) {
 	return n
 }
 
-// items are those of all requests, in order.
+// items returns the items of all requests, in order.
 func (a *fakeAPI) items() (all []item) {
 	for _, r := range a.got() {
 		all = append(all, r.items...)
@@ -183,7 +183,7 @@ func (l *errorLog) all() []sluice.WriteError {
 	return slices.Clone(l.errs)
 }
 
-// open makes a client of the fake API without a network, closed by the test's end.
+// open makes a client of the fake API without a network. It is closed at the end of the test.
 func open(t testing.TB, api *fakeAPI, o sluice.Options) *sluice.Client {
 	t.Helper()
 	api.t = t
@@ -191,7 +191,7 @@ func open(t testing.TB, api *fakeAPI, o sluice.Options) *sluice.Client {
 	return openAny(t, o)
 }
 
-// serve makes a client of the fake API with a real server.
+// serve makes a client of the fake API behind a real HTTP server.
 func serve(t testing.TB, api *fakeAPI, o sluice.Options) *sluice.Client {
 	t.Helper()
 	api.t = t
@@ -214,7 +214,7 @@ func openAny(t testing.TB, o sluice.Options) *sluice.Client {
 	return client
 }
 
-// abandon closes the client without a flush; it may be closed already.
+// abandon closes the client without a flush. The client may be closed already.
 func abandon(client *sluice.Client) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

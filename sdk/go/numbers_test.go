@@ -15,7 +15,7 @@ import (
 	sluice "github.com/sluicehq/sluice/sdk/go"
 )
 
-// What was read is written back with every digit, as it is and decoded with UseNumber.
+// Contents that were read are written back with every digit, raw or decoded with UseNumber.
 func TestVectorsOfNumbers(t *testing.T) {
 	var vectors struct{ Numbers []struct{ Name, JSON string } }
 	text, err := os.ReadFile("../spec/vectors/numbers.json")

@@ -11,8 +11,8 @@ import (
 	sluice "github.com/sluicehq/sluice/sdk/go"
 )
 
-// TestOrder tracks events while the clock stands still: their ids ascend in the
-// order of the calls, whichever client is called.
+// TestOrder tracks events while the clock stands still. Their ids ascend in the
+// order of the calls, even across clients.
 func TestOrder(t *testing.T) {
 	for name, timestamp := range map[string]time.Time{
 		"no timestamps":    {},
@@ -42,7 +42,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestOrderOfTraces traces calls inside of calls, all of which begin at the same
+// TestOrderOfTraces traces nested calls. All of them begin at the same
 // time and end in another order.
 func TestOrderOfTraces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -25,7 +25,7 @@ type point struct {
 	Next   *point
 }
 
-// tracked is the item of one event with the input and output.
+// tracked tracks one event with the input and output, and returns its item.
 func tracked(t *testing.T, e sluice.Event) item {
 	t.Helper()
 	api := new(fakeAPI)
@@ -74,7 +74,7 @@ func TestValuesThatAreNotJSON(t *testing.T) {
 	}
 }
 
-func TestWhatNestsTooDeepBecomesText(t *testing.T) {
+func TestTooDeepValueBecomesText(t *testing.T) {
 	for _, levels := range []int{31, 32, 5000} {
 		var value any = "end"
 		for range levels {
@@ -94,7 +94,7 @@ func TestWhatNestsTooDeepBecomesText(t *testing.T) {
 	}
 }
 
-func TestWhatIsTooLargeIsCut(t *testing.T) {
+func TestTooLargeValueIsCut(t *testing.T) {
 	numbers := make([]int, 500_000)
 	for name, e := range map[string]sluice.Event{
 		"a text":        {Input: strings.Repeat("x", 2_000_000)},
@@ -132,7 +132,7 @@ func TestWhatIsTooLargeIsCut(t *testing.T) {
 	}
 }
 
-func TestTraceIsNotHarmedAndHasItsInputAsItWas(t *testing.T) {
+func TestTraceEncodesItsInputAtOnce(t *testing.T) {
 	api := new(fakeAPI)
 	var reported errorLog
 	client := open(t, api, sluice.Options{Strict: true, OnError: reported.add})

@@ -14,7 +14,7 @@ import (
 	sluice "github.com/sluicehq/sluice/sdk/go"
 )
 
-// waitFor polls for what another goroutine does.
+// waitFor polls until a condition that another goroutine makes true.
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
@@ -253,7 +253,7 @@ func TestReadYourWrites(t *testing.T) {
 	}
 }
 
-// A wait that is over is not begun again.
+// A wait that timed out is not repeated.
 func TestNotYetApplied(t *testing.T) {
 	api := &fakeAPI{}
 	api.answer = func(_ int, r request) answer {

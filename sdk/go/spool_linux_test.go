@@ -13,8 +13,8 @@ import (
 	sluice "github.com/sluicehq/sluice/sdk/go"
 )
 
-// A line that only a part of fits on the disk is an error of its call, and does
-// no harm to the next one. A limit of this process stands for the disk.
+// If only a part of a line fits on the disk, the call returns an error, and the
+// next line is intact. A file size limit of this process stands for the disk.
 func TestSpoolOfAFullDisk(t *testing.T) {
 	const variable = "SLUICE_TEST_FULL_DISK"
 	if os.Getenv(variable) == "" {

@@ -17,12 +17,12 @@ import (
 	sluice "github.com/sluicehq/sluice/sdk/go"
 )
 
-// dead is a server that takes nothing.
+// dead is a server that acknowledges nothing.
 func dead() *fakeAPI {
 	return &fakeAPI{answer: func(int, request) answer { return unavailable() }}
 }
 
-// copySpool copies a spool as a crash would leave it.
+// copySpool copies a spool, as a crash at this moment would leave it.
 func copySpool(t *testing.T, dir string) string {
 	t.Helper()
 	crashed := t.TempDir()
@@ -261,7 +261,7 @@ func TestSpoolInUse(t *testing.T) {
 	abandon(client)
 }
 
-// A write that the file system refuses is an error of the call, and takes no room.
+// If the file system refuses a write, the call returns an error, and the write takes no room.
 func TestSpoolThatCannotBeWritten(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	client := open(t, new(fakeAPI), sluice.Options{SpoolDir: dir, QueueWritesMax: 1, FailWhenFull: true})
@@ -281,7 +281,7 @@ const (
 	childURL      = "SLUICE_TEST_URL"
 )
 
-// child tracks events, and tells of each that it was taken, until it is killed.
+// child tracks events until it is killed, and prints each event that was queued.
 func child() {
 	client, err := sluice.New(sluice.Options{
 		URL: os.Getenv(childURL), SpoolDir: os.Getenv(childVariable), Logger: quiet(), BatchWritesMax: 50,

@@ -36,7 +36,7 @@ type streamCase struct {
 	Error        any
 }
 
-// parts are those that the stream gives.
+// parts returns the parts that the stream yields.
 func (c *streamCase) parts(t *testing.T) (parts []any) {
 	t.Helper()
 	for range max(c.Repeat, 1) {
@@ -208,7 +208,7 @@ func TestVectorsOfStreams(t *testing.T) {
 	}
 }
 
-// A chunkReader reads a chunk at a time, and then gives err.
+// A chunkReader returns one chunk per Read, and then err.
 type chunkReader struct {
 	chunks [][]byte
 	err    error
@@ -309,7 +309,7 @@ func TestTraceReaderThatFailsAtOnce(t *testing.T) {
 	}
 }
 
-// A stream that is still open is tracked as far as it came.
+// A stream that is still open is tracked with its parts so far.
 func TestCloseWithAnOpenStream(t *testing.T) {
 	api := new(fakeAPI)
 	client := open(t, api, sluice.Options{})
@@ -331,7 +331,7 @@ func TestCloseWithAnOpenStream(t *testing.T) {
 	}
 }
 
-// What the function sets goes first, and a full queue holds up nobody.
+// An output that the function sets takes precedence, and a full queue does not block the loop.
 func TestTraceSeqThatSetsItsOutput(t *testing.T) {
 	api := new(fakeAPI)
 	var reported errorLog

@@ -92,7 +92,7 @@ func TestTraceOfAPanic(t *testing.T) {
 	}
 }
 
-// Tracing never fails what is traced, and tells of what it could not do.
+// Tracing never makes a call fail, and reports events that could not be queued.
 func TestTraceThatCannotTrack(t *testing.T) {
 	var reported errorLog
 	client := open(t, new(fakeAPI), sluice.Options{OnError: reported.add})

@@ -15,7 +15,7 @@ import (
 	sluice "github.com/sluicehq/sluice/sdk/go"
 )
 
-// A call is one of a vector's.
+// A call is a call that a vector describes.
 type call struct {
 	Name   string
 	Call   string
@@ -64,7 +64,7 @@ func (v *call) do(t *testing.T, client *sluice.Client) (string, error) {
 	return "", nil
 }
 
-// fieldsOf reads fields by their JSON names; null clears.
+// fieldsOf converts fields by their JSON names; a null becomes a field of Clear.
 func fieldsOf(t *testing.T, members map[string]any) (f sluice.Fields) {
 	t.Helper()
 	clears := map[string]sluice.FieldSet{
@@ -250,7 +250,7 @@ func TestVectorsOfResponses(t *testing.T) {
 	}
 }
 
-// What is sent is a line of JSON however the value is written.
+// Raw JSON is sent on one line, even if the value has line breaks.
 func TestRawJSONIsCompacted(t *testing.T) {
 	api := new(fakeAPI)
 	client := open(t, api, sluice.Options{})
@@ -338,7 +338,7 @@ func TestLargestWrite(t *testing.T) {
 	}
 }
 
-func TestUpdateOfWhatIsSetAndCleared(t *testing.T) {
+func TestUpdateThatSetsAndClearsAField(t *testing.T) {
 	client := open(t, new(fakeAPI), sluice.Options{})
 	err := client.UpdateEvent(context.Background(), "x", sluice.Fields{Input: "y", Clear: sluice.ClearInput | sluice.ClearError})
 	var refused *sluice.FieldError
@@ -347,7 +347,7 @@ func TestUpdateOfWhatIsSetAndCleared(t *testing.T) {
 	}
 }
 
-func TestStoredEventIsAsTheAPIHasIt(t *testing.T) {
+func TestStoredEventHasTheJSONOfTheAPI(t *testing.T) {
 	const text = `{"id":"x","conversation_id":"c1","conversation_metadata":null,"event_name":"event_a",` +
 		`"timestamp":"2026-01-02T03:04:05.678901Z","error":null,"latency":0,"input":"a","output":[1],` +
 		`"input_embeddings":null,"output_embeddings":[0.1,-1]}`

@@ -44,7 +44,7 @@ func run() (err error) {
 		return err
 	}
 
-	// Wait for what was just written, then read it.
+	// Wait until the writes above are applied, and read them.
 	event, err := client.Event(ctx, id, sluice.Wait(10*time.Second))
 	if err != nil {
 		return err

@@ -29,7 +29,7 @@ func run() (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	// Nobody listens on port 1, so what is tracked stays in the spool.
+	// Nothing listens on port 1, so the events stay in the spool.
 	offline, err := sluice.New(sluice.Options{URL: "http://127.0.0.1:1", SpoolDir: dir})
 	if err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Trace records calls of a language model: how long they took, what they were
-// asked and answered, and how they failed.
+// Trace tracks the calls of a language model with their latency, input, output and
+// error.
 //
 //	SLUICE_URL=http://127.0.0.1:8080 go run ./examples/trace
 package main
@@ -22,7 +22,7 @@ type message struct {
 
 var errRateLimited = errors.New("rate limited")
 
-// complete stands for the client of a model.
+// complete stands in for the client of a model.
 func complete(ctx context.Context, messages []message) (message, error) {
 	select {
 	case <-time.After(20 * time.Millisecond):
@@ -36,13 +36,13 @@ func complete(ctx context.Context, messages []message) (message, error) {
 	return message{Role: "assistant", Content: "You said: " + last}, nil
 }
 
-// ask is complete, traced.
+// ask traces a call of complete.
 func ask(ctx context.Context, client *sluice.Client, conversation string, messages []message) (reply message, id string, err error) {
 	id, err = client.Trace(ctx, conversation, func(ctx context.Context, span *sluice.Span) error {
 		span.SetInput(messages)
 		var err error
 		if reply, err = complete(ctx, messages); err != nil {
-			return err // the event's error, and that of ask
+			return err // becomes the event's error, and ask returns it
 		}
 		span.SetOutput(reply)
 		return nil

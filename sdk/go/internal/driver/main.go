@@ -1,6 +1,6 @@
-// The conformance driver of the Go client library: it does what the lines of
-// its standard input say, one JSON object each, and answers on its standard
-// output, in order. sdk/README.md has the protocol.
+// Command driver is the conformance driver of the Go client library. It reads one
+// JSON command a line from its standard input, and writes one JSON answer a line
+// to its standard output, in order. sdk/README.md has the protocol.
 package main
 
 import (
@@ -32,7 +32,7 @@ func main() {
 
 type driver struct {
 	client       *sluice.Client
-	blockTimeout time.Duration // of a write that waits for room; 0 for none
+	blockTimeout time.Duration // how long a write waits for room; 0: no limit
 
 	mu       sync.Mutex
 	reported []sluice.WriteError
@@ -64,7 +64,7 @@ type command struct {
 	Sleep          seconds
 }
 
-// step is one id of a process.
+// step is one id of the command sequence.
 type step struct {
 	ClockMicros     int64  `json:"clock_micros"`
 	TimestampMicros int64  `json:"timestamp_micros"`
@@ -108,7 +108,7 @@ type query struct {
 	Wait           seconds
 }
 
-// invalid is the error of a command that Go's types cannot even express.
+// invalid returns the error of a command that Go's types cannot express.
 func invalid(field, reason string) error { return &sluice.FieldError{Field: field, Reason: reason} }
 
 func (d *driver) run(ctx context.Context, in io.Reader, out io.Writer) error {
@@ -255,7 +255,7 @@ func (d *driver) trace(ctx context.Context, cmd *command) (any, error) {
 		if cmd.Error != "" {
 			return failure
 		}
-		span.SetOutput(cmd.Output) // what it returned
+		span.SetOutput(cmd.Output) // the function's result
 		return nil
 	})
 	if id == "" {
@@ -337,7 +337,7 @@ func (d *driver) read(ctx context.Context, cmd *command) (any, error) {
 	return nulls(answer)
 }
 
-// nulls puts null where the API has it and Go's types an empty string.
+// nulls replaces an empty string by null where the API has null.
 func nulls(answer any) (any, error) {
 	text, err := json.Marshal(answer)
 	if err != nil {
@@ -373,7 +373,7 @@ func text(raw json.RawMessage) string {
 	return s
 }
 
-// moment reads a time as the API does: RFC 3339, Unix milliseconds, or a span
+// moment parses a time as the API does: RFC 3339, Unix milliseconds, or a duration
 // before now.
 func moment(field string, raw json.RawMessage) (time.Time, error) {
 	if raw == nil {

@@ -97,7 +97,7 @@ func TestSequences(t *testing.T) {
 	}
 }
 
-// Goroutines that mint at one time: the ids of each ascend, and all differ.
+// Several goroutines mint at the same time. The ids of each ascend, and all ids differ.
 func TestProcessConcurrent(t *testing.T) {
 	const goroutines, each = 8, 20_000
 	now := time.UnixMicro(1_767_323_045_678_901)
@@ -130,7 +130,7 @@ func TestProcessConcurrent(t *testing.T) {
 	}
 }
 
-// The published check values of XXH64 with seed 0.
+// TestHash has the published check values of XXH64 with seed 0.
 func TestHash(t *testing.T) {
 	for s, want := range map[string]uint64{
 		"":    0xef46db3751d8e999,
