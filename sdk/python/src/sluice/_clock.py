@@ -1,4 +1,4 @@
-"""Whether this machine's clock is right, by what the server's answers say."""
+"""Compares this machine's clock with the server's, by the Date header of its answers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from email.message import Message
 
 TOLERANCE = 300.0
-"""How many seconds a clock may be off before it counts as wrong."""
+"""A clock that is off by more than this many seconds is wrong."""
 
 SERVER_MIN = 946_684_800.0
-"""2000-01-01, before which the server's own clock is wrong."""
+"""2000-01-01. A server whose time is before that has a wrong clock itself."""
 
 
 def server_time(headers: Mapping[str, str] | Message) -> float | None:
-    """The time of an answer by its Date, in Unix seconds; None where that says nothing.
+    """Returns the server's time in Unix seconds, from the Date header; None without a usable one.
 
-    An answer out of a cache, which has an Age, is an old one.
+    An answer with an Age header comes from a cache, so that its Date is old.
     """
     if headers.get("Age") is not None:
         return None
@@ -28,13 +28,13 @@ def server_time(headers: Mapping[str, str] | Message) -> float | None:
 
 
 def offset(server: float, local: float) -> float:
-    """How many seconds the server's clock is ahead of the local one; 0 for as good as none."""
+    """Returns how many seconds the server's clock is ahead; 0 within the tolerance."""
     ahead = server - local
     return ahead if abs(ahead) > TOLERANCE else 0.0
 
 
 def text_of(seconds: float) -> str:
-    """A duration for people."""
+    """Formats a duration for humans."""
     for size, unit in ((86400, "days"), (3600, "hours")):
         if abs(seconds) >= 1.5 * size:
             return f"{abs(seconds) / size:.1f} {unit}"

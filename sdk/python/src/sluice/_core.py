@@ -1,4 +1,4 @@
-"""What `Client` and `AsyncClient` share: the queue, its sender, the spool, and their end."""
+"""The machinery that `Client` and `AsyncClient` share: queue, sender, spool, and their end."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class OpenStream(Protocol):
     """See `_streams.Stream`."""
 
     def end(self) -> None:
-        """Tracks the stream's event, as far as it came."""
+        """Tracks the stream's event with the parts so far."""
 
 
 class Core:
-    """One client's machinery. It is open until `close`, at the latest at the interpreter's exit."""
+    """The machinery of one client. It is closed by `close`, or when the interpreter exits."""
 
     queue: Queue
     sender: Sender
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.forked: Callable[[], None] = lambda: None  # called in the child of a fork
+        self.forked: Callable[[], None] = lambda: None  # called in the child after a fork
         self._spool = None if options.spool_dir is None else Spool(options.spool_dir)
         self._assemble()
         if self._spool is not None:
@@ -62,7 +62,7 @@ class Core:
 
     def _assemble(self) -> None:
         self.closed = False
-        self.streams: set[OpenStream] = set()  # what traced calls returned and has not ended
+        self.streams: set[OpenStream] = set()  # the streams of traced calls that have not ended
         self._close_lock = threading.Lock()
         self._stopped = threading.Event()
         self.read_sleep = self._stopped.wait
@@ -86,11 +86,11 @@ class Core:
         for place, item in found.items:
             write = _decoded(item)
             if write is None:
-                found.corrupt.append(f"{place.file.path.name}: offset {place.offset}: is no write")
+                found.corrupt.append(f"{place.file.path.name}: offset {place.offset}: not a write")
                 spool.answered([place], None)
             else:
                 write.place = place
-                write.unsure = True  # the process before may have sent it
+                write.unsure = True  # the earlier process may have sent it
                 writes.append(write)
         for detail in found.corrupt:
             self.report(WriteError("", "", 0, "spool_corrupt", detail, ""))
@@ -99,16 +99,17 @@ class Core:
             self.sender.start()
 
     def put(self, write: Write, *, block: bool = True) -> None:
-        """Queues the write, as the options say where the queue is full."""
+        """Queues the write. If the queue is full, it blocks or raises, as the options say."""
         self.start_sender()
-        # The error callback must not wait for the room that only its own thread makes.
+        # The error callback runs in the sender's thread. Only that thread makes room, so the
+        # callback must not wait for room.
         block = block and not self.options.fail_when_full and not self.sender.is_current()
         timeout = self.options.block_timeout
         if block and self.sender.is_missing():
             try:
                 self.queue.put(write, block=False)
             except QueueFullError:
-                self.wait(self.queue.flush_begin(), timeout)  # nobody else makes room
+                self.wait(self.queue.flush_begin(), timeout)  # no other thread makes room
                 self.queue.put(write, block=False)
             return
         self.queue.put(write, block=block, timeout=timeout)
@@ -121,12 +122,12 @@ class Core:
             self.queue.flush_wait(seq, timeout)
 
     def put_at_once(self, write: Write) -> None:
-        """Queues the write without ever waiting. The sender was started before."""
+        """Queues the write without waiting. The sender must have been started."""
         self.check_open()
         self.queue.put_at_once(write)
 
     def start_sender(self) -> None:
-        """Starts the sender with the first write, so that a client costs no thread before."""
+        """Starts the sender, if it does not run. A client without writes has no thread."""
         self.check_open()
         self.sender.start()
 
@@ -136,9 +137,9 @@ class Core:
             raise ClosedError
 
     def report(self, error: WriteError) -> None:
-        """Gives the error to the callback, or logs it without one."""
+        """Calls the error callback, or logs a warning if there is none."""
         if self.options.on_error is None:
-            # Without the detail, which may repeat contents.
+            # The detail is left out, because it may quote contents.
             _log.warning(
                 "write failed: op=%s id=%s status=%s code=%s field=%s",
                 *(error.op, error.id, error.status, error.code, error.field),
@@ -150,9 +151,11 @@ class Core:
             _log.exception("on_error raised")
 
     def _observe(self, response: Response, refused: int = 0) -> None:
-        """Learns from an answer of Sluice's whether this machine's clock is right.
+        """Compares this machine's clock with the time in an answer of Sluice.
 
-        While it is wrong, events without a timestamp get the server's time. It is told once.
+        `refused` is the number of writes that the answer refused for their time. While the clock is
+        wrong, events without a timestamp get the server's time. A wrong clock is reported once,
+        until it is right again.
         """
         if response.date is None:
             return
@@ -169,31 +172,31 @@ class Core:
         detail = (
             f"the clock of this machine is {_clock.text_of(ahead)} "
             f"{'behind' if ahead > 0 else 'ahead of'} the server's: here {here}, there {there}. "
-            f"Ids that were minted by now have the wrong time: the server refuses those of before "
-            f"the year 2000 or of more than 24 hours ahead (of {refused} writes just now; each "
-            f"goes to on_error), and keeps the others under that time. From now on, events "
-            f"without a timestamp get the server's time. Set the clock of this machine, by NTP "
-            f"for one; no restart is needed"
+            f"The ids minted so far have the wrong time. The server refuses ids before the year "
+            f"2000 or more than 24 hours ahead (it just refused {refused} writes; each goes to "
+            f"on_error), and stores the others under the wrong time. From now on, events without "
+            f"a timestamp get the server's time. Set the clock of this machine, for example by "
+            f"NTP; no restart is needed"
         )
         _log.error("%s", detail)
         if self.options.on_error is not None:
             self.report(WriteError("", "", 0, "wrong_clock", detail, ""))
 
     def flush(self, timeout: float | None) -> None:
-        """Waits until what was queued is answered. Raises FlushTimeoutError and ClosedError."""
+        """Waits until all queued writes are answered. Raises FlushTimeoutError and ClosedError."""
         self._not_in_callback()
         seq = self.queue.flush_begin()
         self.wait(seq, timeout)
         self.flush_end(seq)
 
     def flush_end(self, seq: int) -> None:
-        """Raises FlushTimeoutError if there are unanswered writes up to `seq`."""
+        """Raises FlushTimeoutError if writes up to `seq` are unanswered."""
         left = self.queue.left(seq)
         if left:
             raise FlushTimeoutError(left) from self.sender.last_error
 
     def read(self, read: _reads.Read, wait: int | None) -> Any:
-        """Asks the server. With `wait`, what has been flushed before is seen."""
+        """Reads from the server. With `wait`, the read sees all writes that were flushed before."""
         self.check_open()
         ask = functools.partial(
             _reads.perform,
@@ -208,8 +211,8 @@ class Core:
         )
         receipts = self.sender.receipts() if wait is not None else []
         while len(receipts) > _reads.RECEIPTS_MAX:
-            # The log hardly ever has so many partitions. What is read before all is applied does
-            # not matter.
+            # The log hardly ever has so many partitions. If it has, all requests but the last only
+            # wait, and their results are ignored.
             try:
                 ask(after=receipts[: _reads.RECEIPTS_MAX])
             except ApiError as e:
@@ -230,16 +233,16 @@ class Core:
             self.shut(seq)
 
     def end_streams(self) -> None:
-        """Tracks the streams that are still open, as far as they came."""
+        """Tracks the streams that are still open with their parts so far."""
         for stream in list(self.streams):
             stream.end()
 
     def shut(self, seq: int) -> None:
-        """Ends everything after a flush that was begun to close."""
+        """Ends everything after the flush of `close`."""
         self.closed = True
         self._stopped.set()
         self.queue.stop()
-        # With writes left, the sender may be in a request, which this ends.
+        # If writes are left, the sender may be in a request. Closing the transport ends it.
         self._transport.close()
         self.sender.join(_JOIN_TIMEOUT)
         if self._spool is not None:
@@ -248,11 +251,11 @@ class Core:
         self.flush_end(seq)
 
     def log_left(self, error: FlushTimeoutError) -> None:
-        """For when nobody can be told that writes are left."""
+        """Logs that writes are left, if there is no caller to raise to."""
         _log.warning("the client was closed: %s", error)
 
     def after_fork(self) -> None:
-        """In the child of a fork: starts anew, as the threads and the spool are the parent's."""
+        """Starts anew in the child of a fork. The threads and the spool stay with the parent."""
         if self.closed:
             return
         if self._spool is not None:
@@ -278,7 +281,7 @@ def _decoded(item: bytes) -> Write | None:
     return Write(op, id, item)
 
 
-# The cores that are not closed: for the end of the interpreter, and for forks.
+# The open cores, for the exit of the interpreter and for forks.
 _open_cores: set[Core] = set()
 
 

@@ -1,4 +1,4 @@
-"""Calls to writes: checks what the caller gave and encodes it, once, as the item that is sent."""
+"""Checks the arguments of a call, and encodes them as the item of a write."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ EVENT_NAME_BYTES_MAX = 128
 ID_BYTES_MAX = 128
 DIMENSIONS_MAX = 4096
 WRITE_BYTES_MAX = 1 << 20
-STREAM_BYTES_MAX = WRITE_BYTES_MAX - (64 << 10)  # what is kept of a stream; the rest is for others
+# How many bytes of a stream are kept for its event. The rest of a write is for the other fields.
+STREAM_BYTES_MAX = WRITE_BYTES_MAX - (64 << 10)
 
 _TIMESTAMP_MIN = 946_684_800_000_000  # 2000-01-01, in Unix microseconds
 _TIMESTAMP_AHEAD = 24 * 3600 * 1_000_000
@@ -55,10 +56,10 @@ def create(
     strict: bool = False,
     traced: bool = False,
 ) -> Write:
-    """The write that creates an event; without an id, it mints one.
+    """Returns the write that creates an event. Without an id, it mints one.
 
-    What is not JSON, or too large, is refused if `strict`. For a traced call nothing is refused
-    that could be encoded somehow.
+    With `strict`, values that are not JSON or are too large are refused. With `traced`, every value
+    is encoded in some way, because a call must not fail for being traced.
     """
     check_conversation_id(conversation_id)
     _check_event_name(event_name)
@@ -75,7 +76,7 @@ def create(
             members["timestamp"] = rfc3339(micros)
     members["conversation_id"] = conversation_id
     members["event_name"] = event_name
-    # In a create, a null is as good as absent.
+    # In a create, null means the same as an absent field.
     if latency is not None:
         members["latency"] = _latency(latency)
     fields: dict[str, bytes] = {}
@@ -107,7 +108,7 @@ def update(
     strict: bool = False,
     op: Literal["update", "patch"] = "update",
 ) -> Write:
-    """The write that sets the fields given, and clears those given as None."""
+    """Returns the write that sets the given fields, and clears the fields that are None."""
     check_id(id)
     members: dict[str, object] = {"op": op, "id": id}
     if event_name is not UNSET:
@@ -138,18 +139,18 @@ def update(
 
 
 def delete(id: str) -> Write:
-    """The write that deletes an event."""
+    """Returns the write that deletes an event."""
     check_id(id)
     return Write("delete", id, _item({"op": "delete", "id": id}, {}, {}, True))
 
 
 def check_conversation_id(value: str) -> None:
-    """Raises ValidationError unless the value can be a conversation's id."""
+    """Raises ValidationError unless the value is a valid id of a conversation."""
     _check_text("conversation_id", value, CONVERSATION_ID_BYTES_MAX)
 
 
 def check_id(value: str) -> None:
-    """Raises ValidationError unless the value can be an event's id."""
+    """Raises ValidationError unless the value is a valid id of an event."""
     if not isinstance(value, str) or not value:
         raise ValidationError("id", "must be a string, and not empty")
     if len(value) > ID_BYTES_MAX:
@@ -159,14 +160,14 @@ def check_id(value: str) -> None:
 
 
 def rfc3339(micros: int) -> str:
-    """The text of a time in Unix microseconds."""
+    """Formats Unix microseconds as RFC 3339 in UTC."""
     moment = EPOCH + micros * _MICROSECOND
     text = moment.replace(tzinfo=None).isoformat(timespec="microseconds")
-    return text.rstrip("0").rstrip(".") + "Z"  # as the server writes it
+    return text.rstrip("0").rstrip(".") + "Z"  # as the server formats it
 
 
 def datetime_micros(field: str, value: datetime) -> int:
-    """The datetime in Unix microseconds."""
+    """Converts the datetime to Unix microseconds."""
     if value.utcoffset() is None:
         raise ValidationError(field, "has no time zone; use such as datetime.now(timezone.utc)")
     return (value - EPOCH) // _MICROSECOND
@@ -188,7 +189,7 @@ def _check_text(field: str, value: str, bytes_max: int) -> None:
 
 
 def _micros(value: Timestamp, now: int) -> int:
-    """The timestamp in Unix microseconds; what is finer is cut off."""
+    """Checks a timestamp, and converts it to Unix microseconds, rounded down."""
     if isinstance(value, datetime):
         micros = datetime_micros("timestamp", value)
     elif isinstance(value, str):
@@ -199,7 +200,7 @@ def _micros(value: Timestamp, now: int) -> int:
         raise ValidationError(
             "timestamp", "must be a datetime, RFC 3339 text or Unix milliseconds (an int)"
         )
-    # A clock of before 2000 is wrong, and judges nothing.
+    # A clock before 2000 is wrong, so it does not limit timestamps.
     latest = now + _TIMESTAMP_AHEAD if now >= _TIMESTAMP_MIN else math.inf
     if not _TIMESTAMP_MIN <= micros <= latest:
         raise ValidationError("timestamp", "must be from the year 2000 to 24 hours from now")
@@ -207,7 +208,7 @@ def _micros(value: Timestamp, now: int) -> int:
 
 
 def _parse_rfc3339(text: str) -> int:
-    # datetime.fromisoformat takes much that RFC 3339 does not, and not the same in all versions.
+    # datetime.fromisoformat accepts more than RFC 3339, and differs between Python versions.
     match = _RFC3339.fullmatch(text)
     try:
         if match is None:
@@ -244,7 +245,7 @@ def _latency(value: float) -> float:
 
 
 class Snapshot:
-    """A value as it was, already encoded."""
+    """A value that was encoded earlier, as it was then."""
 
     __slots__ = ("json",)
 
@@ -298,7 +299,7 @@ _raw_to_json = json.JSONEncoder(
 
 
 def _strict(field: str, value: object) -> bytes:
-    """The value as JSON. Raises ValidationError for all that JSON has not, without the value."""
+    """Encodes the value as JSON. Raises ValidationError for a value that JSON does not have."""
     try:
         encoded = _json.unmarked(_raw_to_json(value).encode())
         if _payload.encode(value) != encoded:
@@ -321,7 +322,7 @@ def _base64(field: str, value: Embedding) -> bytes:
 
 
 def _float32s(field: str, value: Embedding) -> bytes:
-    """The embedding as little-endian float32."""
+    """Encodes the embedding as little-endian float32."""
     numbers = _numbers(field, value)
     if not 1 <= len(numbers) <= DIMENSIONS_MAX:
         raise ValidationError(
@@ -332,8 +333,8 @@ def _float32s(field: str, value: Embedding) -> bytes:
             numbers = array.array("f", numbers)
         except (TypeError, ValueError, OverflowError):
             raise _wrong_number(field, numbers) from None
-    # What array makes of numbers beyond float32 is infinite, and the sum of up to 4,096 finite
-    # ones is far from float64's end: it is finite only if each of them is.
+    # array makes numbers beyond float32 infinite. The sum of 4,096 finite float32 fits in float64,
+    # so the sum is finite only if each number is.
     if not math.isfinite(sum(numbers)):
         raise _wrong_number(field, numbers)
     if sys.byteorder == "big":
@@ -381,7 +382,7 @@ def _wrong_number(
 def _item(
     members: dict[str, object], fields: dict[str, bytes], vectors: dict[str, bytes], strict: bool
 ) -> bytes:
-    """The item of the members, of fields that are JSON already, and of vectors in base64."""
+    """Joins the members, fields that are JSON already, and vectors in base64 to an item."""
     head = _to_json(members).encode()[:-1]
     tail = b"".join(b',"%b":"%b"' % (name.encode(), text) for name, text in vectors.items())
     names = sum(len(name) + 4 for name in fields)
@@ -399,5 +400,5 @@ def _item(
 
 
 def _reason(e: ValueError) -> str:
-    # json's own text goes on with the value.
+    # The rest of json's text is the value, which must not be quoted.
     return str(e).partition(":")[0]

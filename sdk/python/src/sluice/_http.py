@@ -1,4 +1,4 @@
-"""HTTP: one request at a time on each of a few connections that are kept, and what answers mean."""
+"""HTTP requests on a few kept connections, and the rules for what is retried."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ _CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The answer to a request; `retry_after` is in seconds, 0 without."""
+    """The answer to a request. `retry_after` is in seconds; 0 if there is none."""
 
     status: int
     body: bytes
     reason: str = ""
     retry_after: float = 0.0
     media_type: str = ""
-    # Where a redirect leads that was not followed.
+    # The target of a redirect that was not followed.
     location: str | None = None
-    # The server's time in Unix seconds, where the answer has it.
+    # The server's time in Unix seconds; None if the answer does not have it.
     date: float | None = None
 
     def error(self) -> ApiError:
-        """The answer as an error, from the problem that its body is, if it is one."""
+        """Returns the answer as an error, with the members of its problem document if any."""
         if self.location is not None:
             return ApiError(
                 self.status, detail=f"a redirect to {_shown(self.location)} is not followed"
@@ -59,16 +59,16 @@ class Response:
         return problem_error(self.status, problem)
 
     def is_final(self) -> bool:
-        """Whether it judges the write of a request with one write, if it is no acknowledgement.
+        """Whether the answer to a request with one write refuses that write for good.
 
-        Sluice judges by the code of its problem, and anything by saying that it is too large.
+        Sluice does so by a final code in a problem document. A proxy does so only by 413.
         """
         if self.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return True
         return self._problem().get("code") in _JUDGING and self.is_problem()
 
     def is_problem(self) -> bool:
-        """Whether it is a problem of Sluice's."""
+        """Whether the answer is a problem document of Sluice, not of a proxy."""
         problem = self._problem()
         return (
             self.status >= HTTPStatus.BAD_REQUEST
@@ -84,7 +84,7 @@ class Response:
         return problem if isinstance(problem, dict) else {}
 
 
-# The codes by which Sluice says that a write can never be. Others are about the request, its sender
+# The codes by which Sluice refuses a write for good. Other codes are about the request, its sender
 # or the server.
 _JUDGING = frozenset(
     (
@@ -103,46 +103,46 @@ _JUDGING = frozenset(
 
 
 class NotSentError(NetworkError):
-    """No connection came about, so that the request was not sent."""
+    """The connection failed, so that the request was not sent."""
 
 
 class UnreadableError(NetworkError):
-    """An answer with a status of 2xx that is not one of Sluice's."""
+    """The answer has a status of 2xx, and is not Sluice's."""
 
 
 def problem_error(status: int, problem: dict[str, object]) -> ApiError:
-    """The error that the members of a problem, or of an item's error, describe."""
+    """Returns the error for the members of a problem document, or of an item's error."""
     texts = (problem.get(name) for name in ("code", "detail", "field"))
     return ApiError(status, *(text if isinstance(text, str) else "" for text in texts))
 
 
 def is_retryable(error: ApiError | NetworkError) -> bool:
-    """Whether it may go better the next time, without anybody's help."""
+    """Whether a retry may succeed without anybody changing anything."""
     return isinstance(error, NetworkError) or error.status in (408, 425, 429) or error.status >= 500
 
 
 def is_final_item(error: ApiError) -> bool:
-    """Whether an item's error, which nothing but Sluice makes, judges its write."""
+    """Whether an item's error refuses its write for good. Only Sluice makes such errors."""
     return error.code in _JUDGING or not (is_retryable(error) or error.status in (401, 403))
 
 
 def is_held(error: ApiError | NetworkError) -> bool:
-    """Whether writes that met it wait for somebody to change something, rather than for time."""
+    """Whether the error holds writes until somebody changes something. They are retried."""
     return isinstance(error, UnreadableError) or not is_retryable(error)
 
 
 def may_have_written(error: ApiError | NetworkError) -> bool:
-    """Whether a request that ended so may have put its writes into the log."""
+    """Whether the writes may have reached the log although the request ended with this error."""
     if isinstance(error, NetworkError):
         return not isinstance(error, NotSentError)
     return error.status >= 500 or error.status == 408
 
 
 def may_follow(status: int, origin: str, target: str) -> bool:
-    """Whether a redirect keeps the request as it is and leads to the server that was asked.
+    """Whether a redirect may be followed.
 
-    That is the same scheme, host and port. A host's own step from http to https, each at its
-    default port, counts as the same.
+    It must keep the method and the body (307 or 308), and lead to the same scheme, host and port. A
+    redirect of a host from http to https, both at their default ports, may be followed too.
     """
     try:
         old, new = urlsplit(origin), urlsplit(target)
@@ -157,7 +157,7 @@ def may_follow(status: int, origin: str, target: str) -> bool:
 
 
 def _shown(location: str) -> str:
-    """The place without what may be secret in it, for logs."""
+    """Returns the location for logs, without its query and login, which may be secret."""
     try:
         url = urlsplit(location)
         return (
@@ -168,13 +168,16 @@ def _shown(location: str) -> str:
 
 
 def pause_after(tries: int, retry_after: float) -> float:
-    """How many seconds to wait after so many failed tries."""
+    """Returns the pause in seconds after the given number of failed attempts.
+
+    It is exponential backoff with jitter, and at least `retry_after` seconds.
+    """
     pause = min(PAUSE_MIN * (1 << min(tries - 1, 10)), PAUSE_MAX)
     return max(pause * random.uniform(0.5, 1), min(retry_after, RETRY_AFTER_MAX))
 
 
 class Transport:
-    """Requests to one server, from any thread."""
+    """Sends requests to one server, from any thread."""
 
     def __init__(
         self,
@@ -212,7 +215,7 @@ class Transport:
     ) -> Response:
         """Sends the request and reads the answer, in `timeout` seconds. Raises NetworkError.
 
-        It follows redirects that keep the method and the body and lead to the same server.
+        It follows redirects 307 and 308 to the same server.
         """
         deadline = time.monotonic() + timeout
         headers = self._headers | (headers or {})
@@ -241,7 +244,7 @@ class Transport:
     ) -> Response:
         if self._context is not None or not url.startswith("https:"):
             return self._try(method, path, body, headers, deadline)
-        # The host's own step to https, for this request.
+        # A redirect of the host to https holds for this request only.
         parts = urlsplit(url)
         secure = Transport(
             f"{parts.scheme}://{parts.netloc}",
@@ -278,8 +281,8 @@ class Transport:
                 response, healthy = _exchange(connection, method, path, body, headers, deadline)
                 return response
             except ConnectionError as e:
-                # The server may have closed a connection that was idle just before it was used
-                # again. That says nothing about the server; a new connection does.
+                # The server may have closed an idle connection just before this request. So the
+                # request is sent once more, on a new connection.
                 if not kept:
                     raise NetworkError(_text(e)) from e
             except (OSError, http.client.HTTPException) as e:
@@ -288,13 +291,13 @@ class Transport:
                 self._release(connection, healthy)
 
     def close(self) -> None:
-        """Closes the connections; requests that are out fail."""
+        """Closes the connections. Requests under way fail."""
         with self._lock:
             self._closed = True
             for connection in (*self._idle, *self._busy):
                 sock: socket.socket | None = connection.sock
                 if sock is not None:
-                    # A close alone would leave another thread's read waiting.
+                    # Without a shutdown, a read in another thread would keep waiting.
                     with contextlib.suppress(OSError):
                         sock.shutdown(socket.SHUT_RDWR)
             for connection in self._idle:
@@ -347,9 +350,9 @@ def _exchange(
     headers: dict[str, str],
     deadline: float,
 ) -> tuple[Response, bool]:
-    """The answer, and whether the connection can be used again."""
+    """Returns the answer, and whether the connection can be used again."""
     sock = connection.sock
-    # The timeout of a socket is that of each call; the deadline is that of the whole.
+    # The timeout of a socket applies to each call; the deadline applies to the whole exchange.
     sock.settimeout(_left(deadline))
     broken: ConnectionError | None = None
     try:
@@ -389,7 +392,7 @@ def _left(deadline: float) -> float:
 
 
 def _seconds(retry_after: str) -> float:
-    """The value of Retry-After, seconds or a date, in seconds from now."""
+    """Parses a Retry-After header, which has seconds or a date, to seconds from now."""
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
         return float(min(int(text[:10]), 10**9))

@@ -1,4 +1,4 @@
-"""How the id of an event is made: see sdk/spec/vectors, which pin every bit."""
+"""Mints the ids of events. sdk/spec/vectors/README.md has the algorithm."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _P5 = 0x27D4EB2F165667C5
 _COUNT_BITS = 38
 _COUNT_MASK = (1 << _COUNT_BITS) - 1
 
-# Of the times that are given out, in microseconds: how far they go on by one microsecond each
-# while the clock is behind them, and the largest step back of the clock that they do not follow.
+# Bounds of Process.micros, in microseconds: how far its times may run ahead of the clock, one
+# microsecond for each call, and the largest backward step of the clock that it does not follow.
 _AHEAD_MAX = 5_000_000
 _BACK_MAX = 10_000_000
 
@@ -63,15 +63,15 @@ def xxh64(data: bytes) -> int:
     return h ^ (h >> 32)
 
 
-# Pure Python takes some microseconds for a hash, and one conversation has many events.
+# A hash takes some microseconds in pure Python, and one conversation has many events.
 @functools.lru_cache(maxsize=4096)
 def conversation_hash(conversation_id: str) -> int:
-    """The top 24 bits of the hash of the conversation's UTF-8 bytes."""
+    """Returns the top 24 bits of the XXH64 of the conversation's UTF-8 bytes."""
     return xxh64(conversation_id.encode("utf-8", "surrogatepass")) >> 40
 
 
 def mint(conversation_id: str, unix_micros: int, count: int) -> str:
-    """The id of an event of the conversation at that time, with the low 38 bits of count."""
+    """Composes an id from the conversation, the time and the low 38 bits of count."""
     millis, micros = divmod(unix_micros, 1000)
     high = millis << 16 | 8 << 12 | micros
     low = 2 << 62 | conversation_hash(conversation_id) << _COUNT_BITS | count & _COUNT_MASK
@@ -80,47 +80,52 @@ def mint(conversation_id: str, unix_micros: int, count: int) -> str:
 
 
 class Process:
-    """Mints ids that are unique within the process, and ascend as they are minted.
+    """Mints the ids of a process. It may be used by several threads.
 
-    Ids of one conversation and time differ by a count; times that are given out grow. Both may be
-    called by several threads.
+    Ids are unique. The ids of one conversation and time ascend in the order in which they are
+    minted, because each has the next count.
     """
 
     def __init__(self, first: int | None = None) -> None:
-        self._count = first  # of the next id; None until there is one
+        self._count = first  # the count of the next id; None before the first id
         self._last = 0
         self._lock = threading.Lock()
-        # The server's time in Unix seconds, and time.monotonic() when it was that, while the
-        # system's clock is known to be wrong.
+        # Set while the system's clock is known to be wrong: the server's time in Unix seconds, and
+        # time.monotonic() at the same moment.
         self._server: tuple[float, float] | None = None
 
     def mint(self, conversation_id: str, unix_micros: int) -> str:
-        """The id of an event of the conversation at the time, in Unix microseconds."""
+        """Mints the id of an event of the conversation at the time, in Unix microseconds."""
         with self._lock:
             count = self._count
             if count is None:
-                # Below 2^37, so that as many ids come before the count starts again. Not from the
-                # random module: programs seed it, and two with one seed would mint the same ids.
+                # A random count below 2^37, so that at least 2^37 ids come before the 38-bit count
+                # wraps around. It is not from the random module: programs seed that, and two
+                # programs with the same seed would mint the same ids.
                 count = int.from_bytes(os.urandom(8), "little") >> (64 - _COUNT_BITS + 1)
             self._count = count + 1
         return mint(conversation_id, unix_micros, count)
 
     def follow(self, server: float | None) -> None:
-        """Has the time be the server's, in Unix seconds, from now on; None for the system's."""
+        """Sets the time to the server's, in Unix seconds. None returns to the system's clock."""
         self._server = None if server is None else (server, time.monotonic())
 
     def now(self) -> int:
-        """The time in Unix microseconds, by the system's clock unless that is known to be wrong."""
+        """Returns the time in Unix microseconds.
+
+        It is the system's time, or the server's while the system's clock is known to be wrong.
+        """
         server = self._server
         if server is None:
             return time.time_ns() // 1000
         return int((server[0] + time.monotonic() - server[1]) * 1_000_000)
 
     def micros(self, clock: int | None = None) -> int:
-        """The time of an event without a timestamp, in Unix microseconds.
+        """Returns the time for an event without a timestamp, in Unix microseconds.
 
-        It is `now`, but later than any given out before, unless the clock was set back by
-        more than 10 s. `clock` stands for the system's clock in tests.
+        It is `now`, but later than any time returned before, so that events sort in the order in
+        which they were tracked. If the clock is set back by more than 10 s, it follows the clock.
+        `clock` replaces the system's clock in tests.
         """
         with self._lock:
             now = self.now() if clock is None else clock
@@ -132,12 +137,12 @@ class Process:
             return self._last
 
     def after_fork(self) -> None:
-        """In the child of a fork: counts from another number, as the parent goes on with this."""
+        """Begins a new count in the child of a fork, because the parent goes on with this one."""
         self._count = None
         self._lock = threading.Lock()  # another thread of the parent may have held it
 
 
-# The counter belongs to the process: all clients share it.
+# All clients of the process share one counter, so that their ids are unique.
 PROCESS = Process()
 
 if hasattr(os, "register_at_fork"):

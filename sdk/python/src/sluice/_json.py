@@ -1,4 +1,4 @@
-"""JSON whose numbers are kept as they are written."""
+"""JSON text whose numbers keep every digit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class RawJSON:
-    """JSON that is written as it is, with every digit of its numbers.
+    """JSON text that is written unchanged, with every digit of its numbers.
 
-    It is what `raw` of a read gives, or your own. What is not JSON is written as text, and refused
-    by a client that is strict.
+    A read with `raw` returns it, and you can make your own. Text that is not valid JSON is written
+    as a string; a strict client refuses it.
     """
 
     __slots__ = ("json",)
@@ -40,7 +40,7 @@ class RawJSON:
 
 
 def loads(text: str | bytes) -> Any:
-    """The value, with integers of any length, which Python by itself refuses above some."""
+    """Parses JSON with integers of any length. json.loads refuses thousands of digits."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -50,7 +50,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def loads_exactly(text: str | bytes) -> Any:
-    """The value, with numbers as RawJSON."""
+    """Parses JSON. Numbers become RawJSON."""
     return json.loads(text, parse_int=RawJSON, parse_float=RawJSON)
 
 
@@ -64,20 +64,20 @@ def _integer(text: str) -> int:
 
 
 def marked(raw: str) -> str:
-    """A string that stands for raw JSON until `unmarked`. It has no line breaks."""
+    """Returns a string that stands for raw JSON until `unmarked`. It has no line breaks."""
     line = re.sub(r"[\r\n]", " ", raw).strip()
     return _MARK + base64.b64encode(line.encode("utf-8", "replace")).decode()
 
 
 def unmarked(encoded: bytes) -> bytes:
-    """The JSON with raw JSON for what stands for it."""
+    """Replaces the strings of `marked` in encoded JSON by their raw JSON."""
     if _MARK.encode() not in encoded:
         return encoded
     return _MARKED.sub(lambda match: base64.b64decode(match[1]), encoded)
 
 
 def members(text: str, at: int = 0) -> dict[str, str]:
-    """The members of an object that begins there, each as the JSON that it is."""
+    """Splits the JSON of an object that begins at `at` into its members. Values stay JSON text."""
     found = {}
     at = _skip(text, at) + 1
     while text[at := _skip(text, at)] != "}":
@@ -91,7 +91,7 @@ def members(text: str, at: int = 0) -> dict[str, str]:
 
 
 def elements(text: str) -> list[str]:
-    """The elements of an array, each as the JSON that it is."""
+    """Splits the JSON of an array into its elements. They stay JSON text."""
     found = []
     at = _skip(text, 0) + 1
     while text[at := _skip(text, at)] != "]":
@@ -102,7 +102,7 @@ def elements(text: str) -> list[str]:
     return found
 
 
-# Numbers as text, as the longest are refused as integers.
+# Numbers are parsed as text, because Python refuses to parse the longest integers.
 _decoder = json.JSONDecoder(parse_int=str, parse_float=str)
 
 

@@ -23,7 +23,7 @@ OnError: TypeAlias = Callable[[WriteError], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """As `Client` documents them."""
+    """The checked options of a client. `Client` documents them."""
 
     url: str
     api_key: str | None
@@ -76,7 +76,7 @@ def _is_base(text: str) -> bool:
         return (
             url.scheme in ("http", "https")
             and bool(url.hostname)
-            and url.port != 0  # raises ValueError where it is no port
+            and url.port != 0  # raises ValueError for an invalid port
             and url.username is None
             and not (url.query or url.fragment)
             and re.fullmatch("[!-~]*", text) is not None

@@ -1,7 +1,7 @@
-"""JSON of whatever a caller has as input, output or metadata.
+"""Encodes any Python value as JSON, for input, output and metadata.
 
-Nothing is lost for its type: what JSON does not know is encoded by the nearest that it does, and
-what is left by its text. No function here raises for a value but `TwoKeysError`.
+A value that JSON does not have is encoded as the nearest JSON value, or as its text. The only
+exception that these functions raise for a value is `TwoKeysError`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from uuid import UUID
 from sluice import _json
 
 DEPTH_MAX = 31
-"""How deep a field may nest, for the server takes 32 levels with the write's own."""
+"""How many levels a field may nest. The server allows 32, and the write itself is one."""
 
 METADATA_BYTES_MAX = 16 << 10
 
-_TEXT_CHARS_MAX = 1000  # of what is only known by its text and nests too deep
-# So that a mock, whose every method returns another mock, does not go on for ever.
+_TEXT_CHARS_MAX = 1000  # the length of the text of a value that nests too deep
+# A bound on the recursion for values such as mocks, whose every method returns another mock.
 _PARENTS_MAX = 2 * DEPTH_MAX + 2
 _CUT_CHARS_MIN = 256  # shorter strings are never cut
 _CIRCULAR = "[circular]"
@@ -38,16 +38,17 @@ to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 class TwoKeysError(ValueError):
-    """Two keys of a mapping are the same as text."""
+    """Two keys of a mapping have the same text, so that a JSON object cannot have both."""
 
 
 def encode(value: object, *, rename: bool = False) -> bytes:
-    """The value as JSON. Of keys that are the same as text, the later ones are renamed if so told.
+    """Encodes the value as JSON.
 
-    Raises TwoKeysError if not.
+    If two keys of a mapping have the same text, the later one is renamed with `rename`; otherwise
+    it raises TwoKeysError.
     """
     try:
-        # Which is much faster, and all that most values need.
+        # This way is much faster, and enough for most values.
         if _is_plain(value, DEPTH_MAX):
             return to_json(value).encode()
     except Exception:
@@ -61,18 +62,18 @@ def encode(value: object, *, rename: bool = False) -> bytes:
 
 
 def encode_object(value: object) -> bytes:
-    """The same of metadata, which is an object: anything else becomes the member `value` of one."""
+    """Encodes metadata as an object. Any other value becomes the member `value` of an object."""
     encoded = encode(value, rename=True)
     return encoded if encoded.startswith(b"{") else b'{"value":%b}' % encoded
 
 
 def text_of(value: object) -> str:
-    """The value's text, whatever its methods do, in valid Unicode."""
+    """Returns the value's text in valid Unicode. It does not raise, even if its methods do."""
     return _text(value)
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Whether it is of JSON's own types, with strings as keys, and nests not too deep."""
+    """Whether the value has only JSON's types and string keys, and does not nest too deep."""
     kind = type(value)
     if kind in _SCALARS:
         return True
@@ -94,7 +95,7 @@ _CONTAINERS = frozenset((dict, list, tuple))
 
 
 def _plain(value: Any, depth: int, parents: list[object], rename: bool) -> object:
-    """The value made of what JSON knows."""
+    """Converts the value to JSON's types. `parents` contain the value, to find cycles."""
     if value is None or value is True or value is False:
         return value
     if isinstance(value, _json.RawJSON):
@@ -106,7 +107,7 @@ def _plain(value: Any, depth: int, parents: list[object], rename: bool) -> objec
     if isinstance(value, int):
         try:
             int.__repr__(value)
-        except ValueError:  # Python does not write more than some thousand digits
+        except ValueError:  # Python refuses to format some thousands of digits
             return hex(value)
         return int(value)
     if isinstance(value, float):
@@ -131,12 +132,12 @@ def _plain(value: Any, depth: int, parents: list[object], rename: bool) -> objec
     except TwoKeysError:
         raise
     except Exception:
-        pass  # its own methods fail; its text may not
+        pass  # the value's own methods failed; its text may work
     return _text(value)
 
 
 def _raw(value: _json.RawJSON, depth: int, rename: bool) -> object:
-    """What stands for the JSON as it is; for what is none, or nests too deep, what it says."""
+    """Marks the raw JSON, or converts it if it is invalid or nests too deep."""
     try:
         parsed = _json.loads_exactly(value.json)
     except (ValueError, RecursionError, TypeError):
@@ -157,7 +158,7 @@ def _nests_within(value: object, depth: int) -> bool:
 
 
 def _known(value: Any) -> object:
-    """What stands for an object of a type that is known; the value itself where that is none."""
+    """Converts an object of a known type; returns the value itself for any other type."""
     if isinstance(value, datetime):
         text = value.isoformat()
         return text[:-6] + "Z" if text.endswith("+00:00") else text
@@ -171,7 +172,7 @@ def _known(value: Any) -> object:
         return value
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    # Pydantic, of version 2 and 1, and NumPy's arrays and scalars with those that are like them.
+    # Pydantic models (versions 2 and 1), and arrays and scalars of NumPy and similar libraries.
     for name in ("model_dump", "tolist"):
         method = getattr(value, name, None)
         if callable(method):
@@ -218,7 +219,7 @@ def _text(value: object) -> str:
 
 
 def _valid(text: str) -> str:
-    """The text with U+FFFD for lone surrogates, which UTF-8 does not have."""
+    """Replaces lone surrogates by U+FFFD, because UTF-8 does not have them."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -227,16 +228,17 @@ def _valid(text: str) -> str:
 
 
 def fit(fields: dict[str, bytes], room: int) -> dict[str, bytes]:
-    """The fields, of which long strings are cut so that all have room; each says its true size.
+    """Shortens fields of JSON to `room` bytes in total.
 
-    Where that is not enough, the largest field becomes the beginning of its JSON.
+    It cuts the longest strings, and each cut string states its original size. If that is not
+    enough, the largest field is replaced by the beginning of its JSON.
     """
     values = {name: _json.loads_exactly(encoded) for name, encoded in fields.items()}
     lengths = sorted(_size(text) for value in values.values() for text in _strings(value))
     lengths = [length for length in lengths if length > _CUT_CHARS_MIN]
     excess = sum(map(len, fields.values())) - room
     limit = _CUT_CHARS_MIN
-    # The limit above which strings are cut is the largest that cuts enough.
+    # Find the largest limit for the length of strings that saves enough.
     low, high = _CUT_CHARS_MIN, lengths[-1] if lengths else _CUT_CHARS_MIN
     while low <= high:
         middle = (low + high) // 2
@@ -262,7 +264,10 @@ def fit(fields: dict[str, bytes], room: int) -> dict[str, bytes]:
 
 
 def fit_object(encoded: bytes, room: int) -> bytes:
-    """An object of which the last members are left out so that it has room; it says its size."""
+    """Shortens the JSON of an object to `room` bytes.
+
+    Its last members are left out, and `sluice_truncated` states its original size.
+    """
     if len(encoded) <= room:
         return encoded
     kept = [to_json({"sluice_truncated": {"bytes": len(encoded)}})[1:-1].encode()]
@@ -276,12 +281,12 @@ def fit_object(encoded: bytes, room: int) -> bytes:
 
 
 def _size(text: str) -> int:
-    """The bytes of the text as JSON, without its quotes."""
+    """Returns the size in bytes of the text as JSON, without its quotes."""
     return len(to_json(text).encode()) - 2
 
 
 def _beginning(text: str, size: int) -> str:
-    """The longest beginning, or nearly, that has so many bytes as JSON."""
+    """Returns a beginning of the text whose JSON has at most `size` bytes, and nearly as many."""
     text = text[:size]
     while (has := _size(text)) > size:
         text = text[: len(text) * size // has]
@@ -304,7 +309,7 @@ def _cut(value: Any, limit: int) -> object:
             return value
         size = len(value.encode())
         beginning = _beginning(value, limit)
-        # One that was cut before, as the input of a traced call is, says its first size.
+        # A string that was cut before, such as the input of a traced call, keeps its original size.
         cut = _MARK.search(value)
         if cut is not None:
             size = int(cut[1])

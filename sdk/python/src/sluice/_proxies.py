@@ -1,4 +1,4 @@
-"""Which proxy the environment has a request go through: the same rules as Go's net/http."""
+"""Finds the proxy for a request from the environment, by the rules of Go's net/http."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy, and the headers that it needs."""
+    """An HTTP proxy, and the headers by which the client logs in to it."""
 
     host: str
     port: int
@@ -23,7 +23,7 @@ class Proxy:
 
     @staticmethod
     def of(url: str, environment: Mapping[str, str]) -> Proxy | None:
-        """The proxy for the URL, None for a direct connection. Raises ValidationError."""
+        """Returns the proxy for the URL; None for a direct connection. Raises ValidationError."""
         variable = urlsplit(url).scheme.upper() + "_PROXY"
         text = proxy_for(url, environment)
         if text is None:
@@ -43,10 +43,10 @@ class Proxy:
 
 
 def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:
-    """The URL of the proxy for a request to the URL, None for a direct connection."""
+    """Returns the proxy's URL for a request to the URL; None for a direct connection."""
     parts = urlsplit(url)
     scheme = parts.scheme
-    # A CGI script has the request's header Proxy in HTTP_PROXY.
+    # In a CGI script, HTTP_PROXY is the request's Proxy header, which must not be trusted.
     if scheme == "http" and environment.get("REQUEST_METHOD"):
         return None
     proxy = _variable(environment, scheme + "_proxy")

@@ -1,4 +1,4 @@
-"""The queue: the writes that were accepted and are not answered for good."""
+"""The bounded queue of all writes that have no final answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sluice.types import Op
 
 
 class Write:
-    """One write, encoded. What is below `item` is the queue's and the sender's."""
+    """An encoded write. The attributes after `item` belong to the queue and the sender."""
 
     __slots__ = (
         "first_tried",
@@ -39,25 +39,25 @@ class Write:
         self.op = op
         self.id = id
         self.item = item
-        self.minted = minted  # whether this library made the id of this create
+        self.minted = minted  # whether this library minted the id of this create
         self.seq = 0
         self.queued_at = 0.0
         self.place: Place | None = None
-        # The next write of the same id, which waits until this one is answered.
+        # The next write of the same id. It waits until this write is answered.
         self.next: Write | None = None
         self.first_tried: float | None = None
         self.tries = 0
-        # Whether an earlier try may have put it into the log: it was sent, and no answer said what
-        # became of it.
+        # Whether an earlier attempt may have reached the log: the write was sent, and no answer
+        # told its result.
         self.unsure = False
 
 
 class Queue:
-    """Writes in order, of which `take` gives batches with at most one write of an id.
+    """The queued writes in order. `take` returns batches with at most one write of an id.
 
-    A write is ready, waits for an earlier one of its id, or is in the batch that was taken; in any
-    case it is unanswered, and counts against the bounds, until `settle` is told that it is not.
-    All operations take time in proportion to the writes they are about, not to those queued.
+    A write is in one of three states: it is ready, it waits for an earlier write of its id, or it
+    is in the batch that was taken. It counts against the bounds until `settle` says that it is
+    answered. The cost of an operation does not depend on the length of the queue.
     """
 
     def __init__(self, options: Options, spool: Spool | None) -> None:
@@ -65,28 +65,28 @@ class Queue:
         self._spool = spool
         self._limits = BatchLimits(options.batch_writes_max, options.batch_bytes_max)
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)  # the sender waits
-        self._room = threading.Condition(self._lock)  # calls that found the queue full
-        self._progress = threading.Condition(self._lock)  # flushes
-        self._late: deque[Write] = deque()  # of put_at_once, to be queued by who has the lock
-        self._wakers: dict[Callable[[], None], None] = {}  # coroutines, for room or progress
+        self._work = threading.Condition(self._lock)  # the sender waits for a batch
+        self._room = threading.Condition(self._lock)  # calls wait for room
+        self._progress = threading.Condition(self._lock)  # flushes wait for answers
+        self._late: deque[Write] = deque()  # writes of put_at_once that are not queued yet
+        self._wakers: dict[Callable[[], None], None] = {}  # coroutines wait for room or answers
 
         self._unanswered: OrderedDict[int, Write] = OrderedDict()  # by seq
         self._bytes = 0
         self._last_of: dict[str, Write] = {}  # the last unanswered write of each id
         self._ready: deque[Write] = deque()
         self._ready_bytes = 0
-        self._oldest = math.inf  # when the oldest of the ready ones was queued
+        self._oldest = math.inf  # when the oldest ready write was queued
         self._last_seq = 0
-        self._flush_seq = 0  # writes up to here are sent without waiting for more
+        self._flush_seq = 0  # writes up to here are sent without waiting for a full batch
         self._closing = False
         self._stopped = False
 
     def put(self, write: Write, *, block: bool, timeout: float | None = None) -> None:
-        """Queues the write; where there is no room, blocks for `timeout` seconds or for ever.
+        """Queues the write. With `block`, it waits for room for `timeout` seconds, or forever.
 
-        Raises QueueFullError, ClosedError, SpoolError, and ValidationError for a write that no
-        room would be enough for.
+        Raises QueueFullError, ClosedError, SpoolError, and ValidationError for a write that is
+        larger than the whole queue.
         """
         with self._lock:
             if not self._fits(write) and not (
@@ -96,7 +96,7 @@ class Queue:
             self._admit(write)
 
     def try_put(self, write: Write, wake: Callable[[], None]) -> bool:
-        """Queues the write if there is room; else calls `wake` once when it may be there."""
+        """Queues the write if there is room. Otherwise calls `wake` once when there may be."""
         with self._lock:
             if self._fits(write):
                 self._admit(write)
@@ -105,10 +105,10 @@ class Queue:
             return False
 
     def put_at_once(self, write: Write) -> None:
-        """Queues the write without ever waiting, not even for the lock.
+        """Queues the write without waiting, not even for the lock.
 
-        So it can be called by the garbage collector, whose thread may have the lock. Raises as
-        `put` does, but for SpoolError where another thread queues the write.
+        The garbage collector may call it in a thread that holds the lock. It raises the errors of
+        `put`, except that a SpoolError is lost if another thread queues the write.
         """
         if not self._fits(write):
             raise QueueFullError("the queue is full")
@@ -123,13 +123,13 @@ class Queue:
             _thread.start_new_thread(self._wait_to_admit_late, ())
 
     def restore(self, writes: Iterable[Write]) -> None:
-        """Queues what the spool has kept, whatever the bounds."""
+        """Queues the writes of the spool, even if they exceed the bounds."""
         with self._lock:
             for write in writes:
                 self._append(write)
 
     def take(self) -> list[Write]:
-        """Waits until a batch is due and returns it, and an empty one once the queue is stopped."""
+        """Waits until a batch is due and returns it. Returns an empty one if the queue stopped."""
         limits = self._limits
         with self._lock:
             while not self._stopped:
@@ -152,7 +152,7 @@ class Queue:
             return batch
 
     def put_back(self, batch: list[Write], *, too_large: bool) -> None:
-        """Takes back a batch that was refused as a whole; the next ones are smaller."""
+        """Puts back a batch that was refused as a whole. The next batches are smaller."""
         with self._lock:
             if too_large:
                 self._limits.too_large(sum(len(write.item) + 1 for write in batch))
@@ -161,12 +161,12 @@ class Queue:
             self._make_ready_first(batch)
 
     def batch_ok(self) -> None:
-        """Notes that a batch was answered write by write."""
+        """Raises the batch limits after a batch was answered write by write."""
         with self._lock:
             self._limits.ok()
 
     def settle(self, answered: list[Write], retried: list[Write]) -> None:
-        """Says what became of a batch: what is not answered for good is ready again, and first."""
+        """Ends a batch: `answered` leave the queue, and `retried` are put in front of it."""
         with self._lock:
             for write in answered:
                 del self._unanswered[write.seq]
@@ -180,14 +180,14 @@ class Queue:
             if self._spool is not None:
                 answered_before = self._spool.end() if first is None else first.place
         if self._spool is not None:
-            # Outside of the lock, as it is slow, and before those who flush are told.
+            # Not under the lock, because it is slow, and before waiting flushes return.
             self._spool.answered([write.place for write in answered], answered_before)
         self._tell()
 
     def flush_begin(self, *, closing: bool = False) -> int:
-        """Makes what is queued due at once, and with `closing` refuses all that comes later.
+        """Makes all queued writes due now. With `closing`, later writes are refused.
 
-        Returns the seq of the last write. Raises ClosedError unless it is to close.
+        Returns the seq of the last write. Without `closing`, raises ClosedError if it is closed.
         """
         with self._lock:
             if self._closing and not closing:
@@ -201,12 +201,12 @@ class Queue:
         return seq
 
     def flush_wait(self, seq: int, timeout: float | None) -> None:
-        """Waits until all writes up to `seq` are answered, or the queue is stopped."""
+        """Waits until all writes up to `seq` are answered, the queue stops or the time is over."""
         with self._lock:
             self._progress.wait_for(lambda: self._flushed(seq), timeout)
 
     def flush_poll(self, seq: int, wake: Callable[[], None]) -> bool:
-        """Whether flush_wait would return at once; else calls `wake` once when it may."""
+        """Whether flush_wait would return at once. Otherwise calls `wake` once when it may."""
         with self._lock:
             if self._flushed(seq):
                 return True
@@ -214,17 +214,17 @@ class Queue:
             return False
 
     def forget(self, wake: Callable[[], None]) -> None:
-        """Takes back the waker of a coroutine that no longer waits."""
+        """Removes the waker of a coroutine that no longer waits."""
         with self._lock:
             self._wakers.pop(wake, None)
 
     def left(self, seq: int) -> int:
-        """How many writes up to `seq` are not answered."""
+        """Returns the number of unanswered writes up to `seq`."""
         with self._lock:
             return sum(1 for _ in itertools.takewhile(lambda s: s <= seq, self._unanswered))
 
     def stop(self) -> None:
-        """Wakes everyone up; `take` gives nothing more."""
+        """Stops the queue: wakes all that wait, and `take` returns empty batches."""
         with self._lock:
             self._closing = self._stopped = True
             self._work.notify()
@@ -284,11 +284,11 @@ class Queue:
         return len(self._ready) >= self._limits.writes or self._ready_bytes >= self._limits.bytes
 
     def _due_in(self) -> float | None:
-        """In how many seconds the next batch is due, or None if there is nothing to send."""
+        """Returns in how many seconds the next batch is due; None if there is nothing to send."""
         if not self._ready:
             return None
-        # While the sender asks, no batch is out: the first unanswered write is ready, or waits
-        # for one that is.
+        # The sender asks only between batches. So the first unanswered write is ready, or waits for
+        # a ready write.
         if self._full_batch() or next(iter(self._unanswered)) <= self._flush_seq:
             return 0.0
         return self._oldest + self._options.batch_age_max - time.monotonic()

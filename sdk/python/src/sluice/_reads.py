@@ -1,4 +1,4 @@
-"""Reads: their requests, and how they are tried again."""
+"""Reads of events and analytics: their requests and retries."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ RETRY_FOR = 30.0
 WAIT_MIN = 1
 WAIT_MAX = 30
 RECEIPTS_MAX = 100
-"""The most receipts that the server takes with one request."""
+"""The maximum number of receipts in one request. It is the server's limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What is asked for: a path, and the parameters of its query string."""
+    """A read: a path, and the parameters of its query string."""
 
     path: str
     params: list[tuple[str, str]]
-    raw: bool = False  # whether events bring their contents as JSON too
+    raw: bool = False  # whether events also have their contents as JSON text
 
 
 def event(id: str, *, raw: bool) -> Read:
@@ -77,14 +77,14 @@ def analytics(
 
 
 def check_wait(wait: float) -> int:
-    """The wait as whole seconds, which are all that the server takes."""
+    """Checks the wait, and rounds it up to whole seconds, because the server takes only those."""
     if not WAIT_MIN <= wait <= WAIT_MAX:
         raise ValidationError("wait", f"must be {WAIT_MIN} to {WAIT_MAX} seconds")
     return math.ceil(wait)
 
 
 def deadline() -> float:
-    """Until when a read that begins now is tried, but for its wait."""
+    """Returns until when a read that begins now is retried, without the time of its wait."""
     return time.monotonic() + RETRY_FOR
 
 
@@ -100,9 +100,10 @@ def perform(
     sleep: Callable[[float], object],
     observe: Callable[[_http.Response], None],
 ) -> Any:
-    """Asks the server until it answers or the deadline is over; with `wait`, it waits for `after`.
+    """Sends the read, with retries until the deadline, and returns the decoded answer.
 
-    Raises ApiError, NetworkError and ClosedError.
+    With `wait`, the server first waits until the writes of the receipts `after` are applied. Raises
+    ApiError, NetworkError and ClosedError.
     """
     params = list(read.params)
     headers = {"Accept": "application/json"}
@@ -111,14 +112,14 @@ def perform(
         headers["Prefer"] = f"wait={wait}"
     target = read.path
     if params:
-        # The server says what is wrong with what is not UTF-8.
+        # If an id is not valid Unicode, the server's answer says so.
         target += "?" + urlencode(params, quote_via=quote, errors="surrogatepass")
 
     tries = 0
     while True:
         retry_after = 0.0
         try:
-            # The server's wait is not part of the time that it has to answer.
+            # The wait does not count against the server's time to answer.
             timeout = min(request_timeout, max(deadline - time.monotonic(), 1)) + (wait or 0)
             response = transport.request("GET", target, headers=headers, timeout=timeout)
             if response.status == 200:
@@ -140,7 +141,7 @@ def perform(
 
 
 def _worth_another(error: ApiError | NetworkError) -> bool:
-    # A wait that is over is not begun again.
+    # A wait on the server that timed out is not repeated.
     if isinstance(error, ApiError) and error.code == "not_yet_applied":
         return False
     return _http.is_retryable(error)
@@ -169,10 +170,10 @@ def _add_raw(decoded: Any, text: str) -> None:
 
 
 def _locate(by_id: str, path: str, id: str, *, raw: bool) -> Read:
-    """The path with the id in it, or by_id with the id as a parameter.
+    """Returns the path with the id in it, or by_id with the id as a query parameter.
 
-    The latter where a path may not arrive as it was sent: proxies decode an escaped slash, and take
-    "." and ".." for steps.
+    An id that has a slash or is "." or ".." must be a parameter, because proxies decode an escaped
+    slash and resolve dots in a path.
     """
     if id in (".", "..") or "/" in id:
         return Read(by_id, [("id", id)], raw)

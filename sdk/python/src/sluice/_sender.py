@@ -1,4 +1,4 @@
-"""The sender: a thread that takes batches from the queue and sends them, one at a time."""
+"""The sender: a thread that takes batches from the queue, and sends and retries them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("sluice")
 
 
 class Sender:
-    """Sends what is in the queue until `stopped` is set and the queue stopped."""
+    """Sends the queue, one batch at a time, until `stopped` is set and the queue is stopped."""
 
     def __init__(
         self,
@@ -45,17 +45,17 @@ class Sender:
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._receipts: dict[str, tuple[str, int, str]] = {}  # the last of each partition
-        self._end = math.inf  # by time.monotonic, when send_here ends
-        self._told = ""  # what the log was told last of writes that are held
-        # Why the last batch was not acknowledged; None if it was.
+        self._end = math.inf  # when send_here ends, in time.monotonic
+        self._told = ""  # the last error that was logged for held writes
+        # The error of the last batch; None if it was acknowledged.
         self.last_error: ApiError | NetworkError | None = None
         self.sleep: Callable[[float], object] = stopped.wait
 
     def start(self) -> None:
-        """Starts the thread, unless it was started already.
+        """Starts the thread, if it does not run.
 
-        Where no thread can be started, as at the interpreter's exit from Python 3.12 on, those who
-        wait for the queue send it by `send_here`.
+        No thread can be started while the interpreter exits, from Python 3.12 on. Callers that wait
+        for the queue then send it by `send_here`.
         """
         if self._thread is not None:
             return
@@ -69,13 +69,16 @@ class Sender:
                 self._thread = thread
 
     def is_missing(self) -> bool:
-        """Whether there is no thread that sends."""
+        """Whether no thread sends the queue."""
         return self._thread is None
 
     def send_here(self, seq: int, timeout: float | None) -> None:
-        """Sends in this thread, for want of another, until all writes up to `seq` are answered."""
+        """Sends in this thread until all writes up to `seq` are answered or the time is over.
+
+        It is for an interpreter that exits and cannot start the sender's thread.
+        """
         self._end = math.inf if timeout is None else time.monotonic() + timeout
-        self._thread = threading.current_thread()  # as which the error callback knows it
+        self._thread = threading.current_thread()  # for is_current in the error callback
         try:
             while self._queue.left(seq) and (left := self._end - time.monotonic()) > 0:
                 pause = self._send(self._queue.take())
@@ -95,7 +98,7 @@ class Sender:
         return self._thread is threading.current_thread()
 
     def receipts(self) -> list[str]:
-        """The last receipt of each partition that this client has written to."""
+        """Returns the last receipt of each partition that has writes of this client."""
         return [text for _, _, text in list(self._receipts.values())]
 
     def _run(self) -> None:
@@ -103,7 +106,7 @@ class Sender:
             try:
                 pause = self._send(batch)
             except Exception:
-                # The queue must not stand still for good, whatever happens here.
+                # After an unexpected error, the queue must not stop for good.
                 _log.exception("BUG: the batch could not be sent; it is tried again")
                 self._queue.settle([], batch)
                 pause = _http.PAUSE_MAX
@@ -111,7 +114,7 @@ class Sender:
                 self.sleep(pause)
 
     def _send(self, batch: list[Write]) -> float:
-        """Sends the batch and settles its writes. Returns how long to pause before the next."""
+        """Sends the batch and settles its writes. Returns the pause before the next, in seconds."""
         now = time.monotonic()
         for write in batch:
             if write.first_tried is None:
@@ -149,7 +152,7 @@ class Sender:
             self.last_error, self._told = None, ""
         else:
             error = retried[-1][1]
-            if not self._stopped.is_set():  # which by itself breaks off what is under way
+            if not self._stopped.is_set():  # stopping breaks off the request by itself
                 self.last_error = error
                 self._tell_held(error)
             pause = _http.pause_after(max(write.tries for write in again), retry_after)
@@ -164,8 +167,12 @@ class Sender:
         return pause if again else 0.0
 
     def _tell_held(self, error: ApiError | NetworkError) -> None:
-        """Logs what needs somebody to change something, once until that has happened."""
-        # Without the detail, which may repeat contents; that of a redirect is this library's.
+        """Logs that writes are held, once for each cause until a batch is acknowledged.
+
+        Held writes are retried, but somebody must change something before they can succeed.
+        """
+        # The detail is left out, because it may quote contents. This library wrote the detail of a
+        # redirect, so it quotes nothing.
         if isinstance(error, ApiError) and error.status >= 400:
             text = f"{error.status} {error.code}".rstrip()
         else:
@@ -173,8 +180,8 @@ class Sender:
         if _http.is_held(error) and text != self._told:
             self._told = text
             _log.error(
-                "writes are held and tried again: "
-                "what answers is not Sluice, or refuses this client: %s",
+                "writes are held and retried: the server refuses this client, or is not Sluice; "
+                "check url and api_key: %s",
                 text,
             )
 
@@ -195,15 +202,18 @@ class Sender:
         )
 
     def _outcomes(self, response: _http.Response, writes: int) -> list[_Outcome]:
-        """What became of each write. Raises _Refused and UnreadableError for all of them."""
+        """Returns the outcome of each write.
+
+        Raises _Refused if the batch was refused as a whole, and UnreadableError.
+        """
         status = response.status
-        # A batch of which every write is refused may have a status of 4xx.
+        # A batch whose writes are all refused may have a status of 4xx, and has results too.
         results = None
         if status < 300 or 400 <= status < 500:
             results = _results(response.body, writes)
         if results is None:
             if status < 300:
-                raise _http.UnreadableError(f"an answer of status {status} that is not Sluice's")
+                raise _http.UnreadableError(f"the answer of status {status} is not Sluice's")
             if response.is_problem():
                 error = response.error()
                 self._observe(response, writes if _is_of_time(error) else 0)
@@ -229,20 +239,23 @@ class Sender:
             return
         generation, partition, offset = match[1], match[2], int(match[3])
         last = self._receipts.get(partition)
-        # Within an answer, the receipts of a partition need not be in the log's order.
+        # The receipts of a partition within an answer need not be in the order of the log.
         if last is None or last[0] != generation or last[1] < offset:
             self._receipts[partition] = (generation, offset, match[0])
 
 
 class _Outcome(NamedTuple):
-    """What became of a write: an error, or None where it was accepted; and whether for good."""
+    """The outcome of a write: its error, or None if it was accepted, and whether it is final."""
 
     error: ApiError | NetworkError | None
     final: bool
 
 
 class _Refused(Exception):
-    """A batch was refused as a whole; `final` says whether that would judge a single write."""
+    """A batch was refused as a whole.
+
+    `final` is whether the same answer would refuse a single write for good.
+    """
 
     def __init__(self, error: ApiError, final: bool) -> None:
         self.error = error
@@ -250,12 +263,12 @@ class _Refused(Exception):
 
 
 def _is_of_time(error: ApiError) -> bool:
-    """Whether the server refused the time of a write, which a minted id has."""
+    """Whether a write was refused for its time, which is in a timestamp or in a minted id."""
     return error.code == "invalid_value" and error.field in ("id", "timestamp")
 
 
 def _is_own(write: Write, error: ApiError | NetworkError) -> bool:
-    """Whether the id is taken by an earlier try of the write itself."""
+    """Whether an earlier attempt of this same write took the id."""
     return (
         isinstance(error, ApiError)
         and error.code == "id_taken"
@@ -265,7 +278,7 @@ def _is_own(write: Write, error: ApiError | NetworkError) -> bool:
 
 
 def _results(body: bytes, writes: int) -> list[dict[str, object]] | None:
-    """The results in an answer, or None unless there is a valid one for each of the writes."""
+    """Parses the results of a batch; None unless there is a valid result for each write."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):

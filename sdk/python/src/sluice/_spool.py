@@ -1,7 +1,7 @@
-"""The spool: a directory that keeps the writes that are not answered, for the next process.
+"""The spool: a directory that keeps the unanswered writes for the next process.
 
-The format is that of sdk/README.md. Nothing is synced: a write survives the process as soon as the
-kernel has it, and not the machine.
+sdk/README.md has the format. The files are not synced: a write survives the process, but not the
+machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger("sluice")
 
 @dataclass(eq=False, slots=True)
 class File:
-    """A file of the spool; its number orders it among the others."""
+    """A file of the spool. Files are in the order of their numbers."""
 
     number: int
     path: Path
@@ -42,7 +42,7 @@ class File:
 
 
 class Place(NamedTuple):
-    """Where the line of a write begins."""
+    """The place at which the line of a write begins."""
 
     file: File
     offset: int
@@ -50,27 +50,27 @@ class Place(NamedTuple):
 
 @dataclass(slots=True)
 class Recovered:
-    """What an earlier process left: unanswered items in order, and lines that cannot be read."""
+    """The rest of an earlier process: unanswered items in order, and errors of corrupt lines."""
 
     items: list[tuple[Place, bytes]] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
 
 
 class Spool:
-    """The spool's directory, of which no other client has hold until `close`.
+    """The spool's directory. It is locked against other clients until `close`.
 
-    `append` is called by one thread at a time; the rest from any.
+    `append` must be called by one thread at a time. The other methods may be called by any thread.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = Path(directory)
-        # Files are begun, removed and noted under it.
+        # Held while files are begun or removed, and while `done` is written.
         self._lock = threading.Lock()
         self._closed = False
-        self._file: File | None = None  # the one that is written
+        self._file: File | None = None  # the file that lines are appended to
         self._fd = -1
         try:
-            # What is sent may be anyone's secret.
+            # The contents of events may be secret.
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_fd = _locked(self._directory)
             try:
@@ -82,11 +82,11 @@ class Spool:
         except OSError as e:
             raise SpoolError(f"cannot open the spool {self._directory}: {e.strerror}") from e
         self._left_numbers = numbers
-        # A number that is in use again would be taken for answered, up to what `done` says.
+        # A reused number would count as answered up to the place in `done`.
         self._next_number = max([*numbers, self._done[0]]) + 1
 
     def recover(self) -> Recovered:
-        """Reads what the files have, and removes those that have nothing unanswered."""
+        """Reads the files, and removes the files without unanswered writes."""
         found = Recovered()
         if self._done_corrupt:
             found.corrupt.append("done: is not 'number offset'")
@@ -105,14 +105,14 @@ class Spool:
         return found
 
     def append(self, item: bytes) -> Place:
-        """Puts the item into the spool. Raises SpoolError; then nothing of it is there."""
+        """Appends the item. If it raises SpoolError, the item is not in the spool."""
         line = b"%08x %b\n" % (zlib.crc32(item), item)
         with self._lock:
             try:
                 file = self._file
                 if file is None or file.size >= FILE_BYTES_MAX:
                     file = self._begin_file()
-                # One call, so that only the kernel could tear it.
+                # One write call, so that the line is not torn if the process dies.
                 written = os.write(self._fd, line)
                 if written != len(line):
                     os.ftruncate(self._fd, file.size)
@@ -125,12 +125,12 @@ class Spool:
             return place
 
     def end(self) -> Place | None:
-        """The place after all that is in the spool; None where it has not been written."""
+        """Returns the place after the last line; None if this client has not written one."""
         with self._lock:
             return None if self._file is None else Place(self._file, self._file.size)
 
     def answered(self, places: list[Place | None], before: Place | None) -> None:
-        """Notes that the writes at `places` are answered, and all that lie before `before`."""
+        """Records that the writes at `places`, and all writes before `before`, are answered."""
         with self._lock:
             if self._closed:
                 return
@@ -143,11 +143,11 @@ class Spool:
                         if not place.file.unanswered and place.file is not self._file:
                             place.file.path.unlink(missing_ok=True)
             except OSError as e:
-                # They are sent again by the next start, which is harmless.
-                _log.warning("cannot note in the spool what was answered: %s", e.strerror)
+                # The next start resends the writes, which is harmless.
+                _log.warning("cannot record in the spool what was answered: %s", e.strerror)
 
     def close(self) -> None:
-        """Lets go of the directory. What is unanswered stays there."""
+        """Unlocks the directory. Unanswered writes stay in it."""
         with self._lock:
             if self._closed:
                 return
@@ -160,8 +160,9 @@ class Spool:
                 os.close(self._lock_fd)
 
     def abandon(self) -> None:
-        """In the child of a fork: closes its copies of the files, and leaves the parent's be."""
-        # The lock of this object may be held for good by a thread that the child does not have.
+        """Closes the copies of the files in the child of a fork. The parent's stay open."""
+        # The child must not wait for this object's lock: a thread of the parent may have held it,
+        # and the child does not have that thread.
         self._closed = True
         if self._fd >= 0:
             os.close(self._fd)
@@ -182,7 +183,7 @@ class Spool:
     def _write_done(self, number: int, offset: int) -> None:
         if (number, offset) == self._done:
             return
-        # Replaced whole, so that a crash leaves the old one or the new one.
+        # The file is replaced as a whole, so that a crash leaves the old one or the new one.
         new = self._directory / "done.new"
         new.write_bytes(b"%d %d" % (number, offset))
         os.replace(new, self._directory / "done")
@@ -226,7 +227,7 @@ class Spool:
 
 
 def _locked(directory: Path) -> int:
-    """A descriptor of the directory's lock file, which is locked until it is closed."""
+    """Locks the directory's lock file, and returns its descriptor. Closing it unlocks it."""
     fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if sys.platform == "win32":

@@ -1,7 +1,7 @@
-"""Streams: what a traced call returned and its caller still iterates over.
+"""Watches a stream that a traced call returned, while the caller iterates over it.
 
-The caller gets the stream's own parts, in its own order and at its own pace. The event of the call
-ends with the stream: when it is exhausted, fails, is closed, or is dropped.
+The caller gets the same parts in the same order and at its own pace. The event of the call ends
+when the stream is exhausted, fails, is closed, or is dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sluice.errors import SluiceError
 
 
 def is_stream(value: object) -> bool:
-    """Whether the value gives parts one after the other: an iterator, or an async iterable."""
+    """Whether the value is a stream: an iterator or an async iterable."""
     kind = type(value)
     return not callable(value) and any(
         hasattr(kind, name) for name in ("__next__", "__anext__", "__aiter__")
@@ -33,13 +33,14 @@ def is_stream(value: object) -> bool:
 
 
 def passed_through(core: Core, span: Span, value: Any) -> Any:
-    """The stream, of which what passes is the output of the span's event.
+    """Returns a stream with the same parts, which become the output of the span's event.
 
-    A generator stays a generator, of which all methods work. Anything else stays what it is by
-    `isinstance`, and has all its attributes.
+    For a generator, it returns a generator, and all its methods work. For any other stream, it
+    returns an object that has the stream's class by `isinstance` and all its attributes.
     """
     try:
-        # Now, as the stream may end where no thread can be started: in the garbage collector.
+        # The sender is started now, because the stream may end in the garbage collector, where no
+        # thread can be started.
         core.start_sender()
     except SluiceError as e:
         report(core, span, e)
@@ -51,7 +52,8 @@ def passed_through(core: Core, span: Span, value: Any) -> Any:
         next(passing)
         _name_as(passing, value)
     elif isinstance(value, AsyncGenerator):
-        # Where no event loop runs, it could not take note of a generator that is started.
+        # A started generator must be registered with the running event loop. Without a loop, it is
+        # not started here.
         in_loop = sys.get_asyncgen_hooks().firstiter is not None
         passing = _async_generator(value, stream, started=in_loop)
         if in_loop:
@@ -59,13 +61,13 @@ def passed_through(core: Core, span: Span, value: Any) -> Any:
         _name_as(passing, value)
     else:
         passing = _Stream(value, stream)
-    # One that is dropped without a close is tracked as far as it came.
+    # A stream that is dropped without a close is tracked with its parts so far.
     weakref.finalize(passing, stream.end).atexit = False
     return passing
 
 
 class Stream:
-    """The event of a call that returned a stream. Its methods never raise and never wait."""
+    """Collects a stream for the event of its call. The methods never raise and never wait."""
 
     def __init__(self, core: Core, span: Span) -> None:
         self._core = core
@@ -76,7 +78,7 @@ class Stream:
         core.streams.add(self)
 
     def add(self, part: object) -> None:
-        """Notes a part, before the caller gets it."""
+        """Records a part before the caller gets it."""
         self._last = time.perf_counter()
         if self._first is None:
             self._first = self._last
@@ -84,7 +86,7 @@ class Stream:
             self._parts.add(part)
 
     def end(self, raised: BaseException | None = None) -> None:
-        """Tracks the event, as far as the stream came; only the first call does."""
+        """Tracks the event with the parts so far. Only the first call has an effect."""
         try:
             self._core.streams.remove(self)
         except KeyError:
@@ -94,7 +96,7 @@ class Stream:
             if self._first is not None:
                 span._first_part = self._first
                 span._returned = Snapshot(self._parts.joined())
-            # What failed did so now; else the call ended with its last part.
+            # A failed stream ends now. Otherwise the call ended with the last part.
             write = finished(self._core, span, raised, self._last if raised is None else None)
             if write is not None:
                 self._core.put_at_once(write)
@@ -103,7 +105,7 @@ class Stream:
 
 
 class Parts:
-    """The parts of a stream, of which so many are kept as an output can have."""
+    """Collects the parts of a stream for the output of its event, up to STREAM_BYTES_MAX."""
 
     def __init__(self) -> None:
         self._kept: list[str | bytes | Snapshot] = []
@@ -113,7 +115,7 @@ class Parts:
         self._count = 0
 
     def add(self, part: object) -> None:
-        """Adds a part, as it is now."""
+        """Adds a copy of a part, as the part is now."""
         kept: str | bytes | Snapshot
         if isinstance(part, str):
             kept = str.__str__(part)
@@ -137,7 +139,7 @@ class Parts:
         self._room -= size
 
     def joined(self) -> bytes:
-        """The parts as JSON: texts and bytes as one text, others as an array."""
+        """Returns the parts as JSON: texts or bytes joined, other parts as an array."""
         if self._kinds == {str}:
             text = "".join(part for part in self._kept if isinstance(part, str))
             return self._text(text)
@@ -161,7 +163,7 @@ class Parts:
 
 
 def _decoded(data: bytes) -> str:
-    """Bytes as UTF-8, of which the last character may be cut off; what is none as base64."""
+    """Decodes bytes as UTF-8, whose last character may be incomplete; other bytes as base64."""
     try:
         decoder = codecs.getincrementaldecoder("utf-8")()
         text = decoder.decode(data)
@@ -176,9 +178,9 @@ def _name_as(passing: Any, value: Any) -> None:
 
 
 def _generator(source: Generator[Any, Any, Any], stream: Stream) -> Generator[Any, Any, Any]:
-    """What `yield from` does, with a look at each part. It is started by its maker.
+    """Does what `yield from` does, and records each part.
 
-    One that was not could be closed without running a line.
+    Its maker must start it. Otherwise a close would not run its `finally`.
     """
     part = None
     try:
@@ -187,7 +189,7 @@ def _generator(source: Generator[Any, Any, Any], stream: Stream) -> Generator[An
                 sent = yield part
             except GeneratorExit:
                 returned: Any = source.close()  # type: ignore[func-returns-value]
-                if returned is None:  # as it always is before Python 3.13
+                if returned is None:  # always the case before Python 3.13
                     raise
                 return returned
             except BaseException as e:
@@ -213,7 +215,7 @@ def _generator(source: Generator[Any, Any, Any], stream: Stream) -> Generator[An
 async def _async_generator(
     source: AsyncGenerator[Any, Any], stream: Stream, *, started: bool = False
 ) -> AsyncGenerator[Any, Any]:
-    """The same. With `started`, it is started by its maker too."""
+    """Does the same for an asynchronous generator. With `started`, its maker must start it."""
     part = None
     step: Callable[[], Any]
     try:
@@ -251,7 +253,7 @@ def _start_async(passing: AsyncGenerator[Any, Any]) -> None:
 
 
 class _Stream:
-    """An iterator of another kind, such as the stream object of a model's client library."""
+    """A stream that is not a generator, such as the stream object of a model's client library."""
 
     __slots__ = ("__weakref__", "_sluice_source", "_sluice_stream")
 
@@ -337,7 +339,7 @@ class _Stream:
         return self if entered is self._sluice_source else entered
 
     def _closing(self, close: Callable[..., Any]) -> Callable[..., Any]:
-        """The method, with which the stream ends."""
+        """Wraps a method that closes the stream, so that the event ends with it."""
         stream = self._sluice_stream
 
         async def awaited(result: Any) -> Any:

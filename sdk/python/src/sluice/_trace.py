@@ -1,4 +1,4 @@
-"""Spans: one traced call, and the event that it becomes."""
+"""Spans: a traced call, and the event that it becomes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from sluice.errors import ClosedError, QueueFullError, SluiceError, ValidationEr
 from sluice.types import UNSET, Embedding, WriteError
 
 FIRST_PART = "time_to_first_token_ms"
-"""The member of the metadata of a stream's event that says when its first part came."""
+"""The metadata key for the milliseconds from the start of the call to the first part of its
+stream."""
 
 _log = logging.getLogger("sluice")
 
 
 class Span:
-    """A traced call, to be told what it is about; see `Client.trace`.
+    """A traced call; see `Client.trace`.
 
-    The attributes may be set until the call ends:
+    The attributes that are set before the call ends become the fields of its event:
 
-    - `input`, `output`: anything; see `strict` of `Client` for how it is encoded. The input is
-      encoded when it is set, so that what happens to it later does not show. An `output` that is
-      not set is what the function returned.
-    - `conversation_metadata`: as of `track_event`; it is encoded when it is set, too.
-    - `input_embeddings`, `output_embeddings`: as of `track_event`; wrong ones are left out.
-    - `error`: text; one that is not set is that of the exception that the call raised.
+    - `input`, `output`: any value; `strict` of `Client` says how it is encoded. The input is
+      encoded when it is set, so that later changes to the value do not show. Without an `output`,
+      the event has the function's return value.
+    - `conversation_metadata`: as for `track_event`. It is encoded when it is set.
+    - `input_embeddings`, `output_embeddings`: as for `track_event`. Invalid ones are left out.
+    - `error`: a text. Without one, the event has the text of the exception that the call raised.
 
-    `id` is the event's id, `conversation_id` and `event_name` are as given to `trace`.
+    `id` is the event's id. `conversation_id` and `event_name` are those given to `trace`.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Span:
         self._returned: object = None
         self._first_part: float | None = None  # when the first part of a stream came
         if id is None:
-            # What is wrong with a conversation is told when the event is made of the span.
+            # An invalid conversation is reported when the event of the span is made.
             known = conversation_id if isinstance(conversation_id, str) else ""
             id = PROCESS.mint(known, self._micros)
         self.id = id
@@ -64,7 +65,7 @@ class Span:
 
     @property
     def conversation_metadata(self) -> Mapping[str, object] | _json.RawJSON | None:
-        """The metadata, as it was set."""
+        """The metadata as it was set."""
         return self._metadata
 
     @conversation_metadata.setter
@@ -76,7 +77,7 @@ class Span:
 
     @property
     def input(self) -> object:
-        """The input, as it was set."""
+        """The input as it was set."""
         return self._input
 
     @input.setter
@@ -86,7 +87,7 @@ class Span:
 
 
 def _snapshot(value: object) -> _encode.Snapshot | None:
-    """The value as it is now, cut to what a write can have."""
+    """Returns the encoding of the value as it is now, cut to the size of a write."""
     if value is None:
         return None
     encoded = _payload.encode(value, rename=True)
@@ -98,9 +99,9 @@ def _snapshot(value: object) -> _encode.Snapshot | None:
 def finished(
     core: Core, span: Span, raised: BaseException | None, ended: float | None = None
 ) -> Write | None:
-    """The event of a span that has ended; one that cannot be is reported and None.
+    """Returns the event of an ended span. An invalid one is reported, and None is returned.
 
-    `ended` is when, by time.perf_counter; None for now.
+    `ended` is when the call ended, in time.perf_counter; None means now.
     """
     latency = _millis(span, time.perf_counter() if ended is None else ended)
     if raised is not None and span.error is None:
@@ -125,23 +126,23 @@ def _millis(span: Span, at: float) -> float:
 
 
 def _metadata(span: Span) -> _encode.Snapshot | None:
-    """The span's metadata, and the time to the first part of a stream."""
+    """Returns the span's metadata, with the time to the first part of a stream."""
     metadata = span._metadata_snapshot
     if span._first_part is None:
         return metadata
     own = b"{}" if metadata is None else metadata.json
     names = _json.members(own.decode())
     if FIRST_PART in names:
-        return metadata  # the caller's own wins
-    # First, as the last members are left out of what is too large.
+        return metadata  # a member of the caller's with the same name wins
+    # The time comes first, because metadata that is too large loses its last members.
     first = b'"%b":%b' % (FIRST_PART.encode(), str(_millis(span, span._first_part)).encode())
     return _encode.Snapshot(b"{" + first + (b"," + own[1:] if names else b"}"))
 
 
 def report(core: Core, span: Span, error: Exception) -> None:
-    """Tells the error callback that the span's event was not queued.
+    """Reports to the error callback that the span's event was not queued.
 
-    A call must not fail because it is traced, so the caller is not told by an exception.
+    No exception is raised, because a call must not fail for being traced.
     """
     field, detail = "", _payload.text_of(error)
     if isinstance(error, QueueFullError):
@@ -159,7 +160,7 @@ def _event(span: Span, latency: float, output: object) -> Write:
     started = _encode.EPOCH + timedelta(microseconds=span._micros)
     return _encode.create(
         id=span.id,
-        # A minted id carries it.
+        # A minted id contains the timestamp.
         timestamp=started if span._own_id else None,
         conversation_id=span.conversation_id,
         event_name=span.event_name,

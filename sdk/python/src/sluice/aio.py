@@ -48,10 +48,10 @@ _READS_MAX = 8
 class AsyncClient:
     """`Client` for asyncio: the same options, methods and exceptions, as coroutines.
 
-    It sends from a thread too. What waits (for room in the queue, for a flush, for an answer) does
-    so without holding up the event loop. Reads run in threads of the client's own, at most 8 at a
-    time; one that is cancelled goes on in its thread, and its answer is dropped. The methods may be
-    called from several loops; opening a spool reads it at once, in the constructor.
+    It also sends from a background thread. Waits (for room in the queue, for a flush, for an
+    answer) do not block the event loop. Reads run in threads of the client, at most 8 at a time. A
+    read that is cancelled goes on in its thread, and its answer is dropped. The methods may be
+    called from several loops. The constructor opens the spool and reads it, which blocks.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class AsyncClient:
         self._core.forked = self._start_threads
 
     def _start_threads(self) -> None:
-        # Not the loop's own threads: reads may take long, and others need those. Those of before a
-        # fork are the parent's.
+        # The client has its own threads: reads may take long, and others need the loop's threads.
+        # After a fork, it starts new ones, because the threads before the fork are the parent's.
         self._threads = ThreadPoolExecutor(_READS_MAX, thread_name_prefix="sluice-read")
 
     async def __aenter__(self) -> AsyncClient:
@@ -137,7 +137,7 @@ class AsyncClient:
         input_embeddings: Embedding | None = None,
         output_embeddings: Embedding | None = None,
     ) -> str:
-        """Queues a new event and returns its id; see `Client.track_event`.
+        """Queues the create of an event and returns its id; see `Client.track_event`.
 
         It only ever waits for room in the queue.
         """
@@ -220,13 +220,13 @@ class AsyncClient:
         await self._put(_encode.delete(id))
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Sends what is queued and waits until it is answered; see `Client.flush`."""
+        """Sends the queued writes and waits until they are answered; see `Client.flush`."""
         seq = self._core.queue.flush_begin()
         await self._flushed(seq, timeout)
         self._core.flush_end(seq)
 
     async def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
-        """Flushes and ends the client; see `Client.close`."""
+        """Flushes the queue and closes the client; see `Client.close`."""
         if self._core.closed:
             return
         self._core.end_streams()
@@ -234,12 +234,12 @@ class AsyncClient:
         await self._flushed(seq, timeout)
         self._threads.shutdown(wait=False)
         try:
-            # It waits for the sender's thread for a moment.
+            # shut waits a moment for the sender's thread, so it runs in another thread.
             await asyncio.to_thread(self._core.shut, seq)
         except RuntimeError:
             if self._core.closed:
                 raise
-            self._core.shut(seq)  # the interpreter exits and starts no threads
+            self._core.shut(seq)  # the interpreter exits, and cannot start a thread
 
     async def event(self, id: str, *, raw: bool = False, wait: float | None = None) -> Event:
         """Reads an event; see `Client.event`."""
@@ -322,7 +322,7 @@ class AsyncClient:
         metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
     ) -> LatencyRows:
-        """Reads latency quantiles by group; see `Client.latency`."""
+        """Reads latency quantiles for each group; see `Client.latency`."""
         read = _reads.analytics(
             "latency",
             q=q,
@@ -349,7 +349,7 @@ class AsyncClient:
         metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
     ) -> ConversationRows:
-        """Reads conversations ranked; see `Client.conversations`."""
+        """Ranks conversations; see `Client.conversations`."""
         read = _reads.analytics(
             "conversations",
             order_by=order_by,
@@ -434,11 +434,11 @@ class AsyncClient:
         conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         input: object = None,
     ) -> Coroutine[Any, Any, T | AsyncIterator[T]] | contextlib.AbstractAsyncContextManager[Span]:
-        """Awaits `fn` with a span and tracks one event for it; see `Client.trace`.
+        """Awaits `fn` with a span and tracks one event for the call; see `Client.trace`.
 
-        A stream that `fn` returns is passed through as there; `fn` may be an asynchronous generator
-        function itself. Without `fn`, it is an asynchronous context manager. A call that is
-        cancelled is tracked as one that raised.
+        A stream that `fn` returns is passed through. `fn` may be an asynchronous generator
+        function. Without `fn`, `trace` returns an asynchronous context manager. A call that is
+        cancelled is tracked like a call that raised.
         """
         name = self._core.options.trace_event_name if event_name is None else event_name
         span = Span(conversation_id, name, id, conversation_metadata, input)
@@ -476,7 +476,7 @@ class AsyncClient:
                 if raised is None or isinstance(raised, Exception):
                     await self._put(write)
                 else:
-                    # A task that was cancelled is not to wait for the network.
+                    # A cancelled task must not wait for the network.
                     self._core.put(write, block=False)
             except SluiceError as e:
                 report(self._core, span, e)
@@ -493,7 +493,7 @@ class AsyncClient:
 
     async def _flushed(self, seq: int, timeout: float | None) -> None:
         if self._core.sender.is_missing():
-            self._core.wait(seq, timeout)  # with nothing to send, or nobody else to send it
+            self._core.wait(seq, timeout)  # nothing to send, or no other thread to send it
             return
         queue = self._core.queue
         await _until(queue, lambda wake: queue.flush_poll(seq, wake), timeout)
@@ -506,7 +506,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         try:
             future = loop.run_in_executor(self._threads, self._core.read, read, seconds)
-        except RuntimeError:  # the interpreter exits and starts no threads
+        except RuntimeError:  # the interpreter exits, and cannot start a thread
             self._core.check_open()
             return self._core.read(read, seconds)
         return await future
@@ -515,14 +515,14 @@ class AsyncClient:
 async def _until(
     queue: Queue, attempt: Callable[[Callable[[], None]], bool], timeout: float | None
 ) -> bool:
-    """Attempts until it succeeds or the time is over, each time that the queue has changed."""
+    """Calls `attempt` each time the queue changes, until it returns true or the time is over."""
     loop = asyncio.get_running_loop()
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         changed = asyncio.Event()
 
         def wake(changed: asyncio.Event = changed) -> None:
-            # Called by the sender; the loop may be closed by then.
+            # The sender calls this. The loop may be closed already.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(changed.set)
 
@@ -531,7 +531,7 @@ async def _until(
         left = None if deadline is None else deadline - time.monotonic()
         try:
             await asyncio.wait_for(changed.wait(), left)
-        except asyncio.TimeoutError:  # not the builtin one before Python 3.11
+        except asyncio.TimeoutError:  # differs from the builtin TimeoutError before Python 3.11
             return False
         finally:
             queue.forget(wake)

@@ -1,4 +1,4 @@
-"""The client."""
+"""The client for threads. `sluice.aio` has the client for asyncio."""
 
 from __future__ import annotations
 
@@ -33,53 +33,55 @@ T = TypeVar("T")
 
 
 class Client:
-    """Sends events to Sluice from a thread of its own, and reads them.
+    """Sends events to Sluice from a background thread, and reads them.
 
-    Writes are checked, encoded and queued by the call, which never waits for the network; all
-    methods can be called from any thread. Close the client when it is no longer needed, or use it
-    in a `with` statement; one that is left open flushes for at most 10 seconds when the interpreter
-    exits. After `os.fork`, the child's client starts with an empty queue and without the spool,
-    which stays with the parent.
+    A call checks a write, encodes it and queues it. It never waits for the network. All methods can
+    be called from any thread. Close the client when it is no longer needed, or use it in a `with`
+    statement. A client that is left open flushes for at most 10 seconds when the interpreter exits.
+    After `os.fork`, the child's client has an empty queue and no spool; the spool stays with the
+    parent.
 
-    Requests go through the proxy that HTTPS_PROXY or HTTP_PROXY names, but for NO_PROXY and this
-    machine itself; the variables are read by the constructor.
+    Requests go through the proxy that HTTPS_PROXY or HTTP_PROXY names. Requests to this machine and
+    to the hosts in NO_PROXY do not. The constructor reads the variables.
 
     Args:
-        url: Where the server is, with the path before `/events` if it has one.
-        api_key: Sent with each request. Default none.
-        batch_writes_max: A batch is sent when it has so many writes, at most 50,000,
-        batch_bytes_max: so many bytes, at most 16 MiB,
-        batch_age_max: or when its oldest write is so many seconds old.
-        queue_writes_max: How many writes may be unanswered,
-        queue_bytes_max: and of how many bytes as encoded; more find the queue full.
-        fail_when_full: Whether a write that finds the queue full fails with QueueFullError at once.
-            By default it blocks until there is room,
-        block_timeout: or until so many seconds are over, and fails then. Default for ever.
-        retry_for: For how many seconds from its first try on a write is tried again. After them it
-            is given up, and goes to `on_error`. Default for ever.
-        wait_applied: Has the server answer each batch only once it is applied, or after so many
-            seconds, 1 to 30, rounded up to whole ones. `on_error` is then also told of writes that
-            had no effect: by the code `id_taken` (the create of an id of your own that is taken),
-            `event_deleted` or `unknown_event`. It slows sending down, as one batch is sent at a
-            time. By default a batch is answered when it is in the log.
-        request_timeout: How many seconds one request may take.
+        url: The server's address. If it has a path, the path precedes the path of every request.
+        api_key: Sent with every request. Default: none.
+        batch_writes_max: The maximum number of writes in a batch, up to 50,000.
+        batch_bytes_max: The maximum size of a batch in bytes, up to 16 MiB.
+        batch_age_max: The maximum age of a batch's oldest write, in seconds. A batch is sent when
+            it reaches one of these three, or on `flush`.
+        queue_writes_max: The maximum number of unanswered writes.
+        queue_bytes_max: The maximum size of the unanswered writes in bytes, as encoded.
+        fail_when_full: Whether a write raises QueueFullError at once if the queue is full. By
+            default it waits for room.
+        block_timeout: How long a write waits for room, in seconds, before it raises QueueFullError.
+            Default: no limit.
+        retry_for: How long a write is retried, in seconds from its first attempt. It is then given
+            up and goes to `on_error`. Default: no limit.
+        wait_applied: Has the server answer each batch when it is applied, or after this number of
+            seconds: 1 to 30, rounded up to whole seconds. `on_error` then also gets writes that had
+            no effect, with the codes `id_taken` (an id of your own exists already), `event_deleted`
+            and `unknown_event`. It slows sending down, because one batch is sent at a time. By
+            default, the server answers a batch when it is in the log.
+        request_timeout: The timeout of one request, in seconds.
         gzip: Whether to compress bodies of 1 KiB and more.
-        ca_file: A PEM file of certificate authorities that are trusted beside the system's.
-        spool_dir: A directory in which each write is kept until it is answered, so that it survives
-            the process. Of one client at a time. Default none.
-        strict: Whether a write is refused, with ValidationError, whose input, output, error or
-            metadata is not JSON, or is too large. By default it is encoded by what is nearest:
-            dates as RFC 3339, bytes as base64, sets as arrays, dataclasses, Pydantic models and
-            NumPy arrays by their contents, the rest as text; and what is too large is cut and says
-            so. Traced calls always do that.
-        trace_event_name: The event name of traces.
-        on_error: Called with a `WriteError` for each write that was refused or given up, in the
-            thread that sends: it should be quick, and cannot flush or close. A write that it makes
-            fails with QueueFullError where the queue is full. By default, a warning is logged,
-            without contents.
+        ca_file: A PEM file of certificate authorities to trust in addition to the system's.
+        spool_dir: A directory that keeps each write until it is answered, so that it survives the
+            process. One client at a time can use it. Default: none.
+        strict: Whether a write raises ValidationError if its input, output, error or metadata is
+            not JSON or is too large. By default, a value that is not JSON is encoded as the nearest
+            JSON value (dates as RFC 3339, bytes as base64, sets as arrays, dataclasses, Pydantic
+            models and NumPy arrays by their contents, other values as text), and a value that is
+            too large is cut and marked `sluice_truncated`. Traced calls are never strict.
+        trace_event_name: The event name of traced calls.
+        on_error: Called with a `WriteError` for each write that failed for good, in the sender's
+            thread. It should be quick, and cannot flush or close. If it makes a write and the queue
+            is full, that write raises QueueFullError. By default, a warning without contents of
+            events is logged.
 
     Raises:
-        ValidationError: An option is not valid; the error names it.
+        ValidationError: An option is invalid; the error names it.
         SpoolInUseError: Another client has the spool's directory open.
         SpoolError: The spool's directory cannot be used.
     """
@@ -143,7 +145,7 @@ class Client:
         except FlushTimeoutError as e:
             if exc is None:
                 raise
-            # What the body raised matters more than what was lost with it.
+            # The exception of the body matters more than the writes that are left.
             self._core.log_left(e)
 
     def track_event(
@@ -161,29 +163,29 @@ class Client:
         input_embeddings: Embedding | None = None,
         output_embeddings: Embedding | None = None,
     ) -> str:
-        """Queues a new event and returns its id.
+        """Queues the create of an event and returns the event's id.
 
         Args:
-            conversation_id: 1 to 256 bytes of UTF-8.
-            event_name: 1 to 128 bytes, one of those that the server is configured with.
-            id: 1 to 128 characters of printable ASCII of your own; the first create of an id wins.
-                Default a new one, which carries the timestamp and sorts by it.
-            timestamp: When it happened, from the year 2000 to a day ahead, to the microsecond: a
-                datetime with a time zone, RFC 3339 text, or Unix milliseconds. Default now; with an
-                id of your own, when the server gets it.
-            conversation_metadata: What JSON can express, at most 16 KiB of it.
-            error: What went wrong. None and an empty text are no error.
-            latency: Milliseconds, finite and not negative.
-            input: A text, or anything else that JSON can express, such as a list of messages.
-            output: The same.
-            input_embeddings: 1 to 4,096 finite numbers of float32's range, as which they are kept.
-            output_embeddings: The same.
+            conversation_id: The id of the event's conversation: 1 to 256 bytes of UTF-8.
+            event_name: The kind of event, one of the names that the server allows: 1 to 128 bytes.
+            id: An id of your own: 1 to 128 printable ASCII characters. The first create of an id
+                wins. Default: a new id, which contains the timestamp and sorts by it.
+            timestamp: When the event happened, from the year 2000 to 24 hours from now: a datetime
+                with a time zone, RFC 3339 text, or Unix milliseconds. It is stored to the
+                microsecond. Default: now; with an id of your own, when the server receives it.
+            conversation_metadata: A JSON object of up to 16 KiB. Queries can filter by its members.
+            error: The error message. None and an empty text mean success.
+            latency: The duration in milliseconds, finite and not negative.
+            input: A text, or any other JSON, such as a list of messages.
+            output: A text, or any other JSON.
+            input_embeddings: 1 to 4,096 finite numbers. They are stored as float32.
+            output_embeddings: 1 to 4,096 finite numbers. They are stored as float32.
 
         Raises:
-            ValidationError: A field is not valid, or the write larger than 1 MiB as encoded.
-            QueueFullError: See `fail_when_full` and `block_timeout`.
+            ValidationError: A field is invalid, or the encoded write is larger than 1 MiB.
+            QueueFullError: The queue is full; see `fail_when_full` and `block_timeout`.
             ClosedError: The client is closed.
-            SpoolError: The write could not be put in the spool.
+            SpoolError: The write could not be written to the spool.
         """
         write = _encode.create(
             id=id,
@@ -215,10 +217,10 @@ class Client:
         input_embeddings: Embedding | Unset | None = UNSET,
         output_embeddings: Embedding | Unset | None = UNSET,
     ) -> None:
-        """Queues an update of an event's fields: those given change, None clears one.
+        """Queues an update of an event. The given fields change; a field that is None is cleared.
 
-        The fields and exceptions are those of `track_event`. At least one must be given, and an
-        event's name cannot be cleared.
+        The fields and exceptions are those of `track_event`. At least one field must be given. The
+        event name cannot be cleared.
         """
         self._core.put(
             _encode.update(
@@ -248,11 +250,11 @@ class Client:
         input_embeddings: Embedding | Unset | None = UNSET,
         output_embeddings: Embedding | Unset | None = UNSET,
     ) -> None:
-        """Queues a patch of an event: `update_event`, but for the metadata.
+        """Queues a patch of an event. It is like `update_event`, except for the metadata.
 
-        `conversation_metadata` is a merge patch (RFC 7396) of what the event has: the keys that it
-        names are set, those that are None in it are taken away, dicts are merged, and everything
-        else stays. So writers of different keys do not overwrite one another.
+        `conversation_metadata` is a JSON merge patch (RFC 7396) of the event's metadata: the keys
+        of the patch are set, keys whose value is None are removed, dicts are merged, and all other
+        keys keep their values. So writers of different keys do not overwrite each other.
         """
         self._core.put(
             _encode.update(
@@ -271,54 +273,56 @@ class Client:
         )
 
     def delete_event(self, id: str) -> None:
-        """Queues the delete of an event, which is final. The exceptions are `track_event`'s."""
+        """Queues the delete of an event. A delete is final. It raises as `track_event` does."""
         self._core.put(_encode.delete(id))
 
     def flush(self, timeout: float | None = None) -> None:
-        """Sends what is queued, and returns when all of it was answered for good.
+        """Sends the queued writes now, and returns when all of them have their final answer.
 
         Args:
-            timeout: Seconds. Default for ever.
+            timeout: In seconds. Default: no limit.
 
         Raises:
-            FlushTimeoutError: The time is over. What is left stays queued.
+            FlushTimeoutError: The timeout is over. The remaining writes stay queued.
             ClosedError: The client is closed.
         """
         self._core.flush(timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> None:
-        """Flushes and ends the client; what is called after it fails with ClosedError.
+        """Flushes the queue and closes the client. Later calls raise ClosedError.
 
-        Closing it again does nothing.
+        A second close does nothing.
 
         Args:
-            timeout: Seconds to flush in; None for ever.
+            timeout: The timeout of the flush, in seconds. None: no limit.
 
         Raises:
-            FlushTimeoutError: Writes are left; it says how many. With a spool they are sent by the
-                next client that opens its directory, and else lost. The client is closed anyway.
+            FlushTimeoutError: Writes are left; the error says how many. With a spool, the next
+                client that opens its directory sends them; otherwise they are lost. The client is
+                closed in either case.
         """
         self._core.close(timeout)
 
     def event(self, id: str, *, raw: bool = False, wait: float | None = None) -> Event:
         """Reads an event, with its embeddings.
 
-        Like all reads, it is one request, tried again after network errors and the statuses 408,
-        425, 429 and 5xx, for at most 30 seconds in all.
+        All reads are retried after network errors and the statuses 408, 425, 429 and 5xx, for at
+        most 30 seconds in total.
 
         Args:
-            id: The event's.
-            raw: Whether the event brings its contents as JSON too, as `RawJSON` in `raw`: with
-                every digit of its numbers, to be written back as they are.
-            wait: To read what this client has written: flushes in so many seconds (1 to 30), and
-                has the server wait for as many until it is applied. Default neither.
+            id: The event's id.
+            raw: Whether the event also has its contents as JSON text, as `RawJSON` in `raw`. The
+                text keeps every digit and can be written back unchanged.
+            wait: Reads your own writes: the read flushes the queue, and then waits on the server
+                until the flushed writes are applied. Each of the two steps may take this number of
+                seconds: 1 to 30. Default: no flush and no wait.
 
         Raises:
-            ApiError: With the code `unknown_event` for one that is not there or was deleted, and
-                `not_yet_applied` where the wait was too short.
-            NetworkError: The server could not be asked.
+            ApiError: The code is `unknown_event` if the event does not exist or was deleted, and
+                `not_yet_applied` if the wait timed out.
+            NetworkError: The server could not be reached.
             FlushTimeoutError: The flush took longer than `wait`.
-            ValidationError: The id or the wait is not valid.
+            ValidationError: The id or the wait is invalid.
             ClosedError: The client is closed.
         """
         return cast(Event, self._read(_reads.event(id, raw=raw), wait))
@@ -333,15 +337,15 @@ class Client:
         raw: bool = False,
         wait: float | None = None,
     ) -> ConversationPage:
-        """Reads a page of a conversation's events, in order of time; see `event` for the rest.
+        """Reads one page of a conversation's events, in order of time. It raises as `event` does.
 
         Args:
-            conversation_id: Of the conversation. One without events has an empty page.
-            limit: The most events of the page, 1 to 1,000. Default 100.
-            cursor: The `next_cursor` of the page before. Default the first page.
-            embeddings: Whether the events bring their embeddings.
-            raw: As of `event`.
-            wait: As of `event`.
+            conversation_id: The conversation's id. Without events, the page is empty.
+            limit: The maximum number of events in the page, 1 to 1,000. Default 100.
+            cursor: The `next_cursor` of the previous page. Default: the first page.
+            embeddings: Whether the events have their embeddings.
+            raw: As for `event`.
+            wait: As for `event`.
         """
         read = _reads.conversation(
             conversation_id, limit=limit, cursor=cursor, embeddings=embeddings, raw=raw
@@ -357,9 +361,10 @@ class Client:
         raw: bool = False,
         wait: float | None = None,
     ) -> Iterator[Event]:
-        """Iterates over all events of a conversation, page by page.
+        """Iterates over all events of a conversation, in order of time. It reads page by page.
 
-        `limit` is that of a page, and the first one waits; the rest is as of `conversation`.
+        `limit` is the size of a page, and `wait` applies to the first page only. The other
+        arguments and the exceptions are those of `conversation`.
         """
         cursor = None
         while True:
@@ -387,16 +392,17 @@ class Client:
         metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
     ) -> ErrorCount:
-        """Counts events and errors; see `event` for the exceptions.
+        """Counts events and errors. It raises as `event` does.
 
         Args:
-            since: The earliest timestamp: a datetime with a time zone, RFC 3339 text, Unix
-                milliseconds, or a time before now such as `7d`, `24h`, `30m` or `90s`. Default 7d.
-            until: The timestamp before which events count. Default now.
-            conversation_id: Only events of that conversation,
-            event_name: of that name,
-            metadata: and whose conversation_metadata has these members, at most 16.
-            wait: As of `event`.
+            since: The earliest timestamp, inclusive: a datetime with a time zone, RFC 3339 text,
+                Unix milliseconds, or a duration before now such as `7d`, `24h`, `30m` or `90s`.
+                Default `7d`.
+            until: The latest timestamp, exclusive. Default: now.
+            conversation_id: Counts only events of this conversation.
+            event_name: Counts only events of this name.
+            metadata: Counts only events whose metadata has all these members. At most 16.
+            wait: As for `event`.
         """
         read = _reads.analytics(
             "errors",
@@ -421,18 +427,20 @@ class Client:
         metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
     ) -> LatencyRows:
-        """Reads latency quantiles by group, the highest first; see `errors` for the rest.
+        """Reads latency quantiles in milliseconds for each group, the highest first.
+
+        It raises as `event` does.
 
         Args:
-            q: The quantiles wanted, above 0 and below 1, at most 16. Default 0.95.
-            group_by: Default both, `conversation` and `event_name`.
-            limit: The most rows, 1 to 10,000. Default 100.
-            since: As of `errors`, like all that follow.
-            until: The same.
-            conversation_id: The same.
-            event_name: The same.
-            metadata: The same.
-            wait: As of `event`.
+            q: Up to 16 quantiles, each above 0 and below 1. Default 0.95.
+            group_by: The fields to group by. Default: both.
+            limit: The maximum number of rows, 1 to 10,000. Default 100.
+            since: As for `errors`.
+            until: As for `errors`.
+            conversation_id: As for `errors`.
+            event_name: As for `errors`.
+            metadata: As for `errors`.
+            wait: As for `event`.
         """
         read = _reads.analytics(
             "latency",
@@ -460,18 +468,18 @@ class Client:
         metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
     ) -> ConversationRows:
-        """Reads conversations ranked, the highest first; see `errors` for the rest.
+        """Ranks conversations by `order_by`, the highest first. It raises as `event` does.
 
         Args:
-            order_by: What they are ranked by. Default `error_rate`.
-            min_events: Leaves out conversations with fewer events. Default 1.
-            limit: The most rows, 1 to 10,000. Default 100.
-            since: As of `errors`, like all that follow.
-            until: The same.
-            conversation_id: The same.
-            event_name: The same.
-            metadata: The same.
-            wait: As of `event`.
+            order_by: The count that ranks the conversations. Default `error_rate`.
+            min_events: Leaves out conversations with fewer events than this. Default 1.
+            limit: The maximum number of rows, 1 to 10,000. Default 100.
+            since: As for `errors`.
+            until: As for `errors`.
+            conversation_id: As for `errors`.
+            event_name: As for `errors`.
+            metadata: As for `errors`.
+            wait: As for `event`.
         """
         read = _reads.analytics(
             "conversations",
@@ -498,17 +506,20 @@ class Client:
         metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
     ) -> TimeSeriesRows:
-        """Reads events, errors and latency quantiles per interval; see `errors` for the rest.
+        """Reads events, errors and latency quantiles per interval, in order of time.
+
+        It raises as `event` does.
 
         Args:
-            interval: The length of one, such as `5m`. Default `1h`; at most 10,000 in all.
-            q: The quantiles wanted, above 0 and below 1, at most 16. Default 0.95.
-            since: As of `errors`, like all that follow.
-            until: The same.
-            conversation_id: The same.
-            event_name: The same.
-            metadata: The same.
-            wait: As of `event`.
+            interval: The length of an interval, such as `5m`. At most 10,000 intervals may lie
+                between `since` and `until`. Default `1h`.
+            q: Up to 16 quantiles, each above 0 and below 1. Default 0.95.
+            since: As for `errors`.
+            until: As for `errors`.
+            conversation_id: As for `errors`.
+            event_name: As for `errors`.
+            metadata: As for `errors`.
+            wait: As for `event`.
         """
         read = _reads.analytics(
             "timeseries",
@@ -556,33 +567,35 @@ class Client:
         conversation_metadata: Mapping[str, object] | RawJSON | None = None,
         input: object = None,
     ) -> T | contextlib.AbstractContextManager[Span]:
-        """Calls `fn` with a span and tracks one event for it; returns what it returned.
+        """Calls `fn` with a span, tracks one event for the call, and returns the result of `fn`.
 
-        The event's timestamp is the time of the start, its latency how long the call took, its
-        error the text of the exception that it raised, which goes on to the caller unchanged, and
-        its output, unless set on the span, what it returned (as text where that is not JSON).
-        A stream that `fn` returns (a generator, an asynchronous one, an iterator) is passed
-        through. Its event ends with it: the output is its parts (texts and bytes joined, others as
-        an array), the latency the time to the last, and `time_to_first_token_ms` in the metadata
-        the time to the first. One that is closed early, or dropped, is tracked as far as it came.
-        Who reads the stream never waits for room in the queue: without room, the event goes to
-        `on_error`.
+        The event's timestamp is the start of the call, and its latency the duration in
+        milliseconds. If `fn` raises, the event's error is the text of the exception, and the
+        exception goes on to the caller. The output is the return value (as text if it is not JSON),
+        unless `fn` sets one on the span.
 
-        Without `fn`, it is a context manager that gives the span, on which the output is to be set:
+        If `fn` returns a stream (a generator, an asynchronous generator, an iterator), the stream
+        is passed through to the caller, and the event ends with the stream. The output is its
+        parts: texts and bytes joined, other parts as an array. The latency is the time to the last
+        part, and `time_to_first_token_ms` in the metadata is the time to the first part. A stream
+        that is closed early or dropped is tracked with its parts so far. The reader of the stream
+        never waits for room in the queue: if there is none, the event goes to `on_error`.
+
+        Without `fn`, `trace` returns a context manager for the span. Set the output on the span:
 
             with client.trace("support-42", input=question) as span:
                 span.output = answer(question)
 
-        Tracing does not make a call fail: an event that cannot be queued goes to `on_error`. It
-        does wait for room in the queue as `track_event` does.
+        Tracing does not make a call fail: if the event cannot be queued, it goes to `on_error`. It
+        waits for room in the queue as `track_event` does.
 
         Args:
-            conversation_id: As of `track_event`, like `id`, `conversation_metadata` and `input`.
-            fn: What to call. For a coroutine function there is `AsyncClient`.
-            event_name: Default the client's `trace_event_name`.
-            id: Default a new one; the span has it.
-            conversation_metadata: May be set on the span as well,
-            input: like this.
+            conversation_id: As for `track_event`.
+            fn: The function to call. `AsyncClient` traces coroutine functions.
+            event_name: Default: the client's `trace_event_name`.
+            id: As for `track_event`. The span has it.
+            conversation_metadata: As for `track_event`. It can also be set on the span.
+            input: As for `track_event`. It can also be set on the span.
         """
         if inspect.iscoroutinefunction(fn):
             raise TypeError("fn is a coroutine function; trace it with an AsyncClient")
@@ -616,7 +629,7 @@ class Client:
         write = finished(self._core, span, raised)
         if write is not None:
             try:
-                # What is about to end the thread or program is not to wait for the network.
+                # An exception that ends the thread or the program must not wait for the network.
                 self._core.put(write, block=raised is None or isinstance(raised, Exception))
             except SluiceError as e:
                 report(self._core, span, e)

@@ -1,17 +1,17 @@
-"""What can go wrong. Every exception of this package is a `SluiceError`."""
+"""The exceptions of this package. Each is a `SluiceError`."""
 
 from __future__ import annotations
 
 
 class SluiceError(Exception):
-    """The base of all errors of this package."""
+    """The base class of all exceptions of this package."""
 
 
 class ValidationError(SluiceError, ValueError):
-    """The call was refused and nothing was queued or sent.
+    """An argument of the call is invalid. Nothing was queued or sent.
 
-    `field` names what is wrong, such as `latency` or `output_embeddings[1]`; it is empty where the
-    whole write is, and the option's name where an option of the client is. `detail` says why.
+    `field` is the argument's name in the API, such as `latency` or `output_embeddings[1]`, or the
+    name of an option. It is empty if the write as a whole is invalid. `detail` says why.
     """
 
     def __init__(self, field: str, detail: str) -> None:
@@ -26,16 +26,16 @@ class ValidationError(SluiceError, ValueError):
 class QueueFullError(SluiceError):
     """The queue is full and the write was not queued.
 
-    Raised with `fail_when_full`, and without it when `block_timeout` is over.
+    With `fail_when_full`, it is raised at once; otherwise when `block_timeout` is over.
     """
 
 
 class ApiError(SluiceError):
-    """What the server answered instead of what was asked for.
+    """The server refused a request or a write.
 
-    `status` is the HTTP status, `code` the server's word for it, such as `unknown_event`, and
-    `field` what it is about. An answer that is not the server's own, such as a proxy's, has a
-    status only.
+    `status` is the HTTP status of the answer, or of the write within a batch. `code` is the code of
+    the server's problem document, such as `unknown_event`. `field` is the field or parameter at
+    fault, and `detail` an explanation for humans. If a proxy answered, only `status` is set.
     """
 
     def __init__(self, status: int, code: str = "", detail: str = "", field: str = "") -> None:
@@ -52,13 +52,14 @@ class ApiError(SluiceError):
 
 
 class NetworkError(SluiceError):
-    """The server could not be asked, or its answer not be read."""
+    """The server could not be reached, or its answer could not be read."""
 
 
 class FlushTimeoutError(SluiceError, TimeoutError):
-    """A flush or close ran out of time; `left` is how many writes were not answered by then.
+    """A flush or close ran out of time.
 
-    Its `__cause__` is why the last batch was not acknowledged, if it was not.
+    `left` is the number of unanswered writes. `__cause__` is the error of the last batch, if the
+    batch was not acknowledged.
     """
 
     def __init__(self, left: int) -> None:
@@ -77,11 +78,14 @@ class ClosedError(SluiceError):
 
 
 class SpoolError(SluiceError):
-    """The spool's directory cannot be used, or a write not be put there; it was not queued."""
+    """The spool's directory cannot be used, or a write could not be written to it.
+
+    The write was not queued.
+    """
 
 
 class SpoolInUseError(SpoolError):
-    """Another client, of this process or of another one, has the spool's directory open."""
+    """Another client, of this or another process, has the spool's directory open."""
 
     def __init__(self, directory: str) -> None:
         super().__init__(directory)

@@ -1,4 +1,4 @@
-"""Types of what is given to the client and of what it returns."""
+"""The types of the client's arguments and results."""
 
 from __future__ import annotations
 
@@ -21,39 +21,42 @@ class Unset(enum.Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""Stands for a field that an update leaves alone; None clears it."""
+"""The value of a field that an update does not change. None clears a field instead."""
 
 Op: TypeAlias = Literal["create", "update", "patch", "delete"]
-"""What a write does to its event."""
+"""The kind of a write."""
 
 
 class SupportsToList(Protocol):
-    """An array of another library, such as NumPy's: what has a `tolist` method."""
+    """An array of another library, such as NumPy, with a `tolist` method."""
 
     def tolist(self) -> Any:
-        """The elements as Python's own objects."""
+        """Returns the elements as Python's own objects."""
 
 
 Embedding: TypeAlias = Sequence[float] | SupportsToList
-"""1 to 4,096 finite numbers of float32's range: a list, an `array`, an array of NumPy's. One of
-float32 is taken as it is, without a conversion."""
+"""1 to 4,096 finite numbers in the range of float32: a list, an `array` or a NumPy array. An array
+of float32 is not converted."""
 
 Timestamp: TypeAlias = datetime | str | int
 """A datetime with a time zone, RFC 3339 text, or Unix milliseconds."""
 
 Moment: TypeAlias = datetime | str | int
-"""A bound of a query: a `Timestamp`, or a time before now such as `7d`, `24h`, `30m` or `90s`."""
+"""A bound of a query: a `Timestamp`, or a duration before now: `7d`, `24h`, `30m` or `90s`."""
 
 
 @dataclass(frozen=True)
 class WriteError:
-    """What the error callback gets: a write that was refused or given up, and why.
+    """A failure that the error callback gets.
 
-    `status` is that of the item or of the whole batch's answer. It is 0 where there was none: a
-    write given up after `retry_for` with a network error (`code` is `network`), one that `trace`
-    could not queue (`invalid`, `queue_full`, `closed`, `spool`), or what has neither op nor id: a
-    line of the spool that cannot be read (`spool_corrupt`), or that this machine's clock is wrong
-    (`wrong_clock`, once, with what to do in `detail`).
+    `op` and `id` name the write; both are empty if the failure is not about a write. `status` is
+    the HTTP status of the write or of the whole batch; 0 if the server did not answer. `code` is
+    the API's code, or one of these, whose status is 0:
+
+    - `network`: the write was given up after `retry_for`.
+    - `invalid`, `queue_full`, `closed`, `spool`: the event of a traced call could not be queued.
+    - `spool_corrupt`: a line of the spool could not be read.
+    - `wrong_clock`: this machine's clock is wrong; `detail` says what to do. It is reported once.
     """
 
     op: Op | Literal[""]
@@ -77,7 +80,7 @@ class _EventFields(TypedDict):
 
 
 class RawContents(TypedDict):
-    """The contents of an event as JSON, with every digit, to be written back as they are."""
+    """The contents of an event as JSON text with every digit. They can be written back as is."""
 
     conversation_metadata: RawJSON | None
     input: RawJSON | None
@@ -85,10 +88,10 @@ class RawContents(TypedDict):
 
 
 class Event(_EventFields, total=False):
-    """An event as the server has it.
+    """An event as the server stores it.
 
-    `timestamp` is RFC 3339 in UTC, `latency` in milliseconds. The embeddings are there where they
-    were asked for, and so is `raw`.
+    `timestamp` is RFC 3339 in UTC, and `latency` is in milliseconds. The embeddings and `raw` are
+    only there if the read asked for them.
     """
 
     raw: RawContents
@@ -97,14 +100,14 @@ class Event(_EventFields, total=False):
 
 
 class ConversationPage(TypedDict):
-    """A page of a conversation's events; `next_cursor` is None on the last one."""
+    """A page of a conversation's events. `next_cursor` is None on the last page."""
 
     events: list[Event]
     next_cursor: str | None
 
 
 class ErrorCount(TypedDict):
-    """How many events were errors; `error_rate` is 0 to 1."""
+    """The number of events and errors. `error_rate` is errors per event, 0 to 1."""
 
     event_name: str | None
     events: int
@@ -115,7 +118,10 @@ class ErrorCount(TypedDict):
 
 
 class LatencyRow(TypedDict):
-    """Quantiles of one group, in milliseconds by quantile; None where no event has a latency."""
+    """The latencies of one group in milliseconds, by quantile as text, such as `0.95`.
+
+    A latency is None if no event has one.
+    """
 
     conversation_id: str | None
     event_name: str | None
@@ -124,13 +130,16 @@ class LatencyRow(TypedDict):
 
 
 class LatencyRows(TypedDict):
-    """Groups, ranked by the first quantile asked for."""
+    """The groups, ranked by the first quantile of the query."""
 
     rows: list[LatencyRow]
 
 
 class ConversationRow(TypedDict):
-    """What there is of one conversation; `first` and `last` are times in RFC 3339."""
+    """The counts of one conversation.
+
+    `first` and `last` are the timestamps of its first and last event, RFC 3339.
+    """
 
     conversation_id: str
     events: int
@@ -141,13 +150,13 @@ class ConversationRow(TypedDict):
 
 
 class ConversationRows(TypedDict):
-    """Conversations, in the order asked for."""
+    """The conversations, in the order of the query."""
 
     rows: list[ConversationRow]
 
 
 class TimeSeriesRow(TypedDict):
-    """What happened in one interval, which begins at `time`; quantiles are in milliseconds."""
+    """The counts of one interval, which begins at `time`. Quantiles are in milliseconds."""
 
     time: str
     events: int
@@ -157,6 +166,6 @@ class TimeSeriesRow(TypedDict):
 
 
 class TimeSeriesRows(TypedDict):
-    """Intervals in order of time; those without events have no row."""
+    """The intervals in order of time. Intervals without events have no row."""
 
     rows: list[TimeSeriesRow]
