@@ -10,6 +10,8 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/fault"
 	"github.com/sluicehq/sluice/internal/kafka"
@@ -161,7 +163,7 @@ type clickhouseFlags struct {
 }
 
 func (f *clickhouseFlags) config() (clickhouse.Config, error) {
-	cfg, err := clickhouse.ParseURL(f.ClickhouseURL)
+	cfg, err := conn.ParseURL(f.ClickhouseURL)
 	if err != nil {
 		return cfg, fmt.Errorf("--clickhouse-url: %w", err)
 	}
@@ -189,7 +191,7 @@ func (f *retentionFlags) config() (*time.Duration, error) {
 	if f.Retention == "" {
 		return nil, nil //nolint:nilnil // no retention is no error
 	}
-	keep, err := clickhouse.ParseRetention(f.Retention)
+	keep, err := schema.ParseRetention(f.Retention)
 	if err != nil {
 		return nil, fmt.Errorf("--retention: %w", err)
 	}

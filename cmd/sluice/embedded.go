@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/engine"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/broker"
@@ -60,13 +61,13 @@ func (f *embeddedFlags) database(ctx context.Context, p *process, remote *clickh
 
 // serverMemory asks the database how much memory it has.
 func serverMemory(ctx context.Context, p *process, cfg clickhouse.Config) (bytes int64, err error) {
-	store, err := clickhouse.New(cfg, p.log, nil)
+	db, err := conn.Open(cfg, nil)
 	if err != nil {
 		return 0, err
 	}
-	defer store.Close()
+	defer db.Close()
 	err = p.retry(ctx, "ask for the database's memory", clickhouse.IsRetryable, func(ctx context.Context) error {
-		bytes, err = store.ServerMemory(ctx)
+		bytes, err = db.ServerMemory(ctx)
 		return err
 	})
 	return bytes, err
@@ -77,9 +78,9 @@ func serverMemory(ctx context.Context, p *process, cfg clickhouse.Config) (bytes
 // merges, caches and single events.
 func queryMemory(bytes int64, queriesMax int) int64 {
 	if bytes == 0 {
-		return clickhouse.DefaultQueryMemoryBytesMax
+		return conn.DefaultQueryMemoryBytesMax
 	}
-	return min(clickhouse.DefaultQueryMemoryBytesMax, bytes/2/int64(queriesMax))
+	return min(conn.DefaultQueryMemoryBytesMax, bytes/2/int64(queriesMax))
 }
 
 // broker puts the address of an embedded broker, which it starts, into cfg,

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 )
 
 // eraseInterval is how often deleted content is looked for, or a twentieth of
@@ -18,7 +19,7 @@ const eraseInterval = 10 * time.Minute
 
 // eraser takes what was deleted off ClickHouse's disk.
 type eraser struct {
-	months *clickhouse.Erasures
+	months *schema.Erasures
 	after  time.Duration
 	log    *slog.Logger
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 )
@@ -24,7 +25,7 @@ const (
 func isFinal(err error) bool {
 	for _, final := range []error{
 		kafka.ErrNotDrained, kafka.ErrGenerationOver, kafka.ErrGenerationGap, kafka.ErrTopicMismatch, kafka.ErrDataLoss,
-		clickhouse.ErrTopicRecreated, clickhouse.ErrPartitionsChanged,
+		schema.ErrTopicRecreated, schema.ErrPartitionsChanged,
 	} {
 		if errors.Is(err, final) {
 			return true

@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/sluicehq/sluice/internal/api"
-	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/kafka"
 )
 
@@ -151,7 +151,7 @@ func (f *memoryFlags) divide(has roles, want memoryWants) (memory, error) {
 		add(&m.producer, 1, largestCall, max(largestCall, 128*mib), 1, 0)
 	}
 	if has.consumer {
-		fixed += 3*fetchBytes + clickhouse.DefaultLookupBytesMax
+		fixed += 3*fetchBytes + conn.DefaultLookupBytesMax
 		add(&m.inflated, 2, 8*mib, pollBytesMost-fetchBytes, 1, 0)
 		// A flush leaves room for one poll; one that is no larger than that does not.
 		if want.flushBytes > 0 && want.flushBytes <= pollBytesMost {

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/api"
-	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/kafka"
 )
 
@@ -25,7 +25,7 @@ func (m *memory) takes(has roles) int64 {
 		n += api.InflateBytes + m.connections*connectionBytes + m.bodies + m.answers + m.producer
 	}
 	if has.consumer {
-		n += 3*fetchBytes + clickhouse.DefaultLookupBytesMax + 2*m.inflated + 2*m.flush + m.recent
+		n += 3*fetchBytes + conn.DefaultLookupBytesMax + 2*m.inflated + 2*m.flush + m.recent
 		if poll := fetchBytes + m.inflated; poll >= m.flush {
 			n += 2 * poll // see consumer.Config.PollBytesMax
 		}

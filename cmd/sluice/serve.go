@@ -19,6 +19,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/kafka"
 )
@@ -214,7 +215,7 @@ func (c *migrateCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if cfg.Cluster != "" {
-		hosts, err := clickhouse.MigrateCluster(ctx, cfg, clickhouse.ClusterOptions{Replicated: c.Replicated, Retention: keep}, e.log)
+		hosts, err := schema.MigrateCluster(ctx, cfg, schema.ClusterOptions{Replicated: c.Replicated, Retention: keep}, e.log)
 		if err != nil {
 			return err
 		}
@@ -346,7 +347,7 @@ func setRetention(ctx context.Context, store *clickhouse.Store, keep *time.Durat
 		return err
 	}
 	kept := "forever"
-	if *keep != clickhouse.Forever {
+	if *keep != schema.Forever {
 		kept = keep.String()
 	}
 	log.Info("retention is set", "keep", kept, "changed", changed)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
 )
@@ -27,7 +28,7 @@ func benchRows(from, n, contentBytes, dimensions int) event.Rows {
 	var rows event.Rows
 	for i := from; i < from+n; i++ {
 		id, conversation := benchID(i)
-		position, version := created(int64(i))
+		position, version := clickhousetest.Created(int64(i))
 		rows.Cores = append(rows.Cores, event.Core{
 			ID: id, ConversationID: conversation, EventName: "event_a", Metadata: `{"plan":"pro"}`,
 			Latency: float64(i % 5000), HasLatency: true, Created: position, Version: version,
@@ -56,7 +57,7 @@ func BenchmarkInsert(b *testing.B) {
 		rows, contentBytes, dimensions int
 	}{{"cores", 50_000, 0, 0}, {"contents", 50_000, 500, 0}, {"embeddings", 20_000, 0, 384}} {
 		b.Run(bench.name, func(b *testing.B) {
-			store, _, _ := migrated(b)
+			store, _, _ := clickhousetest.Migrated(b)
 			rows := benchRows(0, bench.rows, bench.contentBytes, bench.dimensions)
 			b.SetBytes(int64(bench.rows * (100 + bench.contentBytes + 4*bench.dimensions)))
 			b.ReportAllocs()
@@ -72,7 +73,7 @@ func BenchmarkInsert(b *testing.B) {
 
 func BenchmarkLookup(b *testing.B) {
 	const total = 1_000_000
-	store, server, database := migrated(b)
+	store, server, database := clickhousetest.Migrated(b)
 	for from := 0; from < total; from += 100_000 {
 		rows := benchRows(from, 100_000, 0, 0)
 		if err := store.Insert(b.Context(), &rows); err != nil {
@@ -109,7 +110,7 @@ func BenchmarkLookup(b *testing.B) {
 // a time.
 func BenchmarkEvent(b *testing.B) {
 	const total = 300_000
-	store, server, database := migrated(b)
+	store, server, database := clickhousetest.Migrated(b)
 	for from := 0; from < total; from += 50_000 {
 		rows := benchRows(from, 50_000, 500, 0)
 		if err := store.Insert(b.Context(), &rows); err != nil {

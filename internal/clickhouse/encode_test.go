@@ -16,6 +16,7 @@ import (
 	"github.com/ClickHouse/ch-go/proto"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -100,16 +101,16 @@ func TestBlocksAreGolden(t *testing.T) {
 		table string
 		data  func() []byte
 	}{
-		{tableEvents, func() []byte {
+		{schema.TableEvents, func() []byte {
 			return encoded(t, e.coreInput(rows.Cores, identity(len(rows.Cores))), len(rows.Cores))
 		}},
-		{tableContents, func() []byte {
+		{schema.TableContents, func() []byte {
 			return encoded(t, bind(e, e.contents, rows.Contents, identity(len(rows.Contents))), len(rows.Contents))
 		}},
-		{tableEmbeddings, func() []byte {
+		{schema.TableEmbeddings, func() []byte {
 			return encoded(t, bind(e, e.embeddings, rows.Embeddings, identity(len(rows.Embeddings))), len(rows.Embeddings))
 		}},
-		{tableAliases, func() []byte {
+		{schema.TableAliases, func() []byte {
 			return encoded(t, bind(e, e.aliases, rows.Aliases, identity(len(rows.Aliases))), len(rows.Aliases))
 		}},
 	}
@@ -229,14 +230,6 @@ func FuzzEncode(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestStatements(t *testing.T) {
-	got := statements("-- a; comment\nCREATE a\n(\n  x -- one\n);\n\n-- b\nSELECT ';' ;\nlast")
-	want := []string{"CREATE a\n(\n  x -- one\n)", "SELECT ';' ", "last"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
 }
 
 func TestIsJSONScalar(t *testing.T) {

@@ -3,21 +3,9 @@ package clickhouse
 import (
 	"context"
 	"errors"
-	"net"
 
 	"github.com/sluicehq/sluice/internal/event"
 )
-
-// MigrationLock is what [Store.Migrate] and [MigrateCluster] do their work under.
-func (s *Store) MigrationLock(ctx context.Context, name string, do func(context.Context) error) error {
-	return s.migrationLock(ctx, name, do)
-}
-
-// Statements are those of the migration, without the comments that views get.
-func (m *Migration) Statements() []string { return m.statements }
-
-// NewConn is what the client of a pool reads from and writes to.
-func NewConn(c net.Conn) net.Conn { return &abortableConn{Conn: c} }
 
 // ReadTogether reads events in one batch, as readers that come at the same time
 // do. Of an event that is not to be read in a batch, alone is true.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -126,7 +127,7 @@ func (s *Store) readWanted(ctx context.Context, batch []*wanted) error {
 		}
 	}
 	if len(aliases) > 0 {
-		rows, err := s.aliases(ctx, roleRead, aliases)
+		rows, err := s.aliases(ctx, conn.RoleRead, aliases)
 		if err != nil {
 			return err
 		}
@@ -141,7 +142,7 @@ func (s *Store) readWanted(ctx context.Context, batch []*wanted) error {
 			known = append(known, id)
 		}
 	}
-	cores, err := s.cores(ctx, roleRead, known, r)
+	cores, err := s.cores(ctx, conn.RoleRead, known, r)
 	if err != nil {
 		return err
 	}

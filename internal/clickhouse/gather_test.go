@@ -10,6 +10,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -19,8 +20,8 @@ func smallEvents(t *testing.T, n int) (rows event.Rows, refs []event.Ref, want [
 	t.Helper()
 	for i := range n {
 		conversation := fmt.Sprint("c", i/3)
-		id := event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i)*3_600_000_000*29, conversation)
-		position, version := created(int64(i))
+		id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z")+int64(i)*3_600_000_000*29, conversation)
+		position, version := clickhousetest.Created(int64(i))
 		ref := event.Ref{ID: id}
 		core := event.Core{ID: id, ConversationID: conversation, EventName: "event_b", Created: position, Version: version}
 		if i%4 == 1 {
@@ -36,7 +37,7 @@ func smallEvents(t *testing.T, n int) (rows event.Rows, refs []event.Ref, want [
 		rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Content: e.Input, Version: version})
 		rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldOutputEmbeddings, Vector: e.OutputEmbeddings, Version: version})
 		if i%4 == 2 {
-			core.Deleted, core.Version, e = true, deleted(int64(1000+i)), nil
+			core.Deleted, core.Version, e = true, clickhousetest.Deleted(int64(1000+i)), nil
 		}
 		rows.Cores = append(rows.Cores, core)
 		refs, want = append(refs, ref), append(want, e)
@@ -47,10 +48,10 @@ func smallEvents(t *testing.T, n int) (rows event.Rows, refs []event.Ref, want [
 // A batch finds each event by what it was asked by, and nothing else: not one
 // that is deleted, unknown, or asked for by the id behind its alias.
 func TestBatchOfReads(t *testing.T) {
-	store, _, _ := migrated(t)
+	store, _, _ := clickhousetest.Migrated(t)
 	rows, refs, want := smallEvents(t, 40)
-	insert(t, store, rows)
-	refs = append(refs, refs[0], event.Ref{ID: rows.Cores[1].ID}, event.Ref{Alias: "unknown"}, event.Ref{ID: event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")})
+	clickhousetest.Insert(t, store, rows)
+	refs = append(refs, refs[0], event.Ref{ID: rows.Cores[1].ID}, event.Ref{Alias: "unknown"}, event.Ref{ID: event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "c")})
 	want = append(want, want[0], nil, nil, nil)
 	for _, n := range []int{1, 2, len(refs)} {
 		for from := 0; from+n <= len(refs); from += n {
@@ -73,11 +74,11 @@ func TestBatchOfReads(t *testing.T) {
 // An event that is too large for its reader does not harm those that are read
 // with it, and its reader is told what it takes.
 func TestLargeEventInABatch(t *testing.T) {
-	store, _, _ := migrated(t)
+	store, _, _ := clickhousetest.Migrated(t)
 	rows, refs, want := smallEvents(t, 12)
 	large := event.Content{Kind: event.KindString, Data: []byte(strings.Repeat("x", 20<<10))}
 	rows.Contents[0].Content, want[0].Input = large, large
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 
 	_, alone, err := store.ReadTogether(t.Context(), refs, 16<<10) // all together fit
 	if err != nil || !alone[0] || alone[3] {
@@ -113,12 +114,12 @@ func TestLargeEventInABatch(t *testing.T) {
 // Few keys stand in the text of a query and many in a table beside it, which is
 // the same to a lookup, also for ids of times that no event has.
 func TestLookupsOfFewAndManyKeys(t *testing.T) {
-	store, _, _ := migrated(t)
+	store, _, _ := clickhousetest.Migrated(t)
 	rows, _, _ := smallEvents(t, 150)
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 	var none []event.ID
 	for _, time := range []string{"1970-01-01T00:00:00Z", "1999-12-31T23:59:59.999999Z", "2099-12-31T23:59:59.999999Z", "2110-01-01T00:00:00Z", "2299-01-01T00:00:00Z", "9999-01-01T00:00:00Z"} {
-		none = append(none, event.NewID(at(t, time), "c"))
+		none = append(none, event.NewID(clickhousetest.At(t, time), "c"))
 	}
 	for _, n := range []int{1, 2, 100, 127, 128, 129, 150} {
 		for _, more := range [][]event.ID{nil, none[1:3], none} {

@@ -11,43 +11,11 @@ import (
 	"github.com/ClickHouse/ch-go/proto"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/fault"
 )
-
-// The tables, as they are named in metrics and SQL.
-const (
-	tableEvents     = "events"
-	tableContents   = "event_contents"
-	tableEmbeddings = "event_embeddings"
-	tableAliases    = "event_aliases"
-
-	tableGenerations = "topic_generations"
-	tableErasures    = "erasures"
-)
-
-// insertSettings are said explicitly: the defaults of 26.x batch inserts on
-// the server, behind the acknowledgement's back.
-var insertSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
-	setting("async_insert", "0"),
-	// On a cluster an insert returns when the shards have the rows, not when the
-	// server that it came to has them to pass on.
-	setting("distributed_foreground_insert", "1"),
-	setting("max_insert_threads", "1"),
-	// Would copy the block once more, to fold versions of one key: a batch has
-	// one row of each key already, and a merge folds what is left.
-	setting("optimize_on_insert", "0"),
-	// Rows are idempotent by version, so a block needs no other deduplication.
-	setting("deduplicate_insert", "disable"),
-	// One block of ours is one part, whatever its size: an insert that fails
-	// half way through several would leave half of itself.
-	setting("max_partitions_per_insert_block", "1"),
-	setting("throw_on_max_partitions_per_insert_block", "1"),
-	setting("max_insert_block_size", "1000000000"),
-	// The server works on a block when it is there, not at the insert's end.
-	setting("min_insert_block_size_rows", "0"),
-	setting("min_insert_block_size_bytes", "0"),
-}
 
 // block is one insert: rows of one table and one partition.
 type block struct {
@@ -71,19 +39,19 @@ func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
 	aliases := cut(s, rows.Aliases, nil,
 		func(r *event.AliasRow) int { return len(r.Alias) + 32 },
 		func(order []uint64) block {
-			return block{tableAliases, len(order), func(e *encoder) proto.Input { return bind(e, e.aliases, rows.Aliases, order) }, func(e *encoder) { release(e.aliases) }}
+			return block{schema.TableAliases, len(order), func(e *encoder) proto.Input { return bind(e, e.aliases, rows.Aliases, order) }, func(e *encoder) { release(e.aliases) }}
 		})
 	contents := cut(s, rows.Contents,
 		func(r *event.ContentRow) (*event.ID, event.Field) { return &r.ID, r.Field },
 		func(r *event.ContentRow) int { return len(r.Content.Data) + 48 },
 		func(order []uint64) block {
-			return block{tableContents, len(order), func(e *encoder) proto.Input { return bind(e, e.contents, rows.Contents, order) }, func(e *encoder) { release(e.contents) }}
+			return block{schema.TableContents, len(order), func(e *encoder) proto.Input { return bind(e, e.contents, rows.Contents, order) }, func(e *encoder) { release(e.contents) }}
 		})
 	embeddings := cut(s, rows.Embeddings,
 		func(r *event.EmbeddingRow) (*event.ID, event.Field) { return &r.ID, r.Field },
 		func(r *event.EmbeddingRow) int { return len(r.Vector) + 48 },
 		func(order []uint64) block {
-			return block{tableEmbeddings, len(order), func(e *encoder) proto.Input { return bind(e, e.embeddings, rows.Embeddings, order) }, func(e *encoder) { release(e.embeddings) }}
+			return block{schema.TableEmbeddings, len(order), func(e *encoder) proto.Input { return bind(e, e.embeddings, rows.Embeddings, order) }, func(e *encoder) { release(e.embeddings) }}
 		})
 	fault.Point(fault.InsertBegun)
 	others := slices.Concat(aliases, contents, embeddings)
@@ -109,11 +77,11 @@ func (s *Store) insertCores(ctx context.Context, rows []event.Core, others int, 
 			return len(r.ConversationID) + len(r.Error) + len(r.Metadata) + len(r.Alias) + 80
 		},
 		func(order []uint64) block {
-			return block{tableEvents, len(order), func(e *encoder) proto.Input { return e.coreInput(rows, order) }, func(e *encoder) { e.releaseCores() }}
+			return block{schema.TableEvents, len(order), func(e *encoder) proto.Input { return e.coreInput(rows, order) }, func(e *encoder) { e.releaseCores() }}
 		})
 	// An insert that waits has a connection and the server's memory, so there
 	// is one at most, and none that waits long.
-	if len(blocks) == 1 && others <= s.cfg.InsertConcurrency && s.cfg.WriteConnectionsMax > 1 && s.mayWait() {
+	if len(blocks) == 1 && others <= s.cfg.InsertConcurrency && s.cfg.WriteConnectionsMax > 1 && !s.Replicated() {
 		select {
 		case e := <-s.ahead:
 			defer func() { s.ahead <- e }()
@@ -218,7 +186,7 @@ func (s *Store) insert(ctx context.Context, e *encoder, timeout time.Duration, b
 	q := ch.Query{
 		Body:     "INSERT INTO " + b.table + " " + input.Columns() + " VALUES",
 		Input:    input,
-		Settings: s.insertSettings(),
+		Settings: s.InsertSettings(),
 	}
 	if after != nil {
 		q.OnInput = func(ctx context.Context) error { // called when the block is sent
@@ -232,8 +200,8 @@ func (s *Store) insert(ctx context.Context, e *encoder, timeout time.Duration, b
 			}
 		}
 	}
-	if err := s.pools[roleWrite].do(ctx, timeout, q); err != nil {
-		return fmt.Errorf("insert %d rows into %s: %w", b.rows, b.table, insertError(err))
+	if err := s.db.Do(ctx, conn.RoleWrite, timeout, q); err != nil {
+		return fmt.Errorf("insert %d rows into %s: %w", b.rows, b.table, conn.InsertError(err))
 	}
 	s.insertSeconds.WithLabelValues(b.table).Observe(time.Since(start).Seconds())
 	s.insertedRows.WithLabelValues(b.table).Add(float64(b.rows))

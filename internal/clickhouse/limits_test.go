@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
@@ -27,10 +28,10 @@ var wholeMonth = query.Filter{SinceMicros: 1_772_323_200_000_000, UntilMicros: 1
 // What a query needs too much of is told apart from what the server lacks for
 // others, and from a server that does not answer.
 func TestLimitsOfQueries(t *testing.T) {
-	direct, server, database := migrated(t)
+	direct, server, database := clickhousetest.Migrated(t)
 	fillCores(t, func(sql string) string { return server.Query(t, sql) }, database, "300000")
 	dear := func(ctx context.Context, cfg clickhouse.Config) error {
-		_, err := open(t, cfg).Conversations(ctx, query.Conversations{Filter: wholeMonth, LimitRows: 10})
+		_, err := clickhousetest.Open(t, cfg).Conversations(ctx, query.Conversations{Filter: wholeMonth, LimitRows: 10})
 		return err
 	}
 	if _, err := direct.Conversations(t.Context(), query.Conversations{Filter: wholeMonth, LimitRows: 10}); err != nil {
@@ -49,17 +50,17 @@ func TestLimitsOfQueries(t *testing.T) {
 		}
 	}
 	t.Run("its own memory", func(t *testing.T) {
-		cfg := config(server, database)
+		cfg := clickhousetest.Config(server, database)
 		cfg.QueryMemoryBytesMax = 8 << 20
 		check(t, dear(t.Context(), cfg), true, false)
 	})
 	t.Run("its own time", func(t *testing.T) {
-		cfg := config(server, database)
+		cfg := clickhousetest.Config(server, database)
 		cfg.QueryTimeout = time.Millisecond
 		check(t, dear(t.Context(), cfg), false, true)
 	})
 	t.Run("no answer", func(t *testing.T) {
-		cfg := config(server, database)
+		cfg := clickhousetest.Config(server, database)
 		cfg.Addr = newSwallower(t, server.Addr, "GROUP BY conversation_id").Addr().String()
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
@@ -74,10 +75,10 @@ func TestLimitsOfQueries(t *testing.T) {
 // A query whose caller has gone is ended on the server, and its connection is
 // free for the next one.
 func TestCancelledQueriesEnd(t *testing.T) {
-	_, server, database := migrated(t)
-	cfg := config(server, database)
+	_, server, database := clickhousetest.Migrated(t)
+	cfg := clickhousetest.Config(server, database)
 	cfg.QueryTimeout = time.Hour // it does not end by itself
-	store := open(t, cfg)
+	store := clickhousetest.Open(t, cfg)
 	// A month's rows are a block, for which the server allows three seconds of
 	// sleep. All months together take minutes.
 	server.Query(t, `INSERT INTO `+database+`.events (timestamp, id, version)
@@ -114,24 +115,24 @@ func TestCancelledQueriesEnd(t *testing.T) {
 // take nothing.
 func TestLookupsAreBoundedInBytes(t *testing.T) {
 	server := enginetest.Server(t)
-	cfg := config(server, server.Database(t))
+	cfg := clickhousetest.Config(server, server.Database(t))
 	cfg.LookupBytesMax = 100 << 10
-	store := open(t, cfg)
+	store := clickhousetest.Open(t, cfg)
 	if _, err := store.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	metadata := `{"k":"` + strings.Repeat("m", 16<<10) + `"}`
 	var ids []event.ID
 	for i := range 12 {
-		id := event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), "c")
+		id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z")+int64(i), "c")
 		ids = append(ids, id)
-		position, version := created(int64(i))
+		position, version := clickhousetest.Created(int64(i))
 		core := event.Core{ID: id, ConversationID: "c", EventName: "event_a", Metadata: metadata, Created: position, Version: version}
-		insert(t, store, event.Rows{Cores: []event.Core{core}})
+		clickhousetest.Insert(t, store, event.Rows{Cores: []event.Core{core}})
 		if i == 0 {
 			for offset := range int64(12) {
-				core.Version = updated(100 + offset)
-				insert(t, store, event.Rows{Cores: []event.Core{core}})
+				core.Version = clickhousetest.Updated(100 + offset)
+				clickhousetest.Insert(t, store, event.Rows{Cores: []event.Core{core}})
 			}
 		}
 	}
@@ -144,7 +145,7 @@ func TestLookupsAreBoundedInBytes(t *testing.T) {
 			t.Errorf("%d of %d rows, error %v", len(cores), len(some), err)
 		}
 	}
-	if cores, err := store.Cores(t.Context(), ids[:1]); err != nil || cores[ids[0]].Version != updated(111) {
+	if cores, err := store.Cores(t.Context(), ids[:1]); err != nil || cores[ids[0]].Version != clickhousetest.Updated(111) {
 		t.Errorf("version %v, error %v", cores[ids[0]].Version, err)
 	}
 	states, err := store.CoreStates(t.Context(), ids)

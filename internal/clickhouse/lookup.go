@@ -12,6 +12,7 @@ import (
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -54,10 +55,10 @@ func byLiteralKeys(ids []event.ID) (string, bool) {
 // The error wraps [event.ErrQueryTooLarge] where the rows take more than
 // [Config.LookupBytesMax]; those of one event never do.
 func (s *Store) Cores(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error) {
-	cores, err := s.cores(ctx, roleWrite, ids, &room{left: s.cfg.LookupBytesMax})
+	cores, err := s.cores(ctx, conn.RoleWrite, ids, &room{left: s.cfg.LookupBytesMax})
 	if isTooLarge(err) {
 		// It may be the older versions, which no merge has taken away yet.
-		cores, err = s.cores(ctx, roleWrite, ids, &room{left: s.cfg.LookupBytesMax, newest: true})
+		cores, err = s.cores(ctx, conn.RoleWrite, ids, &room{left: s.cfg.LookupBytesMax, newest: true})
 	}
 	if isTooLarge(err) {
 		return nil, fmt.Errorf("%w: core rows of %d events (%w)", event.ErrQueryTooLarge, len(ids), err)
@@ -65,7 +66,7 @@ func (s *Store) Cores(ctx context.Context, ids []event.ID) (map[event.ID]event.C
 	return cores, err
 }
 
-func (s *Store) cores(ctx context.Context, r role, ids []event.ID, into *room) (map[event.ID]event.Core, error) {
+func (s *Store) cores(ctx context.Context, r conn.Role, ids []event.ID, into *room) (map[event.ID]event.Core, error) {
 	cores := make(map[event.ID]event.Core, len(ids))
 	err := s.eachKeys(ctx, r, "cores", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
 		columns := newCoreResult()
@@ -96,7 +97,7 @@ func (s *Store) cores(ctx context.Context, r role, ids []event.ID, into *room) (
 // lookup costs.
 func (s *Store) CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error) {
 	cores := make(map[event.ID]event.Core, len(ids))
-	err := s.eachKeys(ctx, roleWrite, "core_states", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, conn.RoleWrite, "core_states", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
 		var (
 			id               proto.ColUUID
 			created, version proto.ColUInt64
@@ -133,10 +134,10 @@ func (s *Store) CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]ev
 // Aliases returns the row with the highest version of each of the aliases that
 // has one, tombstones too.
 func (s *Store) Aliases(ctx context.Context, aliases []string) (map[string]event.AliasRow, error) {
-	return s.aliases(ctx, roleWrite, aliases)
+	return s.aliases(ctx, conn.RoleWrite, aliases)
 }
 
-func (s *Store) aliases(ctx context.Context, r role, aliases []string) (map[string]event.AliasRow, error) {
+func (s *Store) aliases(ctx context.Context, r conn.Role, aliases []string) (map[string]event.AliasRow, error) {
 	found := make(map[string]event.AliasRow, len(aliases))
 	// In order, so that each chunk reads its own part of the table.
 	aliases = slices.Clone(aliases)
@@ -149,11 +150,11 @@ func (s *Store) aliases(ctx context.Context, r role, aliases []string) (map[stri
 			version proto.ColUInt64
 			deleted proto.ColUInt8
 		)
-		err := s.query(ctx, r, "aliases", s.cfg.LookupTimeout, ch.Query{
+		err := s.db.Query(ctx, r, "aliases", s.cfg.LookupTimeout, ch.Query{
 			Body:          "SELECT alias, id, version, deleted FROM event_aliases WHERE alias IN (SELECT alias FROM keys)",
 			ExternalTable: "keys",
 			ExternalData:  proto.Input{{Name: "alias", Data: &keys}},
-			Settings:      lookupSettings,
+			Settings:      conn.LookupSettings,
 			Result: proto.Results{
 				{Name: "alias", Data: &alias},
 				{Name: "id", Data: &id},
@@ -202,7 +203,7 @@ func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]
 	// Of each internal id, the alias.
 	internal := make(map[event.ID]string)
 	if len(aliases) > 0 {
-		rows, err := s.aliases(ctx, roleRead, aliases)
+		rows, err := s.aliases(ctx, conn.RoleRead, aliases)
 		if err != nil {
 			return nil, err
 		}
@@ -221,7 +222,7 @@ func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]
 			histories[event.Ref{Alias: alias}] = h
 		}
 	}
-	err := s.eachKeys(ctx, roleRead, "histories", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, conn.RoleRead, "histories", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
 		var (
 			id               proto.ColUUID
 			created, deleted proto.ColUInt64
@@ -274,12 +275,12 @@ func (s *Store) Refused(ctx context.Context, rowsMax int) (refused []event.Alias
 		id      proto.ColUUID
 		version proto.ColUInt64
 	)
-	err = s.query(ctx, roleWrite, "refused", s.cfg.LookupTimeout, ch.Query{
+	err = s.db.Query(ctx, conn.RoleWrite, "refused", s.cfg.LookupTimeout, ch.Query{
 		// The marks come first in the order of the table.
 		Body: "SELECT alias, any(id) AS id, max(version) AS version FROM event_aliases " +
 			"WHERE alias < char(1) AND deleted = " + strconv.Itoa(int(aliasRefused)) + " GROUP BY alias LIMIT {limit:UInt64}",
-		Parameters: parameters{}.int("limit", int64(rowsMax)+1),
-		Settings:   lookupSettings,
+		Parameters: conn.Parameters{}.Int("limit", int64(rowsMax)+1),
+		Settings:   conn.LookupSettings,
 		Result:     proto.Results{{Name: "alias", Data: &alias}, {Name: "id", Data: &id}, {Name: "version", Data: &version}},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range id {
@@ -299,20 +300,10 @@ func (s *Store) Refused(ctx context.Context, rowsMax int) (refused []event.Alias
 	return refused, false, nil
 }
 
-var lookupSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
-	// The primary index finds every key; the other one would be read in vain.
-	setting("use_skip_indexes", "0"),
-	// A lookup sees every insert that was acknowledged before it.
-	setting("use_query_cache", "0"),
-	// A lookup reads a little at many places of files that are mostly in memory.
-	setting("local_filesystem_read_method", "mmap"),
-	setting("min_bytes_to_use_mmap_io", "1"),
-}
-
 // eachKeys runs the query for chunks of the ids, in the order of the sort key,
 // so that each chunk reads its own part of the table. The query gets the clauses
 // that select the rows of a chunk.
-func (s *Store) eachKeys(ctx context.Context, r role, name string, timeout time.Duration, ids []event.ID, query func(byKey string) ch.Query) error {
+func (s *Store) eachKeys(ctx context.Context, r conn.Role, name string, timeout time.Duration, ids []event.ID, query func(byKey string) ch.Query) error {
 	sorted := slices.Clone(ids)
 	slices.SortFunc(sorted, compareKeys)
 	sorted = slices.Compact(sorted)
@@ -329,8 +320,8 @@ func (s *Store) eachKeys(ctx context.Context, r role, name string, timeout time.
 			q = query(prewhere + byKeys)
 			q.ExternalTable, q.ExternalData = "keys", keysTable(chunk)
 		}
-		q.Settings = append(q.Settings, lookupSettings...)
-		if err := s.query(ctx, r, name, timeout, q); err != nil {
+		q.Settings = append(q.Settings, conn.LookupSettings...)
+		if err := s.db.Query(ctx, r, name, timeout, q); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -22,7 +23,7 @@ func (s *Store) Occupancy(ctx context.Context, sinceMicros, untilMicros int64) (
 	bounded, cancel := context.WithTimeout(ctx, s.cfg.OccupancyTimeout)
 	defer cancel()
 	o, err := s.occupancy(bounded, sinceMicros, untilMicros)
-	if err != nil && ctx.Err() == nil && (bounded.Err() != nil || isTooExpensive(err)) {
+	if err != nil && ctx.Err() == nil && (bounded.Err() != nil || conn.IsTooExpensive(err)) {
 		return o, fmt.Errorf("%w: %w", event.ErrTooExpensive, err)
 	}
 	return o, err
@@ -34,7 +35,7 @@ func (s *Store) occupancy(ctx context.Context, sinceMicros, untilMicros int64) (
 		rows        proto.ColUInt64
 		first, last proto.ColInt64
 	)
-	err := s.query(ctx, roleWrite, "occupancy", s.cfg.OccupancyTimeout, ch.Query{
+	err := s.db.Query(ctx, conn.RoleWrite, "occupancy", s.cfg.OccupancyTimeout, ch.Query{
 		Body: "SELECT count() AS n, toUnixTimestamp64Micro(min(timestamp)) AS first, toUnixTimestamp64Micro(max(timestamp)) AS last FROM events",
 		Result: proto.Results{
 			{Name: "n", Data: &rows}, {Name: "first", Data: &first}, {Name: "last", Data: &last},
@@ -50,13 +51,13 @@ func (s *Store) occupancy(ctx context.Context, sinceMicros, untilMicros int64) (
 		return o, err
 	}
 	where := "timestamp >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')"
-	window := parameters{}.int("since", sinceMicros)
+	window := conn.Parameters{}.Int("since", sinceMicros)
 	if untilMicros != 0 {
 		where += " AND timestamp < fromUnixTimestamp64Micro({until:Int64}, 'UTC')"
-		window = window.int("until", untilMicros)
+		window = window.Int("until", untilMicros)
 	}
 	var minute proto.ColInt64
-	err = s.query(ctx, roleWrite, "occupied_minutes", s.cfg.OccupancyTimeout, ch.Query{
+	err = s.db.Query(ctx, conn.RoleWrite, "occupied_minutes", s.cfg.OccupancyTimeout, ch.Query{
 		Body: `SELECT DISTINCT intDiv(toUnixTimestamp64Micro(timestamp), 60000000) AS minute FROM events
 			PREWHERE ` + where,
 		Parameters: window,

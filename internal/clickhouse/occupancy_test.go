@@ -10,12 +10,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
 func TestOccupancy(t *testing.T) {
-	store, _, _ := migrated(t)
-	since := at(t, "2026-03-01T12:00:30Z")
+	store, _, _ := clickhousetest.Migrated(t)
+	since := clickhousetest.At(t, "2026-03-01T12:00:30Z")
 	got, err := store.Occupancy(t.Context(), since, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -30,28 +31,28 @@ func TestOccupancy(t *testing.T) {
 		"2026-03-01T12:07:00Z", "2026-03-01T12:07:59.999999Z", "2026-04-02T00:00:00Z",
 	}
 	for i, text := range times {
-		position, version := created(int64(i))
-		core := event.Core{ID: event.NewID(at(t, text), "c"), ConversationID: "c", Created: position, Version: version}
+		position, version := clickhousetest.Created(int64(i))
+		core := event.Core{ID: event.NewID(clickhousetest.At(t, text), "c"), ConversationID: "c", Created: position, Version: version}
 		if i == 3 { // a tombstone occupies its minute too
-			core = event.Core{ID: core.ID, Version: deleted(9), Deleted: true}
+			core = event.Core{ID: core.ID, Version: clickhousetest.Deleted(9), Deleted: true}
 		}
 		rows.Cores = append(rows.Cores, core)
 	}
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 	if got, err = store.Occupancy(t.Context(), since, 0); err != nil {
 		t.Fatal(err)
 	}
 	slices.Sort(got.Minutes)
 	const minute = 60_000_000
 	want := event.Occupancy{
-		FirstMicros: at(t, times[0]), LastMicros: at(t, times[5]), SinceMicros: since,
-		Minutes: []int64{at(t, times[2]) / minute, at(t, times[3]) / minute, at(t, times[5]) / minute},
+		FirstMicros: clickhousetest.At(t, times[0]), LastMicros: clickhousetest.At(t, times[5]), SinceMicros: since,
+		Minutes: []int64{clickhousetest.At(t, times[2]) / minute, clickhousetest.At(t, times[3]) / minute, clickhousetest.At(t, times[5]) / minute},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("occupancy (-want +got):\n%s", diff)
 	}
 
-	until := at(t, "2026-03-01T12:07:30Z")
+	until := clickhousetest.At(t, "2026-03-01T12:07:30Z")
 	if got, err = store.Occupancy(t.Context(), since, until); err != nil {
 		t.Fatal(err)
 	}
@@ -64,8 +65,8 @@ func TestOccupancy(t *testing.T) {
 
 // What takes the server too long is told apart from a server that is away.
 func TestOccupancyTooExpensive(t *testing.T) {
-	_, server, database := migrated(t)
-	slow, away := config(server, database), config(server, database)
+	_, server, database := clickhousetest.Migrated(t)
+	slow, away := clickhousetest.Config(server, database), clickhousetest.Config(server, database)
 	slow.OccupancyTimeout = time.Nanosecond
 	away.Addr = "127.0.0.1:1" // nobody listens there
 	gone, cancel := context.WithCancel(t.Context())
@@ -81,7 +82,7 @@ func TestOccupancyTooExpensive(t *testing.T) {
 		{"a caller that has gone", gone, slow, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := open(t, tt.cfg).Occupancy(tt.ctx, 0, 0)
+			_, err := clickhousetest.Open(t, tt.cfg).Occupancy(tt.ctx, 0, 0)
 			if err == nil || errors.Is(err, event.ErrTooExpensive) != tt.want {
 				t.Errorf("got %v, want an error that wraps %q: %t", err, event.ErrTooExpensive, tt.want)
 			}

@@ -3,7 +3,6 @@ package clickhouse_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
 )
@@ -113,15 +114,15 @@ func reach(t *testing.T, what string, n int, count func() int) {
 
 // No kind of work waits for another that is stuck, however much of it there is.
 func TestRolesDoNotWaitForEachOther(t *testing.T) {
-	direct, server, database := migrated(t)
+	direct, server, database := clickhousetest.Migrated(t)
 	conversation := "c"
-	id := event.NewID(at(t, "2026-03-01T00:00:00Z"), conversation)
-	position, version := created(1)
+	id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), conversation)
+	position, version := clickhousetest.Created(1)
 	rows := event.Rows{
 		Cores:   []event.Core{{ID: id, ConversationID: conversation, EventName: "event_a", Created: position, Version: version}},
 		Aliases: []event.AliasRow{{Alias: "mine", ID: id.AsInternal(), Version: version}},
 	}
-	insert(t, direct, rows)
+	clickhousetest.Insert(t, direct, rows)
 	ready := func(ctx context.Context, s *clickhouse.Store) error { return s.Ready(ctx) }
 	work := map[string]map[string]func(context.Context, *clickhouse.Store) error{
 		"analytics": {
@@ -193,17 +194,17 @@ func TestRolesDoNotWaitForEachOther(t *testing.T) {
 		// connections is how many the role has.
 		connections int
 	}{
-		{"analytics", "errors", "countIf(error.null = 0) AS errors FROM events", clickhouse.DefaultAnalyticsConnections},
-		{"reads", "page", "ORDER BY timestamp, id LIMIT", clickhouse.DefaultReadConnections},
-		{"writes", "core states", "SELECT id, created, version, deleted FROM events", clickhouse.DefaultWriteConnections},
+		{"analytics", "errors", "countIf(error.null = 0) AS errors FROM events", conn.DefaultAnalyticsConnections},
+		{"reads", "page", "ORDER BY timestamp, id LIMIT", conn.DefaultReadConnections},
+		{"writes", "core states", "SELECT id, created, version, deleted FROM events", conn.DefaultWriteConnections},
 		{"health", "ready", "1971-01-01", 1},
 		{"maintenance", "parts", "max(n) AS parts", 2},
 	} {
 		t.Run(stuck.role, func(t *testing.T) {
 			p := newSwallower(t, server.Addr, stuck.marker)
-			cfg := config(server, database)
+			cfg := clickhousetest.Config(server, database)
 			cfg.Addr = p.Addr().String()
-			store := open(t, cfg)
+			store := clickhousetest.Open(t, cfg)
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
 			defer wg.Wait()
@@ -232,11 +233,11 @@ func TestRolesDoNotWaitForEachOther(t *testing.T) {
 
 // Many that ask at once share a check, and are told the truth.
 func TestReadyIsShared(t *testing.T) {
-	_, server, database := migrated(t)
+	_, server, database := clickhousetest.Migrated(t)
 	p := newSwallower(t, server.Addr, "1971-01-01")
-	cfg := config(server, database)
+	cfg := clickhousetest.Config(server, database)
 	cfg.Addr = p.Addr().String()
-	store := open(t, cfg)
+	store := clickhousetest.Open(t, cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	errs := make(chan error, 100)
 	for range cap(errs) {
@@ -252,51 +253,5 @@ func TestReadyIsShared(t *testing.T) {
 	}
 	if n := p.count(); n > 1 {
 		t.Errorf("%d checks at once", n)
-	}
-}
-
-// A server that refuses an insert answers and closes while the client is still
-// sending. The answer is what counts, not the broken pipe.
-func TestAnswerBeforeBrokenPipe(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	const answer = "refused"
-	closed := make(chan error, 1)
-	go func() {
-		c, err := l.Accept()
-		if err == nil {
-			_, err = c.Write([]byte(answer))
-			_, readErr := c.Read(make([]byte, 1)) // the rest stays unread, so that closing resets the connection
-			err = errors.Join(err, readErr, c.Close())
-		}
-		closed <- err
-	}()
-	raw, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := clickhouse.NewConn(raw)
-	defer func() { _ = c.Close() }()
-	block := make([]byte, 1000)
-	if _, err := c.Write(block); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-closed; err != nil {
-		t.Fatal(err)
-	}
-	for range 100 {
-		if _, err := c.Write(block); err != nil {
-			t.Fatalf("write to a connection that the server has closed: %v", err)
-		}
-	}
-	got := make([]byte, len(answer))
-	if _, err := io.ReadFull(c, got); err != nil || string(got) != answer {
-		t.Errorf("read %q, error %v; want %q", got, err, answer)
-	}
-	if _, err := c.Read(got); err == nil {
-		t.Error("the end of the connection is not seen")
 	}
 }

@@ -4,13 +4,14 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
 	"github.com/sluicehq/sluice/internal/query"
 )
 
 // A question about a day must read about a day, whether Sluice asks it or a
 // user of the views does.
 func TestTimeSkipsGranules(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	const days, rowsPerDay = 30, 4096 // 4 granules a day
 	server.Query(t, `INSERT INTO `+database+`.events (conversation_hash, timestamp, id, conversation_id, event_name, version)
 		SELECT cityHash64(number) % 16777216, toDateTime64('2026-03-01 00:00:00', 6, 'UTC') + toIntervalMicrosecond(number * 21093750),
@@ -26,7 +27,7 @@ func TestTimeSkipsGranules(t *testing.T) {
 		}
 		return n
 	}
-	since, until := at(t, "2026-03-10T00:00:00Z"), at(t, "2026-03-11T00:00:00Z")
+	since, until := clickhousetest.At(t, "2026-03-10T00:00:00Z"), clickhousetest.At(t, "2026-03-11T00:00:00Z")
 	for name, ask := range map[string]func() uint64{
 		"the API": func() uint64 {
 			count, err := store.Errors(t.Context(), query.Filter{SinceMicros: since, UntilMicros: until})

@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -11,9 +12,13 @@ import (
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
 )
+
+// TimeSeriesRowsMax is the most buckets that one time series can span.
+const TimeSeriesRowsMax = 10_000
 
 // readGrace is how much longer a reader waits for the server than its query may
 // take there. The server's error says that the query was too long; without one,
@@ -28,29 +33,29 @@ func (s *Store) readSettings() []ch.Setting {
 	seconds := strconv.FormatFloat(s.cfg.QueryTimeout.Seconds(), 'f', 3, 64)
 	return []ch.Setting{
 		// Versions of one event share a partition: both follow from the id.
-		setting("do_not_merge_across_partitions_select_final", "1"),
+		conn.Setting("do_not_merge_across_partitions_select_final", "1"),
 		// The skip indexes are on columns of the sort key, which all versions of a
 		// row share, so they may skip granules before FINAL without a second look.
-		setting("use_skip_indexes_if_final", "1"),
-		setting("use_skip_indexes_if_final_exact_mode", "0"),
-		setting("max_execution_time", seconds),
-		setting("timeout_overflow_mode", "throw"),
-		setting("max_memory_usage", strconv.FormatInt(s.cfg.QueryMemoryBytesMax, 10)),
-		setting("use_query_cache", "0"),
+		conn.Setting("use_skip_indexes_if_final", "1"),
+		conn.Setting("use_skip_indexes_if_final_exact_mode", "0"),
+		conn.Setting("max_execution_time", seconds),
+		conn.Setting("timeout_overflow_mode", "throw"),
+		conn.Setting("max_memory_usage", strconv.FormatInt(s.cfg.QueryMemoryBytesMax, 10)),
+		conn.Setting("use_query_cache", "0"),
 	}
 }
 
 // groupsOnShards is of queries that group by conversation, and by no other
 // query: a conversation is on one shard, so that each shard of a cluster makes
 // whole groups, and sends the first of them instead of states to be merged.
-var groupsOnShards = setting("distributed_group_by_no_merge", "2") //nolint:gochecknoglobals // a constant
+var groupsOnShards = conn.Setting("distributed_group_by_no_merge", "2") //nolint:gochecknoglobals // a constant
 
 // Event returns the event, or nil when there is none or it is deleted. An
 // internal id is found by its alias only. An event that takes more than
 // bytesMax bytes of memory is a [*event.LargeError]; a bytesMax of 0 stands for
 // [Config.PageBytesMax]. Calls at the same time share queries: see [gather].
 func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error) {
-	orDefault(&bytesMax, s.cfg.PageBytesMax)
+	bytesMax = cmp.Or(bytesMax, s.cfg.PageBytesMax)
 	gathered := bytesMax <= gatherBytesMax
 	if gathered {
 		e, err := s.gather.wait(ctx, ref, bytesMax, s.readBatch)
@@ -60,7 +65,7 @@ func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.
 	}
 	id := ref.ID
 	if ref.Alias != "" {
-		rows, err := s.aliases(ctx, roleRead, []string{ref.Alias})
+		rows, err := s.aliases(ctx, conn.RoleRead, []string{ref.Alias})
 		if err != nil {
 			return nil, err
 		}
@@ -91,7 +96,7 @@ func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.
 }
 
 func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (*event.Event, error) {
-	cores, err := s.cores(ctx, roleRead, []event.ID{id}, r)
+	cores, err := s.cores(ctx, conn.RoleRead, []event.ID{id}, r)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +117,7 @@ func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (
 func (s *Store) eventSize(ctx context.Context, id event.ID) (int, error) {
 	events := []sized{{id: id, bytes: eventBytes}}
 	var bytes proto.ColUInt64
-	err := s.eachKeys(ctx, roleRead, "sizes", s.readTimeout(), []event.ID{id}, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, conn.RoleRead, "sizes", s.readTimeout(), []event.ID{id}, func(byKey string) ch.Query {
 		return ch.Query{
 			Body:     "SELECT toUInt64(" + coreBytes + ") AS bytes FROM events FINAL" + byKey,
 			Settings: s.readSettings(),
@@ -137,7 +142,7 @@ func (s *Store) eventSize(ctx context.Context, id event.ID) (int, error) {
 // [Config.PageBytesMax]; a first event that does not is a [*event.LargeError].
 // Embeddings count where they are asked for.
 func (s *Store) Conversation(ctx context.Context, q query.Conversation) (query.Page, error) {
-	orDefault(&q.BytesMax, s.cfg.PageBytesMax)
+	q.BytesMax = cmp.Or(q.BytesMax, s.cfg.PageBytesMax)
 	// No event takes less.
 	q.LimitEvents = min(q.LimitEvents, max(1, q.BytesMax/eventBytes))
 	r, next := &room{left: q.BytesMax}, 1 // one event more tells whether there is a next page
@@ -170,9 +175,9 @@ func (s *Store) page(ctx context.Context, q query.Conversation, next int, r *roo
 	from, params := pageFrom(q)
 	columns := newCoreResult()
 	var cores []event.Core
-	err := s.query(ctx, roleRead, "conversation", s.readTimeout(), ch.Query{
+	err := s.db.Query(ctx, conn.RoleRead, "conversation", s.readTimeout(), ch.Query{
 		Body:       "SELECT " + coreColumns + from,
-		Parameters: params.int("limit", int64(q.LimitEvents+next)),
+		Parameters: params.Int("limit", int64(q.LimitEvents+next)),
 		Settings:   append(s.readSettings(), r.settings()...),
 		Result:     columns.result(),
 		OnResult: func(context.Context, proto.Block) error {
@@ -207,9 +212,9 @@ func (s *Store) pageSizes(ctx context.Context, q query.Conversation) ([]sized, e
 		bytes  proto.ColUInt64
 		events []sized
 	)
-	err := s.query(ctx, roleRead, "sizes", s.readTimeout(), ch.Query{
+	err := s.db.Query(ctx, conn.RoleRead, "sizes", s.readTimeout(), ch.Query{
 		Body:       "SELECT id, toUInt64(" + coreBytes + ") AS bytes" + from,
-		Parameters: params.int("limit", int64(q.LimitEvents)+1),
+		Parameters: params.Int("limit", int64(q.LimitEvents)+1),
 		Settings:   s.readSettings(),
 		Result:     proto.Results{{Name: "id", Data: &id}, {Name: "bytes", Data: &bytes}},
 		OnResult: func(context.Context, proto.Block) error {
@@ -227,16 +232,16 @@ func (s *Store) pageSizes(ctx context.Context, q query.Conversation) ([]sized, e
 
 // pageFrom selects the core rows of a page, at most as many as the parameter
 // "limit", which is not among params yet.
-func pageFrom(q query.Conversation) (from string, params parameters) {
+func pageFrom(q query.Conversation) (from string, params conn.Parameters) {
 	from = " FROM events FINAL PREWHERE visible AND conversation_hash = {hash:UInt32}"
-	params = parameters{}.uint("hash", uint64(event.ConversationHash(q.ConversationID))).
-		text("conversation_id", q.ConversationID)
+	params = conn.Parameters{}.Uint("hash", uint64(event.ConversationHash(q.ConversationID))).
+		Text("conversation_id", q.ConversationID)
 	where := " WHERE deleted = 0 AND conversation_id = {conversation_id:String}"
 	if q.After != nil {
 		const after = "fromUnixTimestamp64Micro({after:Int64}, 'UTC')"
 		from += " AND timestamp >= " + after + " AND indexHint(toDate(timestamp) >= toDate(" + after + "))"
 		where += " AND (timestamp, id) > (" + after + ", {after_id:UUID})"
-		params = params.int("after", q.After.Micros()).text("after_id", q.After.String())
+		params = params.Int("after", q.After.Micros()).Text("after_id", q.After.String())
 	}
 	return from + where + " ORDER BY timestamp, id LIMIT {limit:UInt64}", params
 }
@@ -313,7 +318,7 @@ func assembleOne(core *event.Core, contents map[fieldOf]event.ContentRow, embedd
 // contents returns the row with the highest version of each field.
 func (s *Store) contents(ctx context.Context, ids []event.ID, r *room) (map[fieldOf]event.ContentRow, error) {
 	rows := make(map[fieldOf]event.ContentRow, 2*len(ids))
-	err := s.eachKeys(ctx, roleRead, "contents", s.readTimeout(), ids, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, conn.RoleRead, "contents", s.readTimeout(), ids, func(byKey string) ch.Query {
 		var (
 			id            proto.ColUUID
 			field         proto.ColInt8
@@ -355,7 +360,7 @@ func (s *Store) contents(ctx context.Context, ids []event.ID, r *room) (map[fiel
 // embeddings returns the row with the highest version of each field.
 func (s *Store) embeddings(ctx context.Context, ids []event.ID, r *room) (map[fieldOf]event.EmbeddingRow, error) {
 	rows := make(map[fieldOf]event.EmbeddingRow, 2*len(ids))
-	err := s.eachKeys(ctx, roleRead, "embeddings", s.readTimeout(), ids, func(byKey string) ch.Query {
+	err := s.eachKeys(ctx, conn.RoleRead, "embeddings", s.readTimeout(), ids, func(byKey string) ch.Query {
 		var (
 			id      proto.ColUUID
 			field   proto.ColInt8
@@ -400,32 +405,32 @@ func (s *Store) embeddings(ctx context.Context, ids []event.ID, r *room) (map[fi
 // into PREWHERE, where they are safe before FINAL and make the speed; those
 // that an update or a tombstone changes into WHERE, which is after it. A
 // tombstone has no conversation_id, so that conversation_id belongs there too.
-func (s *Store) from(f query.Filter, more string) (sql string, params parameters, settings []ch.Setting) {
+func (s *Store) from(f query.Filter, more string) (sql string, params conn.Parameters, settings []ch.Setting) {
 	var b strings.Builder
 	const since, until = "fromUnixTimestamp64Micro({since:Int64}, 'UTC')", "fromUnixTimestamp64Micro({until:Int64}, 'UTC')"
 	// The primary key begins with toDate(timestamp), which ClickHouse does not
 	// derive from a condition on timestamp.
 	b.WriteString(" FROM events FINAL PREWHERE visible AND timestamp >= " + since + " AND timestamp < " + until +
 		" AND indexHint(toDate(timestamp) >= toDate(" + since + ") AND toDate(timestamp) <= toDate(" + until + "))")
-	params = parameters{}.int("since", f.SinceMicros).int("until", f.UntilMicros)
+	params = conn.Parameters{}.Int("since", f.SinceMicros).Int("until", f.UntilMicros)
 	if f.ConversationID != "" {
 		b.WriteString(" AND conversation_hash = {hash:UInt32}")
-		params = params.uint("hash", uint64(event.ConversationHash(f.ConversationID)))
+		params = params.Uint("hash", uint64(event.ConversationHash(f.ConversationID)))
 	}
 	b.WriteString(" WHERE deleted = 0" + more)
 	if f.ConversationID != "" {
 		b.WriteString(" AND conversation_id = {conversation_id:String}")
-		params = params.text("conversation_id", f.ConversationID)
+		params = params.Text("conversation_id", f.ConversationID)
 	}
 	if f.EventName != "" {
 		b.WriteString(" AND event_name = {event_name:String}")
-		params = params.text("event_name", f.EventName)
+		params = params.Text("event_name", f.EventName)
 	}
 	settings = s.readSettings()
 	for i, m := range f.Metadata {
 		key, value := "metadata_key_"+strconv.Itoa(i), "metadata_value_"+strconv.Itoa(i)
 		k, v := "{"+key+":String}", "{"+value+":String}"
-		params = params.text(key, m.Key).text(value, m.Value)
+		params = params.Text(key, m.Key).Text(value, m.Value)
 		b.WriteString(" AND (JSONType(metadata, " + k + ") = 'String' AND JSONExtractString(metadata, " + k + ") = " + v)
 		if isJSONScalar(m.Value) {
 			// Both sides through the same function, which writes 1.50 as 1.5.
@@ -435,7 +440,7 @@ func (s *Store) from(f query.Filter, more string) (sql string, params parameters
 	}
 	if len(f.Metadata) > 0 {
 		// simdjson gives up on a whole object for one integer of more than 64 bits.
-		settings = append(settings, setting("allow_simdjson", "0"))
+		settings = append(settings, conn.Setting("allow_simdjson", "0"))
 	}
 	return b.String(), params, settings
 }
@@ -484,7 +489,7 @@ func (s *Store) Errors(ctx context.Context, f query.Filter) (query.ErrorCount, e
 	// the texts too.
 	var events, errs proto.ColUInt64
 	var count query.ErrorCount
-	err := s.query(ctx, roleAnalytics, "errors", s.readTimeout(), ch.Query{
+	err := s.db.Query(ctx, conn.RoleAnalytics, "errors", s.readTimeout(), ch.Query{
 		Body:       "SELECT count() AS events, countIf(error.null = 0) AS errors" + from,
 		Parameters: params,
 		Settings:   settings,
@@ -562,9 +567,9 @@ func (s *Store) Latency(ctx context.Context, q query.Latency) ([]query.LatencyRo
 	for _, g := range groups {
 		sql += ", " + g
 	}
-	err := s.query(ctx, roleAnalytics, "latency", s.readTimeout(), ch.Query{
+	err := s.db.Query(ctx, conn.RoleAnalytics, "latency", s.readTimeout(), ch.Query{
 		Body:       sql + " LIMIT {limit:UInt64}",
-		Parameters: params.int("limit", int64(q.LimitRows)),
+		Parameters: params.Int("limit", int64(q.LimitRows)),
 		Settings:   settings,
 		Result:     result,
 		OnResult: func(context.Context, proto.Block) error {
@@ -604,12 +609,12 @@ func (s *Store) Conversations(ctx context.Context, q query.Conversations) ([]que
 		first, last  proto.ColInt64
 		rows         []query.ConversationRow
 	)
-	err := s.query(ctx, roleAnalytics, "conversations", s.readTimeout(), ch.Query{
+	err := s.db.Query(ctx, conn.RoleAnalytics, "conversations", s.readTimeout(), ch.Query{
 		Body: "SELECT conversation_id, count() AS events, countIf(error.null = 0) AS errors," +
 			" toUnixTimestamp64Micro(min(timestamp)) AS first, toUnixTimestamp64Micro(max(timestamp)) AS last" + from +
 			" GROUP BY conversation_id HAVING events >= {events_min:UInt64} ORDER BY " + order +
 			" DESC, conversation_id LIMIT {limit:UInt64}",
-		Parameters: params.uint("events_min", q.EventsMin).int("limit", int64(q.LimitRows)),
+		Parameters: params.Uint("events_min", q.EventsMin).Int("limit", int64(q.LimitRows)),
 		Settings:   settings,
 		Result: proto.Results{
 			{Name: "conversation_id", Data: &conversation},
@@ -661,9 +666,9 @@ func (s *Store) TimeSeries(ctx context.Context, q query.TimeSeries) ([]query.Tim
 		sql += ", quantilesExactInclusiveIf" + quantileLevels(q.Quantiles) + "(assumeNotNull(latency), latency IS NOT NULL) AS quantiles"
 		result = append(result, proto.ResultColumn{Name: "quantiles", Data: quantiles})
 	}
-	err := s.query(ctx, roleAnalytics, "timeseries", s.readTimeout(), ch.Query{
+	err := s.db.Query(ctx, conn.RoleAnalytics, "timeseries", s.readTimeout(), ch.Query{
 		Body:       sql + from + " GROUP BY bucket ORDER BY bucket",
-		Parameters: params.int("interval", q.IntervalMicros),
+		Parameters: params.Int("interval", q.IntervalMicros),
 		Settings:   settings,
 		Result:     result,
 		OnResult: func(context.Context, proto.Block) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
 )
@@ -227,9 +228,9 @@ func count(events []*event.Event) query.ErrorCount {
 var equateContents = gocmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateApprox(0, 1e-9), cmpopts.EquateNaNs()}
 
 func TestReads(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	r := rand.New(rand.NewPCG(1, 2))
-	first, last := at(t, "2026-01-30T00:00:00Z"), at(t, "2026-03-02T00:00:00Z")
+	first, last := clickhousetest.At(t, "2026-01-30T00:00:00Z"), clickhousetest.At(t, "2026-03-02T00:00:00Z")
 	w := newWorld(r, first, last, 400)
 	// Merges or not, the answers are the same.
 	for _, table := range []string{"events", "event_contents", "event_embeddings", "event_aliases"} {
@@ -253,7 +254,7 @@ func TestReads(t *testing.T) {
 func (w *world) check(t *testing.T, store *clickhouse.Store) {
 	ctx := t.Context()
 	const day = 24 * 60 * 60 * 1_000_000
-	all := query.Filter{SinceMicros: at(t, "2026-01-01T00:00:00Z"), UntilMicros: at(t, "2026-12-01T00:00:00Z")}
+	all := query.Filter{SinceMicros: clickhousetest.At(t, "2026-01-01T00:00:00Z"), UntilMicros: clickhousetest.At(t, "2026-12-01T00:00:00Z")}
 
 	t.Run("event", func(t *testing.T) {
 		n := 0
@@ -335,7 +336,7 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 	}{
 		{"everything", query.Filter{}, nil},
 		{"a day", query.Filter{SinceMicros: all.SinceMicros + 40*day, UntilMicros: all.SinceMicros + 41*day}, nil},
-		{"since is in, until is out", query.Filter{SinceMicros: at(t, "2026-01-30T00:00:00Z") + 1, UntilMicros: at(t, "2026-01-30T00:00:00Z") + 3}, nil},
+		{"since is in, until is out", query.Filter{SinceMicros: clickhousetest.At(t, "2026-01-30T00:00:00Z") + 1, UntilMicros: clickhousetest.At(t, "2026-01-30T00:00:00Z") + 3}, nil},
 		{"an event name", query.Filter{EventName: "event_b"}, nil},
 		{"a conversation", query.Filter{ConversationID: "delta\\"}, nil},
 		{"an injected conversation", query.Filter{ConversationID: "gamma'; DROP TABLE events; --"}, nil},
@@ -529,7 +530,7 @@ func (w *world) checkViews(t *testing.T, query func(sql string) string, database
 }
 
 func TestQueriesRefuseWhatTheyCannotBound(t *testing.T) {
-	store, _, _ := migrated(t)
+	store, _, _ := clickhousetest.Migrated(t)
 	f := query.Filter{SinceMicros: 0, UntilMicros: 1_000_000}
 	if _, err := store.TimeSeries(t.Context(), query.TimeSeries{Filter: f, IntervalMicros: 10}); err == nil {
 		t.Error("100,000 buckets are not refused")

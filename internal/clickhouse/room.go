@@ -8,6 +8,8 @@ import (
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -52,8 +54,8 @@ func (r *room) settings() []ch.Setting {
 		return nil
 	}
 	return []ch.Setting{
-		setting("max_result_bytes", strconv.Itoa(max(0, r.left)+roomSlackBytes)),
-		setting("result_overflow_mode", "throw"),
+		conn.Setting("max_result_bytes", strconv.Itoa(max(0, r.left)+roomSlackBytes)),
+		conn.Setting("result_overflow_mode", "throw"),
 	}
 }
 
@@ -84,8 +86,7 @@ func (r *room) check() error {
 
 // isTooLarge reports whether a result did not fit.
 func isTooLarge(err error) bool {
-	var e *serverError
-	return errors.Is(err, errNoRoom) || errors.As(err, &e) && int(e.code) == resultTooLarge
+	return errors.Is(err, errNoRoom) || conn.HasCode(err, resultTooLarge)
 }
 
 // sized is an event and the memory that it takes.
@@ -118,7 +119,7 @@ func (s *Store) measure(ctx context.Context, events []sized, withEmbeddings bool
 			id    proto.ColUUID
 			bytes proto.ColUInt64
 		)
-		return s.eachKeys(ctx, roleRead, "sizes", s.readTimeout(), ids, func(byKey string) ch.Query {
+		return s.eachKeys(ctx, conn.RoleRead, "sizes", s.readTimeout(), ids, func(byKey string) ch.Query {
 			return ch.Query{
 				Body:     "SELECT id, toUInt64(sum(" + size + ")) AS bytes FROM " + table + " FINAL" + byKey + " GROUP BY id",
 				Settings: s.readSettings(),
@@ -134,10 +135,10 @@ func (s *Store) measure(ctx context.Context, events []sized, withEmbeddings bool
 			}
 		})
 	}
-	if err := add(tableContents, "length(content)"); err != nil || !withEmbeddings {
+	if err := add(schema.TableContents, "length(content)"); err != nil || !withEmbeddings {
 		return err
 	}
-	return add(tableEmbeddings, "4 * length(vector)")
+	return add(schema.TableEmbeddings, "4 * length(vector)")
 }
 
 // coreBytes is the size of the texts of a core row, as takeCore has it.

@@ -9,6 +9,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
 )
@@ -22,9 +23,9 @@ func largeRows(t *testing.T, conversation string, events int) (rows event.Rows, 
 		vector[i] = float32(i)
 	}
 	for i := range events {
-		position, version := created(int64(i))
+		position, version := clickhousetest.Created(int64(i))
 		core := event.Core{
-			ID: event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), conversation), ConversationID: conversation,
+			ID: event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z")+int64(i), conversation), ConversationID: conversation,
 			EventName: "event_a", Created: position, Version: version,
 		}
 		e := event.Event{ID: core.ID.String(), ConversationID: conversation, EventName: "event_a", Micros: core.ID.Micros()}
@@ -56,9 +57,9 @@ func largeRows(t *testing.T, conversation string, events int) (rows event.Rows, 
 // Pages end before the event that does not fit, whatever makes it large, and
 // together they have every event.
 func TestPagesAreBoundedInBytes(t *testing.T) {
-	store, _, _ := migrated(t)
+	store, _, _ := clickhousetest.Migrated(t)
 	rows, want := largeRows(t, "c", 60)
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 	for _, bytesMax := range []int{10_000, 50_000, 1 << 20} {
 		t.Run(fmt.Sprint(bytesMax), func(t *testing.T) {
 			var got []event.Event
@@ -100,9 +101,9 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 // The first event of a page that does not fit says what it takes, and is read
 // by whoever allows that.
 func TestLargeEvents(t *testing.T) {
-	store, _, _ := migrated(t)
+	store, _, _ := clickhousetest.Migrated(t)
 	rows, want := largeRows(t, "c", 5)
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 	for i := range want {
 		ref, after := event.Ref{ID: rows.Cores[i].ID}, (*event.ID)(nil)
 		if i > 0 {
@@ -138,38 +139,38 @@ func TestLargeEvents(t *testing.T) {
 // What is read of a server is bounded, however much it has: many events, and
 // many versions of one that no merge has met yet.
 func TestReadsTakeBoundedBytesOffTheWire(t *testing.T) {
-	direct, server, database := migrated(t)
+	direct, server, database := clickhousetest.Migrated(t)
 	server.Query(t, "SYSTEM STOP MERGES "+database+".event_contents")
 	server.Query(t, "SYSTEM STOP MERGES "+database+".events")
 	const versions, bytesMax = 40, 256 << 10
 	var rows event.Rows
 	for i := range 50 {
-		position, version := created(int64(i))
-		id := event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), "many")
+		position, version := clickhousetest.Created(int64(i))
+		id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z")+int64(i), "many")
 		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "many", Created: position, Version: version})
 		rows.Contents = append(rows.Contents, event.ContentRow{
 			ID: id, Field: event.FieldInput, Version: version,
 			Content: event.Content{Kind: event.KindString, Data: slices.Repeat([]byte{'x'}, 200<<10)},
 		})
 	}
-	insert(t, direct, rows)
-	position, version := created(1000)
-	updatedID := event.NewID(at(t, "2026-03-01T00:00:00Z"), "updated")
+	clickhousetest.Insert(t, direct, rows)
+	position, version := clickhousetest.Created(1000)
+	updatedID := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "updated")
 	for i := range versions {
 		if i > 0 {
-			version = updated(int64(1000 + i))
+			version = clickhousetest.Updated(int64(1000 + i))
 		}
 		content := event.Content{Kind: event.KindString, Data: slices.Repeat([]byte{byte('a' + i%26)}, 200<<10)}
-		insert(t, direct, event.Rows{
+		clickhousetest.Insert(t, direct, event.Rows{
 			Cores:    []event.Core{{ID: updatedID, ConversationID: "updated", Error: strings.Repeat("e", 10<<10), Created: position, Version: version}},
 			Contents: []event.ContentRow{{ID: updatedID, Field: event.FieldOutput, Content: content, Version: version}},
 		})
 	}
 
-	p := newProxy(t, server.Addr)
-	cfg := config(server, database)
+	p := clickhousetest.NewProxy(t, server.Addr)
+	cfg := clickhousetest.Config(server, database)
 	cfg.Addr = p.Addr().String()
-	store := open(t, cfg)
+	store := clickhousetest.Open(t, cfg)
 	for _, tt := range []struct {
 		name string
 		read func() (query.Page, error)
@@ -190,7 +191,7 @@ func TestReadsTakeBoundedBytesOffTheWire(t *testing.T) {
 		}, 'a' + (versions-1)%26},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			before := p.answers.Load()
+			before := p.Answers.Load()
 			page, err := tt.read()
 			if err != nil {
 				t.Fatal(err)
@@ -202,7 +203,7 @@ func TestReadsTakeBoundedBytesOffTheWire(t *testing.T) {
 				t.Errorf("%d bytes of %.1q", len(content), content)
 			}
 			// At most as much for a first try that did not fit, and for the second.
-			if took := before - p.answers.Load(); took > 3*bytesMax {
+			if took := before - p.Answers.Load(); took > 3*bytesMax {
 				t.Errorf("%d bytes came from the server", took)
 			}
 		})

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +18,9 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
@@ -32,14 +33,14 @@ var hostile = []string{
 }
 
 func TestCoresRoundTrip(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	var rows event.Rows
 	want := make(map[event.ID]event.Core)
 	var ids []event.ID
 	for i, text := range append(hostile, strings.Repeat("x", 256), "plain") {
-		position, version := created(int64(i))
+		position, version := clickhousetest.Created(int64(i))
 		core := event.Core{
-			ID:             event.NewID(at(t, "2026-03-01T00:00:00.123456Z")+int64(i), text),
+			ID:             event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00.123456Z")+int64(i), text),
 			ConversationID: text,
 			EventName:      text,
 			Error:          text,
@@ -58,11 +59,11 @@ func TestCoresRoundTrip(t *testing.T) {
 		want[core.ID] = core
 		ids = append(ids, core.ID)
 	}
-	tombstone := event.Core{ID: event.NewID(event.TimestampMin, "c"), Version: deleted(99), Deleted: true}
+	tombstone := event.Core{ID: event.NewID(event.TimestampMin, "c"), Version: clickhousetest.Deleted(99), Deleted: true}
 	rows.Cores = append(rows.Cores, tombstone)
 	want[tombstone.ID] = tombstone
-	ids = append(ids, tombstone.ID, tombstone.ID, event.NewID(at(t, "2026-03-01T00:00:00Z"), "absent"))
-	insert(t, store, rows)
+	ids = append(ids, tombstone.ID, tombstone.ID, event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "absent"))
+	clickhousetest.Insert(t, store, rows)
 
 	got, err := store.Cores(t.Context(), ids)
 	if err != nil {
@@ -101,10 +102,10 @@ func TestCoresRoundTrip(t *testing.T) {
 }
 
 func TestLookupsReturnTheHighestVersion(t *testing.T) {
-	store, _, _ := migrated(t)
-	id := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
-	p5, v5 := created(5)
-	p9, v9 := created(9)
+	store, _, _ := clickhousetest.Migrated(t)
+	id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "c")
+	p5, v5 := clickhousetest.Created(5)
+	p9, v9 := clickhousetest.Created(9)
 	row := func(name string, created event.Position, version event.Version) event.Core {
 		return event.Core{ID: id, ConversationID: "c", EventName: name, Created: created, Version: version}
 	}
@@ -116,14 +117,14 @@ func TestLookupsReturnTheHighestVersion(t *testing.T) {
 		{"a create", row("second", p9, v9), "second"},
 		{"an earlier create wins", row("first", p5, v5), "first"},
 		{"the later one again", row("second", p9, v9), "first"},
-		{"an update wins over creates", row("updated", p5, updated(7)), "updated"},
-		{"a later update", row("later", p5, updated(8)), "later"},
-		{"the earlier one again", row("updated", p5, updated(7)), "later"},
-		{"a delete wins", event.Core{ID: id, Version: deleted(1), Deleted: true}, ""},
-		{"over later updates too", row("after", p5, updated(100)), ""},
+		{"an update wins over creates", row("updated", p5, clickhousetest.Updated(7)), "updated"},
+		{"a later update", row("later", p5, clickhousetest.Updated(8)), "later"},
+		{"the earlier one again", row("updated", p5, clickhousetest.Updated(7)), "later"},
+		{"a delete wins", event.Core{ID: id, Version: clickhousetest.Deleted(1), Deleted: true}, ""},
+		{"over later updates too", row("after", p5, clickhousetest.Updated(100)), ""},
 	}
 	for _, step := range steps {
-		insert(t, store, event.Rows{Cores: []event.Core{step.core}})
+		clickhousetest.Insert(t, store, event.Rows{Cores: []event.Core{step.core}})
 		cores, err := store.Cores(t.Context(), []event.ID{id})
 		if err != nil {
 			t.Fatal(err)
@@ -139,23 +140,23 @@ func TestLookupsReturnTheHighestVersion(t *testing.T) {
 }
 
 func TestAliases(t *testing.T) {
-	store, _, _ := migrated(t)
+	store, _, _ := clickhousetest.Migrated(t)
 	var rows event.Rows
 	want := make(map[string]event.AliasRow)
 	var aliases []string
 	for i, alias := range hostile {
-		_, version := created(int64(10 + i))
-		row := event.AliasRow{Alias: alias, ID: event.NewID(at(t, "2026-03-01T00:00:00Z"), "c").AsInternal(), Version: version}
+		_, version := clickhousetest.Created(int64(10 + i))
+		row := event.AliasRow{Alias: alias, ID: event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "c").AsInternal(), Version: version}
 		rows.Aliases = append(rows.Aliases, row)
 		want[alias] = row
 		aliases = append(aliases, alias, alias)
 	}
-	_, losing := created(1000)
-	rows.Aliases = append(rows.Aliases, event.AliasRow{Alias: hostile[0], ID: event.NewID(at(t, "2026-03-02T00:00:00Z"), "c"), Version: losing})
-	dead := event.AliasRow{Alias: "dead", Version: deleted(3), Deleted: true}
+	_, losing := clickhousetest.Created(1000)
+	rows.Aliases = append(rows.Aliases, event.AliasRow{Alias: hostile[0], ID: event.NewID(clickhousetest.At(t, "2026-03-02T00:00:00Z"), "c"), Version: losing})
+	dead := event.AliasRow{Alias: "dead", Version: clickhousetest.Deleted(3), Deleted: true}
 	rows.Aliases = append(rows.Aliases, dead)
 	want["dead"] = dead
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 	got, err := store.Aliases(t.Context(), append(aliases, "dead", "absent"))
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +168,7 @@ func TestAliases(t *testing.T) {
 
 // TestHistories asks for what is left of events, before merges and after them.
 func TestHistories(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	tables := []string{"events", "event_aliases"}
 	for _, table := range tables {
 		server.Query(t, "SYSTEM STOP MERGES "+database+"."+table)
@@ -175,21 +176,21 @@ func TestHistories(t *testing.T) {
 	last := int64(0)
 	id := func() event.ID {
 		last++
-		return event.NewID(at(t, "2026-03-01T00:00:00Z")+last, "c")
+		return event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z")+last, "c")
 	}
 	create := func(id event.ID, alias string, offset int64) event.Core {
-		position, version := created(offset)
+		position, version := clickhousetest.Created(offset)
 		return event.Core{ID: id, ConversationID: "c", EventName: "event_a", Alias: alias, Created: position, Version: version}
 	}
 	update := func(c event.Core, offset int64) event.Core {
-		c.Version = updated(offset)
+		c.Version = clickhousetest.Updated(offset)
 		return c
 	}
 	remove := func(id event.ID, offset int64) event.Core {
-		return event.Core{ID: id, Version: deleted(offset), Deleted: true}
+		return event.Core{ID: id, Version: clickhousetest.Deleted(offset), Deleted: true}
 	}
 	alias := func(name string, id event.ID, offset int64) event.AliasRow {
-		_, version := created(offset)
+		_, version := clickhousetest.Created(offset)
 		return event.AliasRow{Alias: name, ID: id, Version: version}
 	}
 	position := func(offset int64) event.Position { return event.MakePosition(1, offset) }
@@ -204,13 +205,13 @@ func TestHistories(t *testing.T) {
 			},
 			Aliases: []event.AliasRow{
 				alias("named", named, 6), alias("gone", namedGone, 7), alias("burned", burned, 8),
-				{Alias: "never", Version: deleted(9), Deleted: true},
+				{Alias: "never", Version: clickhousetest.Deleted(9), Deleted: true},
 			},
 		},
 		{Cores: []event.Core{update(create(one, "", 1), 20), create(twice, "", 21), remove(gone, 22), remove(twiceGone, 23), remove(namedGone, 24)}},
 		{Cores: []event.Core{create(gone, "", 30), remove(twiceGone, 31)}},
 	} {
-		insert(t, store, rows)
+		clickhousetest.Insert(t, store, rows)
 	}
 	want := map[event.Ref]event.History{
 		{ID: one}:         {Stored: true, Created: position(1)},
@@ -250,9 +251,9 @@ func TestHistories(t *testing.T) {
 
 func TestLookupsInChunks(t *testing.T) {
 	server := enginetest.Server(t)
-	cfg := config(server, server.Database(t))
+	cfg := clickhousetest.Config(server, server.Database(t))
 	cfg.LookupKeysMax, cfg.BlockRowsMax, cfg.InsertConcurrency = 7, 33, 3
-	store := open(t, cfg)
+	store := clickhousetest.Open(t, cfg)
 	if _, err := store.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -260,13 +261,13 @@ func TestLookupsInChunks(t *testing.T) {
 	var ids []event.ID
 	var aliases []string
 	for i := range 100 {
-		id := event.NewID(at(t, "2026-01-31T23:00:00Z")+int64(i)*60_000_000, fmt.Sprint("c", i%3))
-		position, version := created(int64(i))
+		id := event.NewID(clickhousetest.At(t, "2026-01-31T23:00:00Z")+int64(i)*60_000_000, fmt.Sprint("c", i%3))
+		position, version := clickhousetest.Created(int64(i))
 		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", Created: position, Version: version})
 		rows.Aliases = append(rows.Aliases, event.AliasRow{Alias: fmt.Sprint("a", i), ID: id, Version: version})
 		ids, aliases = append(ids, id), append(aliases, fmt.Sprint("a", i))
 	}
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 	cores, err := store.Cores(t.Context(), ids)
 	if err != nil {
 		t.Fatal(err)
@@ -287,19 +288,19 @@ func TestLookupsInChunks(t *testing.T) {
 
 // A row in sparse form on disk must come back like any other.
 func TestSparseColumns(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	var rows event.Rows
 	var ids []event.ID
 	for i := range 2000 {
-		position, version := created(int64(i))
-		core := event.Core{ID: event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), "c"), ConversationID: "c", EventName: "n", Created: position, Version: version}
+		position, version := clickhousetest.Created(int64(i))
+		core := event.Core{ID: event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z")+int64(i), "c"), ConversationID: "c", EventName: "n", Created: position, Version: version}
 		if i == 700 {
 			core.Error, core.Metadata, core.Alias, core.Deleted = "e", "{}", "a", true
 		}
 		rows.Cores = append(rows.Cores, core)
 		ids = append(ids, core.ID)
 	}
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 	if got := server.Query(t, "SELECT countIf(serialization_kind = 'Sparse') > 0 FROM system.parts_columns WHERE active AND table = 'events' AND database = '"+database+"'"); got != "1" {
 		t.Fatal("no column is sparse, so this test shows nothing")
 	}
@@ -315,7 +316,7 @@ func TestSparseColumns(t *testing.T) {
 }
 
 func TestOneBlockPerPartition(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	server.Query(t, "SYSTEM STOP MERGES "+database+".events")
 	server.Query(t, "SYSTEM STOP MERGES "+database+".event_contents")
 	server.Query(t, "SYSTEM STOP MERGES "+database+".event_embeddings")
@@ -324,14 +325,14 @@ func TestOneBlockPerPartition(t *testing.T) {
 	// Months in turn, so that every one of them is found in many places.
 	months := []string{"2025-12-31T23:59:59.999999Z", "2026-01-01T00:00:00Z", "2000-01-01T00:00:00Z"}
 	for i := range 9000 {
-		id := event.NewID(at(t, months[i%3]), "c")
-		position, version := created(int64(i))
+		id := event.NewID(clickhousetest.At(t, months[i%3]), "c")
+		position, version := clickhousetest.Created(int64(i))
 		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", Created: position, Version: version})
 		rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: []byte("text")}, Version: version})
 		rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldOutputEmbeddings, Vector: event.VectorOf(make([]float32, 384)...), Version: version})
 		rows.Aliases = append(rows.Aliases, event.AliasRow{Alias: id.String(), ID: id, Version: version})
 	}
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 	requireParts := func(want map[string]uint64) {
 		t.Helper()
 		parts, err := store.Parts(t.Context())
@@ -350,7 +351,7 @@ func TestOneBlockPerPartition(t *testing.T) {
 	if got := server.Query(t, "SELECT count(), uniqExact(id) FROM "+database+".events"); got != "9000\t9000" {
 		t.Errorf("rows and ids: %s", got)
 	}
-	insert(t, store, event.Rows{Cores: rows.Cores[:1]})
+	clickhousetest.Insert(t, store, event.Rows{Cores: rows.Cores[:1]})
 	requireParts(map[string]uint64{"events": 2, "event_contents": 1, "event_embeddings": 1, "event_aliases": 1})
 }
 
@@ -359,11 +360,11 @@ func TestOneBlockPerPartition(t *testing.T) {
 func TestCoresWaitForTheOthers(t *testing.T) {
 	for name, result := range map[string]string{"contents that are late": "0", "contents that are refused": "1"} {
 		t.Run(name, func(t *testing.T) {
-			store, server, database := migrated(t)
+			store, server, database := clickhousetest.Migrated(t)
 			// Evaluated for the block once it is there; sleep returns 0.
 			server.Query(t, "ALTER TABLE "+database+".event_contents ADD CONSTRAINT late CHECK sleep(1) = "+result)
-			id := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
-			position, version := created(1)
+			id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "c")
+			position, version := clickhousetest.Created(1)
 			rows := event.Rows{
 				Cores:    []event.Core{{ID: id, ConversationID: "c", Created: position, Version: version}},
 				Contents: []event.ContentRow{{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: []byte("text")}, Version: version}},
@@ -397,12 +398,12 @@ func TestCoresWaitForTheOthers(t *testing.T) {
 }
 
 func TestVectorsAreBitExact(t *testing.T) {
-	for _, compression := range []clickhouse.Compression{clickhouse.CompressionNone, clickhouse.CompressionLZ4} {
+	for _, compression := range []conn.Compression{conn.CompressionNone, conn.CompressionLZ4} {
 		t.Run(string(compression), func(t *testing.T) {
 			server := enginetest.Server(t)
-			cfg := config(server, server.Database(t))
+			cfg := clickhousetest.Config(server, server.Database(t))
 			cfg.Compression = compression
-			store := open(t, cfg)
+			store := clickhousetest.Open(t, cfg)
 			if _, err := store.Migrate(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -420,14 +421,14 @@ func TestVectorsAreBitExact(t *testing.T) {
 				}
 			}
 			for i, vector := range vectors {
-				id := event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), "c")
-				position, version := created(int64(i))
+				id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z")+int64(i), "c")
+				position, version := clickhousetest.Created(int64(i))
 				rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", Created: position, Version: version})
 				rows.Embeddings = append(rows.Embeddings,
 					event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings, Vector: event.VectorOf(vector...), Version: version},
 					event.EmbeddingRow{ID: id, Field: event.FieldOutputEmbeddings, Vector: event.VectorOf(vectors[(i+1)%len(vectors)]...), Version: version})
 			}
-			insert(t, store, rows)
+			clickhousetest.Insert(t, store, rows)
 			for i := range vectors {
 				e, err := store.Event(t.Context(), event.Ref{ID: rows.Cores[i].ID}, 0)
 				if err != nil {
@@ -449,25 +450,25 @@ func TestVectorsAreBitExact(t *testing.T) {
 func TestLeastRights(t *testing.T) {
 	server := enginetest.Server(t)
 	database, user, password := server.Readable(t)
-	writer := open(t, config(server, database))
+	writer := clickhousetest.Open(t, clickhousetest.Config(server, database))
 	if _, err := writer.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	rows := oneCore(t, "c1")
-	insert(t, writer, rows)
+	rows := clickhousetest.OneCore(t, "c1")
+	clickhousetest.Insert(t, writer, rows)
 	if err := writer.RecordTopic(t.Context(), 1, "events.g1", "id-1", 12); err != nil {
 		t.Fatal(err)
 	}
-	cfg := config(server, database)
+	cfg := clickhousetest.Config(server, database)
 	cfg.User, cfg.Password = user, password
-	store := open(t, cfg)
+	store := clickhousetest.Open(t, cfg)
 	if err := store.Ready(t.Context()); err != nil {
 		t.Errorf("ready: %v", err)
 	}
 	if _, err := store.CheckSchema(t.Context()); err != nil {
 		t.Errorf("check the schema: %v", err)
 	}
-	if err := store.CheckTopic(t.Context(), 1, "events.g1", "id-2", 12); !errors.Is(err, clickhouse.ErrTopicRecreated) {
+	if err := store.CheckTopic(t.Context(), 1, "events.g1", "id-2", 12); !errors.Is(err, schema.ErrTopicRecreated) {
 		t.Errorf("check the topic: %v", err)
 	}
 	if got, err := store.Generations(t.Context()); err != nil || !slices.Equal(got, []int{1}) {
@@ -509,191 +510,10 @@ func TestLeastRights(t *testing.T) {
 	denied("set the retention", err)
 }
 
-// TestReadyTellsTheSchema is about what a process finds that comes before the
-// migration.
-func TestReadyTellsTheSchema(t *testing.T) {
-	server := enginetest.Server(t)
-	all, err := clickhouse.Migrations()
-	if err != nil {
-		t.Fatal(err)
-	}
-	nowhere := config(server, "t_nowhere")
-	empty := config(server, server.Database(t))
-	old := config(server, migratedTo(t, server, len(all)-1))
-	for _, tt := range []struct {
-		name string
-		cfg  clickhouse.Config
-		want error
-	}{
-		{"no database", nowhere, event.ErrSchemaMissing},
-		{"no tables", empty, event.ErrSchemaMissing},
-		{"the version before", old, event.ErrSchemaOld},
-	} {
-		store := open(t, tt.cfg)
-		if err := store.Ready(t.Context()); !errors.Is(err, tt.want) {
-			t.Errorf("%s: ready with %v, want %v", tt.name, err, tt.want)
-		}
-		if _, err := store.CheckSchema(t.Context()); !errors.Is(err, tt.want) {
-			t.Errorf("%s: checked with %v, want %v", tt.name, err, tt.want)
-		}
-		if errors.Is(tt.want, event.ErrSchemaMissing) {
-			for what, err := range map[string]error{
-				"generations": func() error { _, err := store.Generations(t.Context()); return err }(),
-				"topic":       store.CheckTopic(t.Context(), 1, "events.g1", "id", 1),
-				"read":        func() error { _, err := store.Errors(t.Context(), query.Filter{UntilMicros: 1}); return err }(),
-			} {
-				if !errors.Is(err, tt.want) {
-					t.Errorf("%s: %s says %v, want %v", tt.name, what, err, tt.want)
-				}
-			}
-		}
-		if got := server.Query(t, "SELECT count() FROM system.databases WHERE name = '"+nowhere.Database+"'"); got != "0" {
-			t.Errorf("%s: the database was made", tt.name)
-		}
-		if tt.cfg == nowhere {
-			continue
-		}
-		// It becomes ready without a restart, and not ready where the tables go.
-		if _, err := open(t, tt.cfg).Migrate(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if err := store.Ready(t.Context()); err != nil {
-			t.Errorf("%s, migrated: ready with %v", tt.name, err)
-		}
-		server.Query(t, "DROP TABLE "+tt.cfg.Database+".events SYNC")
-		if err := store.Ready(t.Context()); !errors.Is(err, event.ErrSchemaMissing) {
-			t.Errorf("%s, without events: ready with %v", tt.name, err)
-		}
-	}
-}
-
-// recordAtOnce has each of the stores record a topic of its own as that of one
-// generation, and checks that one topic wins: for those who recorded it, for
-// those who did not, and for whoever comes later.
-func recordAtOnce(t *testing.T, stores []*clickhouse.Store, generation int) {
-	t.Helper()
-	type topic struct {
-		id         string
-		partitions int
-	}
-	topics := make([]topic, len(stores))
-	for i := range topics {
-		topics[i] = topic{"id-" + strconv.Itoa(i%3), 12 + i%2} // the same topic twice, and one topic with two counts
-	}
-	record := func(i int) error {
-		return stores[i].RecordTopic(t.Context(), generation, "events", topics[i].id, topics[i].partitions)
-	}
-	var (
-		begin = make(chan struct{})
-		errs  = make([]error, len(stores))
-		wg    sync.WaitGroup
-	)
-	for i := range stores {
-		wg.Go(func() {
-			<-begin
-			errs[i] = record(i)
-		})
-	}
-	close(begin)
-	wg.Wait()
-	var winners []topic
-	for i, err := range errs {
-		switch {
-		case err == nil:
-			winners = append(winners, topics[i])
-		case !errors.Is(err, clickhouse.ErrTopicRecreated) && !errors.Is(err, clickhouse.ErrPartitionsChanged):
-			t.Errorf("generation %d: %v", generation, err)
-		}
-	}
-	slices.SortFunc(winners, func(a, b topic) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
-	if winners = slices.Compact(winners); len(winners) != 1 {
-		t.Fatalf("generation %d: topics %v won, want one", generation, winners)
-	}
-	for i := range stores {
-		if won := topics[i] == winners[0]; (record(i) == nil) != won || (errs[i] == nil) != won {
-			t.Errorf("generation %d: topic %v was recorded with %v and later with %v, and %v won", generation, topics[i], errs[i], record(i), winners[0])
-		}
-	}
-}
-
-func TestRecordTopicAtOnce(t *testing.T) {
-	server := enginetest.Server(t)
-	database := server.Database(t)
-	var stores []*clickhouse.Store
-	for range 8 {
-		stores = append(stores, open(t, config(server, database)))
-	}
-	if _, err := stores[0].Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for generation := 1; generation <= 20; generation++ {
-		recordAtOnce(t, stores, generation)
-	}
-}
-
-// TestTopicsRecordedAtOnce has the records that builds before migration 0008
-// could leave, with which no process started any more.
-func TestTopicsRecordedAtOnce(t *testing.T) {
-	store, server, database := migrated(t)
-	server.Query(t, "INSERT INTO "+database+`.topic_generations VALUES
-		(1, 'events', 'id-2', 12, '2026-01-01 00:00:00.000002'),
-		(1, 'events', 'id-3', 12, '2026-01-01 00:00:00.000001'), (1, 'events', 'id-1', 12, '2026-01-01 00:00:00.000002')`)
-	for id, want := range map[string]error{"id-1": clickhouse.ErrTopicRecreated, "id-2": clickhouse.ErrTopicRecreated, "id-3": nil} {
-		if err := store.RecordTopic(t.Context(), 1, "events", id, 12); !errors.Is(err, want) {
-			t.Errorf("topic %s: got %v, want %v", id, err, want)
-		}
-		if err := store.CheckTopic(t.Context(), 1, "events", id, 12); !errors.Is(err, want) {
-			t.Errorf("topic %s is compared with %v, want %v", id, err, want)
-		}
-	}
-	if err := store.CheckTopic(t.Context(), 2, "events", "any", 1); err != nil {
-		t.Errorf("a generation that is not recorded is compared with %v", err)
-	}
-	if got, err := store.Generations(t.Context()); err != nil || !slices.Equal(got, []int{1}) {
-		t.Errorf("generations %v, error %v: the comparison has recorded one", got, err)
-	}
-}
-
-func TestRecordTopic(t *testing.T) {
-	store, _, _ := migrated(t)
-	if got, err := store.Generations(t.Context()); err != nil || len(got) != 0 {
-		t.Errorf("generations %v, error %v before the first", got, err)
-	}
-	tests := []struct {
-		name       string
-		generation int
-		topic, id  string
-		partitions int
-		want       error
-	}{
-		{"first use records", 1, "events.g1", "id-1", 12, nil},
-		{"the same again", 1, "events.g1", "id-1", 12, nil},
-		{"more partitions", 1, "events.g1", "id-1", 13, clickhouse.ErrPartitionsChanged},
-		{"fewer partitions", 1, "events.g1", "id-1", 11, clickhouse.ErrPartitionsChanged},
-		{"made anew", 1, "events.g1", "id-2", 12, clickhouse.ErrTopicRecreated},
-		{"another name", 1, "other.g1", "id-1", 12, clickhouse.ErrTopicRecreated},
-		{"next generation", 2, "events.g2", "id-2", 24, nil},
-		{"the refused left no trace", 1, "events.g1", "id-1", 12, nil},
-	}
-	for _, test := range tests {
-		if err := store.RecordTopic(t.Context(), test.generation, test.topic, test.id, test.partitions); !errors.Is(err, test.want) {
-			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
-		}
-	}
-	if got, err := store.Generations(t.Context()); err != nil || !slices.Equal(got, []int{1, 2}) {
-		t.Errorf("generations %v, error %v; want 1 and 2", got, err)
-	}
-}
-
-func oneCore(t *testing.T, conversation string) event.Rows {
-	position, version := created(1)
-	return event.Rows{Cores: []event.Core{{ID: event.NewID(at(t, "2026-03-01T00:00:00Z"), conversation), ConversationID: conversation, Created: position, Version: version}}}
-}
-
 // Only what is wrong with the row itself may ever be dead-lettered.
 func TestErrorClasses(t *testing.T) {
 	insertOne := func(t *testing.T, store *clickhouse.Store) error {
-		rows := oneCore(t, "conversation")
+		rows := clickhousetest.OneCore(t, "conversation")
 		return store.Insert(t.Context(), &rows)
 	}
 	tests := []struct {
@@ -702,48 +522,48 @@ func TestErrorClasses(t *testing.T) {
 		err       func(t *testing.T) error
 	}{
 		{"a violated constraint", false, func(t *testing.T) error {
-			store, server, database := migrated(t)
+			store, server, database := clickhousetest.Migrated(t)
 			server.Query(t, "ALTER TABLE "+database+".events ADD CONSTRAINT short CHECK length(conversation_id) < 5")
 			return insertOne(t, store)
 		}},
 		{"a value that does not convert", false, func(t *testing.T) error {
-			store, server, database := migrated(t)
+			store, server, database := clickhousetest.Migrated(t)
 			server.Query(t, "ALTER TABLE "+database+".events MODIFY COLUMN conversation_id UInt8")
 			return insertOne(t, store)
 		}},
 		{"no such table", true, func(t *testing.T) error {
-			store, server, database := migrated(t)
+			store, server, database := clickhousetest.Migrated(t)
 			server.Query(t, "DROP TABLE "+database+".events SYNC")
 			return insertOne(t, store)
 		}},
 		{"no such column", true, func(t *testing.T) error {
-			store, server, database := migrated(t)
+			store, server, database := clickhousetest.Migrated(t)
 			server.Query(t, "ALTER TABLE "+database+".events DROP COLUMN metadata")
 			return insertOne(t, store)
 		}},
 		{"no such database", true, func(t *testing.T) error {
 			server := enginetest.Server(t)
-			return insertOne(t, open(t, config(server, "no_such_database")))
+			return insertOne(t, clickhousetest.Open(t, clickhousetest.Config(server, "no_such_database")))
 		}},
 		{"a wrong password", true, func(t *testing.T) error {
-			_, server, database := migrated(t)
-			cfg := config(server, database)
+			_, server, database := clickhousetest.Migrated(t)
+			cfg := clickhousetest.Config(server, database)
 			cfg.Password = "wrong"
-			return insertOne(t, open(t, cfg))
+			return insertOne(t, clickhousetest.Open(t, cfg))
 		}},
 		{"a user without rights", true, func(t *testing.T) error {
-			_, server, database := migrated(t)
-			cfg := config(server, database)
+			_, server, database := clickhousetest.Migrated(t)
+			cfg := clickhousetest.Config(server, database)
 			cfg.User, cfg.Password = "default", ""
-			return insertOne(t, open(t, cfg))
+			return insertOne(t, clickhousetest.Open(t, cfg))
 		}},
 		{"a read-only table", true, func(t *testing.T) error {
-			store, server, database := migrated(t)
+			store, server, database := clickhousetest.Migrated(t)
 			server.Query(t, "ALTER TABLE "+database+".events MODIFY SETTING table_readonly = 1")
 			return insertOne(t, store)
 		}},
 		{"too many parts", true, func(t *testing.T) error {
-			store, server, database := migrated(t)
+			store, server, database := clickhousetest.Migrated(t)
 			server.Query(t, "SYSTEM STOP MERGES "+database+".events")
 			server.Query(t, "ALTER TABLE "+database+".events MODIFY SETTING parts_to_throw_insert = 1, parts_to_delay_insert = 1")
 			if err := insertOne(t, store); err != nil {
@@ -757,13 +577,13 @@ func TestErrorClasses(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = l.Close()
-			return insertOne(t, open(t, clickhouse.Config{Addr: l.Addr().String()}))
+			return insertOne(t, clickhousetest.Open(t, clickhouse.Config{Addr: l.Addr().String()}))
 		}},
 		{"a cancelled context", true, func(t *testing.T) error {
-			store, _, _ := migrated(t)
+			store, _, _ := clickhousetest.Migrated(t)
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			rows := oneCore(t, "c")
+			rows := clickhousetest.OneCore(t, "c")
 			return store.Insert(ctx, &rows)
 		}},
 	}
@@ -791,7 +611,7 @@ func TestStalledServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	store := open(t, clickhouse.Config{Addr: l.Addr().String()})
+	store := clickhousetest.Open(t, clickhouse.Config{Addr: l.Addr().String()})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	start := time.Now()
@@ -803,92 +623,19 @@ func TestStalledServer(t *testing.T) {
 	}
 }
 
-// proxy passes bytes between a client and the server until a budget is spent,
-// and then is silent.
-type proxy struct {
-	net.Listener
-	// answers and requests are the bytes that may yet pass, by direction.
-	answers, requests atomic.Int64
-	// late is how long the first answer on each new connection takes, a time.Duration.
-	late atomic.Int64
-
-	mu    sync.Mutex
-	conns []net.Conn
-}
-
-// cut closes all connections.
-func (p *proxy) cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range p.conns {
-		_ = c.Close()
-	}
-	p.conns = nil
-}
-
-func newProxy(t *testing.T, target string) *proxy {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &proxy{Listener: l}
-	p.answers.Store(1 << 40)
-	p.requests.Store(1 << 40)
-	t.Cleanup(func() {
-		_ = l.Close()
-		p.cut()
-	})
-	pass := func(to, from net.Conn, budget *atomic.Int64) {
-		buf := make([]byte, 1024)
-		for {
-			n, err := from.Read(buf)
-			if err != nil {
-				_, _ = to.Close(), from.Close()
-				return
-			}
-			if budget.Add(-int64(n)) < 0 {
-				return
-			}
-			if _, err := to.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-	}
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("tcp", target)
-			if err != nil {
-				_ = client.Close()
-				continue
-			}
-			p.mu.Lock()
-			p.conns = append(p.conns, client, server)
-			p.mu.Unlock()
-			go pass(server, client, &p.requests)
-			time.AfterFunc(time.Duration(p.late.Load()), func() { pass(client, server, &p.answers) })
-		}
-	}()
-	return p
-}
-
 // A server that is too busy to say hello at once has DialTimeout for it.
 func TestSlowHandshake(t *testing.T) {
-	_, server, database := migrated(t)
-	p := newProxy(t, server.Addr)
+	_, server, database := clickhousetest.Migrated(t)
+	p := clickhousetest.NewProxy(t, server.Addr)
 	const late = 1500 * time.Millisecond
-	p.late.Store(int64(late))
-	cfg := config(server, database)
+	p.Late.Store(int64(late))
+	cfg := clickhousetest.Config(server, database)
 	cfg.Addr = p.Addr().String()
-	if err := open(t, cfg).Ready(t.Context()); err != nil {
-		t.Errorf("%v, though %s is less than DialTimeout, %s", err, late, clickhouse.DefaultDialTimeout)
+	if err := clickhousetest.Open(t, cfg).Ready(t.Context()); err != nil {
+		t.Errorf("%v, though %s is less than DialTimeout, %s", err, late, conn.DefaultDialTimeout)
 	}
 	cfg.DialTimeout = 500 * time.Millisecond
-	if err := open(t, cfg).Ready(t.Context()); err == nil {
+	if err := clickhousetest.Open(t, cfg).Ready(t.Context()); err == nil {
 		t.Errorf("no error, though %s is more than DialTimeout, %s", late, cfg.DialTimeout)
 	}
 }
@@ -897,18 +644,18 @@ func TestSlowHandshake(t *testing.T) {
 // insert, holds nobody longer than the context: not at its deadline, and not
 // when it is cancelled.
 func TestStallInMidQuery(t *testing.T) {
-	direct, server, database := migrated(t)
+	direct, server, database := clickhousetest.Migrated(t)
 	const n = 20_000
 	var rows event.Rows
 	var ids []event.ID
 	for i := range n {
-		position, version := created(int64(i))
+		position, version := clickhousetest.Created(int64(i))
 		text := strings.Repeat("x", 200) + strconv.Itoa(i)
-		id := event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(i), text)
+		id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z")+int64(i), text)
 		ids = append(ids, id)
 		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: text, Created: position, Version: version})
 	}
-	insert(t, direct, rows)
+	clickhousetest.Insert(t, direct, rows)
 	tests := []struct {
 		name              string
 		answers, requests int64
@@ -929,16 +676,16 @@ func TestStallInMidQuery(t *testing.T) {
 	for _, test := range tests {
 		for _, how := range []string{"deadline", "cancel"} {
 			t.Run(test.name+"/"+how, func(t *testing.T) {
-				p := newProxy(t, server.Addr)
-				cfg := config(server, database)
+				p := clickhousetest.NewProxy(t, server.Addr)
+				cfg := clickhousetest.Config(server, database)
 				cfg.Addr = p.Addr().String()
-				store := open(t, cfg)
+				store := clickhousetest.Open(t, cfg)
 				// The operation finds a connection that is open.
 				if _, err := store.Cores(t.Context(), ids[:1]); err != nil {
 					t.Fatal(err)
 				}
-				p.answers.Store(test.answers)
-				p.requests.Store(test.requests)
+				p.Answers.Store(test.answers)
+				p.Requests.Store(test.requests)
 				ctx, cancel := context.WithCancel(t.Context())
 				want := context.Canceled
 				if how == "deadline" {

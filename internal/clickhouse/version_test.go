@@ -10,6 +10,7 @@ import (
 	"github.com/ClickHouse/ch-go/proto"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -65,7 +66,7 @@ func TestOldServersAreRefused(t *testing.T) {
 			addr := greeter(t, proto.ServerHello{
 				Name: "ClickHouse", Major: tt.major, Minor: tt.minor, Patch: 9, Revision: proto.Version, Timezone: "UTC", DisplayName: "a",
 			})
-			store := open(t, clickhouse.Config{Addr: addr, Database: "sluice"})
+			store := clickhousetest.Open(t, clickhouse.Config{Addr: addr, Database: "sluice"})
 			_, migrated := store.Migrate(t.Context())
 			_, read := store.Event(t.Context(), event.Ref{Alias: "a"}, 0)
 			for name, err := range map[string]error{"migrate": migrated, "read": read, "ready": store.Ready(t.Context())} {

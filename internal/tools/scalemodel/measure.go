@@ -17,6 +17,7 @@ import (
 	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/bench"
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/engine"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/record"
@@ -75,7 +76,7 @@ func (d *database) close() error {
 func (d *database) query(ctx context.Context, sql string) ([][]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	u := url.URL{Scheme: "http", Host: d.engine.HTTPAddr(), RawQuery: url.Values{"database": {clickhouse.DefaultDatabase}}.Encode()}
+	u := url.URL{Scheme: "http", Host: d.engine.HTTPAddr(), RawQuery: url.Values{"database": {conn.DefaultDatabase}}.Encode()}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(sql))
 	if err != nil {
 		return nil, err
@@ -189,7 +190,7 @@ func (d *database) measure(ctx context.Context, from *events, block int) ([]cost
 			FROM system.part_log WHERE database = '%[2]s' GROUP BY table
 		) AS m USING (table)
 		WHERE active AND database = '%[2]s' AND table LIKE 'event%%' AND table != 'event_aliases' GROUP BY table ORDER BY table DESC`,
-		from.plan.Events, clickhouse.DefaultDatabase))
+		from.plan.Events, conn.DefaultDatabase))
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package clickhouse_test
+package schema_test
 
 import (
 	"fmt"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
@@ -17,14 +19,14 @@ func TestParseRetention(t *testing.T) {
 	const day = 24 * time.Hour
 	for text, want := range map[string]time.Duration{
 		"90d": 90 * day, "1d": day, "24h": day, "2160h": 90 * day, "36h30m": 36*time.Hour + 30*time.Minute,
-		"10000d": 10_000 * day, "0": clickhouse.Forever, "0d": clickhouse.Forever, "forever": clickhouse.Forever,
+		"10000d": 10_000 * day, "0": schema.Forever, "0d": schema.Forever, "forever": schema.Forever,
 	} {
-		if got, err := clickhouse.ParseRetention(text); err != nil || got != want {
+		if got, err := schema.ParseRetention(text); err != nil || got != want {
 			t.Errorf("%q is %s, error %v; want %s", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"", "d", "90", "-90d", "1.5d", "23h", "10001d", "99999d", "24h0.5s", "never", "90 d", "90D"} {
-		if got, err := clickhouse.ParseRetention(text); err == nil {
+		if got, err := schema.ParseRetention(text); err == nil {
 			t.Errorf("%q is %s, want an error", text, got)
 		}
 	}
@@ -42,7 +44,7 @@ type retained struct {
 
 func newRetained(t *testing.T) *retained {
 	t.Helper()
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	r := &retained{
 		Store: store, t: t, database: database, now: time.Now(),
 		query: func(sql string) string {
@@ -69,7 +71,7 @@ func (r *retained) conversation(days float64) string { return fmt.Sprintf("%g da
 func (r *retained) create(days float64, offset int64) event.ID {
 	r.t.Helper()
 	id := r.id(days)
-	position, version := created(offset)
+	position, version := clickhousetest.Created(offset)
 	rows := event.Rows{
 		Cores: []event.Core{{
 			ID: id, ConversationID: r.conversation(days), EventName: "event_a", Alias: r.conversation(days),
@@ -79,7 +81,7 @@ func (r *retained) create(days float64, offset int64) event.ID {
 		Embeddings: []event.EmbeddingRow{{ID: id, Field: event.FieldInputEmbeddings, Vector: event.VectorOf(1, 2), Version: version}},
 		Aliases:    []event.AliasRow{{Alias: r.conversation(days), ID: id, Version: version}},
 	}
-	insert(r.t, r.Store, rows)
+	clickhousetest.Insert(r.t, r.Store, rows)
 	r.rows.Cores = append(r.rows.Cores, rows.Cores...)
 	r.rows.Contents = append(r.rows.Contents, rows.Contents...)
 	r.rows.Embeddings = append(r.rows.Embeddings, rows.Embeddings...)
@@ -90,10 +92,10 @@ func (r *retained) create(days float64, offset int64) event.ID {
 // delete inserts the tombstones of an event, and returns the names of their parts.
 func (r *retained) delete(id event.ID, offset int64) map[string]string {
 	r.t.Helper()
-	insert(r.t, r.Store, event.Rows{
-		Cores:      []event.Core{{ID: id, Version: deleted(offset), Deleted: true}},
-		Contents:   []event.ContentRow{{ID: id, Field: event.FieldInput, Version: deleted(offset), Deleted: true}},
-		Embeddings: []event.EmbeddingRow{{ID: id, Field: event.FieldInputEmbeddings, Version: deleted(offset), Deleted: true}},
+	clickhousetest.Insert(r.t, r.Store, event.Rows{
+		Cores:      []event.Core{{ID: id, Version: clickhousetest.Deleted(offset), Deleted: true}},
+		Contents:   []event.ContentRow{{ID: id, Field: event.FieldInput, Version: clickhousetest.Deleted(offset), Deleted: true}},
+		Embeddings: []event.EmbeddingRow{{ID: id, Field: event.FieldInputEmbeddings, Version: clickhousetest.Deleted(offset), Deleted: true}},
 	})
 	parts := make(map[string]string)
 	for _, table := range []string{"events", "event_contents", "event_embeddings"} {
@@ -191,7 +193,7 @@ func TestRetentionHides(t *testing.T) {
 		check(keep)
 	}
 	// A replay hides nothing and shows nothing.
-	insert(t, r.Store, r.rows)
+	clickhousetest.Insert(t, r.Store, r.rows)
 	check(2)
 	// What is new is hidden when its time comes, whatever was before.
 	r.set(36 * time.Hour)
@@ -231,12 +233,12 @@ func TestRetentionNeverRevives(t *testing.T) {
 		}
 	}
 	check("after the tombstone was dropped")
-	for _, keep := range []time.Duration{365 * day, clickhouse.Forever, 60 * day, clickhouse.Forever, 5000 * day} {
+	for _, keep := range []time.Duration{365 * day, schema.Forever, 60 * day, schema.Forever, 5000 * day} {
 		r.set(keep)
 		check("with a retention of " + keep.String())
 	}
 	// A writer's replay changes none of it.
-	insert(t, r.Store, r.rows)
+	clickhousetest.Insert(t, r.Store, r.rows)
 	check("after a replay")
 }
 
@@ -251,7 +253,7 @@ func TestRetentionDrops(t *testing.T) {
 		ids[i] = r.create(days, int64(i))
 		r.delete(r.id(days), int64(100+i)) // of another event of that time
 	}
-	insert(t, r.Store, event.Rows{Aliases: []event.AliasRow{{Alias: "never created", Version: deleted(500), Deleted: true}}})
+	clickhousetest.Insert(t, r.Store, event.Rows{Aliases: []event.AliasRow{{Alias: "never created", Version: clickhousetest.Deleted(500), Deleted: true}}})
 	for _, table := range []string{"events", "event_contents", "event_embeddings", "event_aliases"} {
 		r.query("ALTER TABLE {db}." + table + " MODIFY SETTING merge_with_ttl_timeout = 0, merge_selecting_sleep_ms = 100, max_merge_selecting_sleep_ms = 200, cleanup_delay_period = 1, cleanup_delay_period_random_add = 0, max_cleanup_delay_period = 1, old_parts_lifetime = 1")
 		r.query("DETACH TABLE {db}." + table + " SYNC")
@@ -292,7 +294,7 @@ func TestRetentionDrops(t *testing.T) {
 	}
 	r.requireVisible(20, ids[1], true)
 	// Without a retention, what comes late stays.
-	r.set(clickhouse.Forever)
+	r.set(schema.Forever)
 	for _, table := range []string{"events", "event_contents", "event_embeddings", "event_aliases"} {
 		if ddl := r.query("SHOW CREATE TABLE {db}." + table); strings.Contains(ddl, "TTL") {
 			t.Errorf("%s still has a TTL: %s", table, ddl)
@@ -309,7 +311,7 @@ func TestRetentionOfDistributed(t *testing.T) {
 	database := server.Database(t)
 	server.Query(t, fmt.Sprintf("CREATE TABLE %s.events AS remote('%s', %s, events, '%s', '%s')",
 		database, server.Addr, r.database, server.User, server.Password))
-	store := open(t, config(server, database))
+	store := clickhousetest.Open(t, clickhousetest.Config(server, database))
 	for range 2 {
 		if _, err := store.SetRetention(t.Context(), 30*day); err != nil {
 			t.Fatal(err)

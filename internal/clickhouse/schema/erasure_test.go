@@ -1,4 +1,4 @@
-package clickhouse_test
+package schema_test
 
 import (
 	"bytes"
@@ -13,7 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
 )
@@ -37,7 +38,7 @@ func unmerging(t *testing.T, server *enginetest.Instance, database, settings str
 // secretRows are those of an event's create, with the content in every column
 // that a delete empties.
 func secretRows(id event.ID, offset int64, content string) (rows event.Rows) {
-	position, version := created(offset)
+	position, version := clickhousetest.Created(offset)
 	rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: content, EventName: "event_a", Error: content, Metadata: `{"k":"` + content + `"}`, Created: position, Version: version})
 	rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: []byte(content)}, Version: version})
 	rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings, Vector: event.VectorOf(1.2345678, 8.7654321, 3.1415927), Version: version})
@@ -56,7 +57,7 @@ func together(all ...event.Rows) (rows event.Rows) {
 
 // tombstones are the rows of an event's delete.
 func tombstones(id event.ID, offset int64) event.Rows {
-	version := deleted(offset)
+	version := clickhousetest.Deleted(offset)
 	return event.Rows{
 		Cores:      []event.Core{{ID: id, Version: version, Deleted: true}},
 		Contents:   []event.ContentRow{{ID: id, Field: event.FieldInput, Version: version, Deleted: true}, {ID: id, Field: event.FieldOutput, Version: version, Deleted: true}},
@@ -74,7 +75,7 @@ func secretsIn(t *testing.T, server *enginetest.Instance, database string, id ev
 // A deleted event's content leaves the disk by merges alone, which
 // min_age_to_force_merge_seconds brings about, and its tombstone stays.
 func TestErasure(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	for _, table := range contentTables {
 		if !strings.Contains(server.Query(t, "SHOW CREATE TABLE "+database+"."+table), "min_age_to_force_merge_seconds = 86400") {
 			t.Errorf("%s sets no bound on the age of unmerged parts", table)
@@ -82,15 +83,15 @@ func TestErasure(t *testing.T) {
 	}
 	// Nothing but the age brings these parts together.
 	unmerging(t, server, database, "min_age_to_force_merge_seconds = 1")
-	kept := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
-	gone := event.NewID(at(t, "2026-03-01T00:00:01Z"), "c")
+	kept := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "c")
+	gone := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:01Z"), "c")
 	rows := together(secretRows(kept, 0, "public"), secretRows(gone, 1, secret))
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 	found := func() bool { return secretsIn(t, server, database, gone) != "0" }
 	if !found() {
 		t.Fatal("the content was never there, so this test shows nothing")
 	}
-	insert(t, store, tombstones(gone, 10))
+	clickhousetest.Insert(t, store, tombstones(gone, 10))
 	if e, err := store.Event(t.Context(), event.Ref{ID: gone}, 0); err != nil || e != nil {
 		t.Fatalf("got %v, %v right after the delete", e, err)
 	}
@@ -132,7 +133,7 @@ func TestErasure(t *testing.T) {
 		t.Errorf("the tombstone is lost: %+v", cores)
 	}
 	// Nothing of the log can bring it back.
-	insert(t, store, rows)
+	clickhousetest.Insert(t, store, rows)
 	if e, err := store.Event(t.Context(), event.Ref{ID: gone}, 0); err != nil || e != nil {
 		t.Fatalf("got %v, %v after a replay", e, err)
 	}
@@ -142,7 +143,7 @@ func TestErasure(t *testing.T) {
 }
 
 // unerased are the tables, months and hosts in which something waits.
-func unerased(t *testing.T, erasures *clickhouse.Erasures) ([]clickhouse.Unerased, string) {
+func unerased(t *testing.T, erasures *schema.Erasures) ([]schema.Unerased, string) {
 	t.Helper()
 	found, err := erasures.Unerased(t.Context())
 	if err != nil {
@@ -157,7 +158,7 @@ func unerased(t *testing.T, erasures *clickhouse.Erasures) ([]clickhouse.Unerase
 }
 
 // expectUnerased fails unless exactly the named tables, months and hosts wait.
-func expectUnerased(t *testing.T, erasures *clickhouse.Erasures, when, want string) []clickhouse.Unerased {
+func expectUnerased(t *testing.T, erasures *schema.Erasures, when, want string) []schema.Unerased {
 	t.Helper()
 	found, names := unerased(t, erasures)
 	if names != want {
@@ -167,7 +168,7 @@ func expectUnerased(t *testing.T, erasures *clickhouse.Erasures, when, want stri
 }
 
 // eraseAll merges what was found.
-func eraseAll(t *testing.T, erasures *clickhouse.Erasures, found []clickhouse.Unerased) {
+func eraseAll(t *testing.T, erasures *schema.Erasures, found []schema.Unerased) {
 	t.Helper()
 	for _, u := range found {
 		if err := erasures.Erase(t.Context(), u); err != nil {
@@ -185,21 +186,21 @@ const march = "event_contents 202603, event_embeddings 202603, events 202603"
 // Where no merge of ClickHouse's own takes a tombstone and the row under it in,
 // because of their ages or of how large they are, a month is merged whole.
 func TestErase(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	unmerging(t, server, database, apart)
-	kept := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
-	gone := event.NewID(at(t, "2026-03-01T00:00:01Z"), "c")
-	elsewhere := event.NewID(at(t, "2026-04-01T00:00:00Z"), "c")
+	kept := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "c")
+	gone := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:01Z"), "c")
+	elsewhere := event.NewID(clickhousetest.At(t, "2026-04-01T00:00:00Z"), "c")
 	erasures := store.Erasures(0)
 
-	insert(t, store, secretRows(kept, 0, "public"))
-	insert(t, store, secretRows(elsewhere, 1, "public"))
-	insert(t, store, secretRows(elsewhere, 1, "public"))
+	clickhousetest.Insert(t, store, secretRows(kept, 0, "public"))
+	clickhousetest.Insert(t, store, secretRows(elsewhere, 1, "public"))
+	clickhousetest.Insert(t, store, secretRows(elsewhere, 1, "public"))
 	expectUnerased(t, erasures, "before any delete", "")
 	// It may be late: a replay brings the row after its tombstone.
-	insert(t, store, tombstones(gone, 10))
+	clickhousetest.Insert(t, store, tombstones(gone, 10))
 	expectUnerased(t, erasures, "after the delete of nothing", "")
-	insert(t, store, secretRows(gone, 2, secret))
+	clickhousetest.Insert(t, store, secretRows(gone, 2, secret))
 	if n := secretsIn(t, server, database, gone); n != "3" {
 		t.Fatalf("%s rows have the content, want that of 3 tables", n)
 	}
@@ -224,7 +225,7 @@ func TestErase(t *testing.T) {
 		t.Errorf("after the merge: %+v", state)
 	}
 	// A create of an event that was deleted long ago has no effect but its rows.
-	insert(t, store, secretRows(gone, 20, secret))
+	clickhousetest.Insert(t, store, secretRows(gone, 20, secret))
 	for _, u := range expectUnerased(t, erasures, "after a late create", march) {
 		if u.Waited >= second[0].Waited {
 			t.Errorf("%+v: the wait did not begin anew", u)
@@ -249,7 +250,7 @@ func activeParts(t *testing.T, server *enginetest.Instance, database string) str
 // Deletes of ids that never were, in every month that there can be, have nothing
 // merged; and a delete of an event has merged what the event has rows in alone.
 func TestEraseOnlyWhatIsCovered(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	unmerging(t, server, database, apart)
 	values := make(map[string][]string)
 	months := 0
@@ -294,21 +295,21 @@ func TestEraseOnlyWhatIsCovered(t *testing.T) {
 	}
 
 	// Each covered event is found in the tables that it has rows in, and no other.
-	core := event.NewID(at(t, "2011-05-01T00:00:00Z"), "c")
-	insert(t, store, event.Rows{Cores: secretRows(core, 5000, secret).Cores})
-	insert(t, store, tombstones(core, 5001))
-	content := event.NewID(at(t, "2012-06-01T00:00:00Z"), "c")
-	insert(t, store, event.Rows{Contents: secretRows(content, 5002, secret).Contents})
-	insert(t, store, tombstones(content, 5003))
-	vector := event.NewID(at(t, "2013-07-01T00:00:00Z"), "c")
-	insert(t, store, event.Rows{Embeddings: secretRows(vector, 5004, secret).Embeddings})
-	insert(t, store, tombstones(vector, 5005))
+	core := event.NewID(clickhousetest.At(t, "2011-05-01T00:00:00Z"), "c")
+	clickhousetest.Insert(t, store, event.Rows{Cores: secretRows(core, 5000, secret).Cores})
+	clickhousetest.Insert(t, store, tombstones(core, 5001))
+	content := event.NewID(clickhousetest.At(t, "2012-06-01T00:00:00Z"), "c")
+	clickhousetest.Insert(t, store, event.Rows{Contents: secretRows(content, 5002, secret).Contents})
+	clickhousetest.Insert(t, store, tombstones(content, 5003))
+	vector := event.NewID(clickhousetest.At(t, "2013-07-01T00:00:00Z"), "c")
+	clickhousetest.Insert(t, store, event.Rows{Embeddings: secretRows(vector, 5004, secret).Embeddings})
+	clickhousetest.Insert(t, store, tombstones(vector, 5005))
 	// A tombstone over another field covers nothing.
-	field := event.NewID(at(t, "2014-08-01T00:00:00Z"), "c")
+	field := event.NewID(clickhousetest.At(t, "2014-08-01T00:00:00Z"), "c")
 	other := tombstones(field, 5007)
 	other.Contents, other.Embeddings = other.Contents[1:], other.Embeddings[1:]
-	insert(t, store, event.Rows{Contents: secretRows(field, 5006, "public").Contents})
-	insert(t, store, other)
+	clickhousetest.Insert(t, store, event.Rows{Contents: secretRows(field, 5006, "public").Contents})
+	clickhousetest.Insert(t, store, other)
 	const want = "event_contents 201206, event_embeddings 201307, events 201105"
 	expectUnerased(t, store.Erasures(0), "to whoever begins to search,", want)
 	found := expectUnerased(t, erasures, "to whoever goes on,", want)
@@ -324,10 +325,10 @@ func TestEraseOnlyWhatIsCovered(t *testing.T) {
 
 // A row and its tombstone can be in one part, as no merge has seen it yet.
 func TestEraseWithinAPart(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	unmerging(t, server, database, apart)
-	gone := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
-	insert(t, store, together(secretRows(gone, 0, secret), tombstones(gone, 1)))
+	gone := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "c")
+	clickhousetest.Insert(t, store, together(secretRows(gone, 0, secret), tombstones(gone, 1)))
 	if n := secretsIn(t, server, database, gone); n != "3" {
 		t.Fatalf("%s rows have the content, want that of 3 tables", n)
 	}
@@ -342,14 +343,14 @@ func TestEraseWithinAPart(t *testing.T) {
 
 // Content that comes under an older tombstone waits no longer than any other.
 func TestEraseContentUnderAnOlderTombstone(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	unmerging(t, server, database, apart)
-	gone := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
-	insert(t, store, secretRows(event.NewID(at(t, "2026-03-01T00:00:00Z"), "kept"), 0, "public"))
-	insert(t, store, tombstones(gone, 10))
+	gone := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "c")
+	clickhousetest.Insert(t, store, secretRows(event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "kept"), 0, "public"))
+	clickhousetest.Insert(t, store, tombstones(gone, 10))
 	goesOn := store.Erasures(time.Second)
 	expectUnerased(t, goesOn, "over nothing", "")
-	insert(t, store, secretRows(gone, 1, secret))
+	clickhousetest.Insert(t, store, secretRows(gone, 1, secret))
 	// Who has searched already finds it within the time that is set.
 	deadline := time.Now().Add(time.Minute)
 	for {
@@ -400,9 +401,9 @@ func TestEraseContentUnderAnOlderTombstone(t *testing.T) {
 func TestEraseFindsWhatIsThere(t *testing.T) {
 	server := enginetest.Server(t)
 	database := server.Database(t)
-	cfg := config(server, database)
+	cfg := clickhousetest.Config(server, database)
 	cfg.LookupKeysMax = 7
-	store := open(t, cfg)
+	store := clickhousetest.Open(t, cfg)
 	if _, err := store.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -417,7 +418,7 @@ func TestEraseFindsWhatIsThere(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	ids := make([]event.ID, 60)
 	for i := range ids {
-		month := at(t, fmt.Sprintf("2026-%02d-01T00:00:00Z", 3+r.IntN(2)))
+		month := clickhousetest.At(t, fmt.Sprintf("2026-%02d-01T00:00:00Z", 3+r.IntN(2)))
 		ids[i] = event.NewID(month+int64(r.IntN(3))*86_400_000_000+int64(r.IntN(3)), fmt.Sprint(r.IntN(3)))
 	}
 	covered := func() string {
@@ -449,7 +450,7 @@ func TestEraseFindsWhatIsThere(t *testing.T) {
 				rows = append(rows, made)
 			}
 		}
-		insert(t, store, together(rows...))
+		clickhousetest.Insert(t, store, together(rows...))
 		if r.IntN(4) == 0 {
 			server.Query(t, "OPTIMIZE TABLE "+database+"."+contentTables[r.IntN(3)]+" FINAL")
 		}
@@ -471,7 +472,7 @@ func TestEraseFindsWhatIsThere(t *testing.T) {
 		begun, waited = begun+1, waited+len(found)
 		if len(found) > 0 && step%3 == 0 {
 			u := found[r.IntN(len(found))]
-			eraseAll(t, goesOn, []clickhouse.Unerased{u})
+			eraseAll(t, goesOn, []schema.Unerased{u})
 			merged++
 			if now := covered(); strings.Contains(now, u.Table+" "+u.Partition) {
 				t.Fatalf("seed %d, step %d: %s is merged, and %q still has something", seed, step, u.Table+" "+u.Partition, now)
@@ -485,13 +486,13 @@ func TestEraseFindsWhatIsThere(t *testing.T) {
 
 // What a retention takes off the disk does not wait for anything.
 func TestEraseAndRetention(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	unmerging(t, server, database, "min_age_to_force_merge_seconds = 0, merge_with_ttl_timeout = 0")
-	old := event.NewID(at(t, "2020-03-01T00:00:00Z"), "c")
+	old := event.NewID(clickhousetest.At(t, "2020-03-01T00:00:00Z"), "c")
 	recent := event.NewID(time.Now().UnixMicro(), "c")
 	for i, id := range []event.ID{old, recent} {
-		insert(t, store, secretRows(id, int64(i), secret))
-		insert(t, store, tombstones(id, int64(10+i)))
+		clickhousetest.Insert(t, store, secretRows(id, int64(i), secret))
+		clickhousetest.Insert(t, store, tombstones(id, int64(10+i)))
 	}
 	erasures := store.Erasures(0)
 	if found, names := unerased(t, erasures); len(found) != 6 {
@@ -522,7 +523,7 @@ func TestEraseAndRetention(t *testing.T) {
 
 // A month that is written to all the time is merged all the same.
 func TestEraseUnderInserts(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	inserted := make(chan error, 1)
 	go func() {
@@ -531,7 +532,7 @@ func TestEraseUnderInserts(t *testing.T) {
 			creates := make([]event.Rows, 1000)
 			for i := range creates {
 				n++
-				creates[i] = secretRows(event.NewID(at(t, "2026-03-01T00:00:00Z")+int64(n), "public"), int64(n), "public")
+				creates[i] = secretRows(event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z")+int64(n), "public"), int64(n), "public")
 			}
 			rows := together(creates...)
 			if err := store.Insert(ctx, &rows); err != nil && ctx.Err() == nil {
@@ -541,9 +542,9 @@ func TestEraseUnderInserts(t *testing.T) {
 		}
 		inserted <- nil
 	}()
-	gone := event.NewID(at(t, "2026-03-01T00:00:00Z"), "gone")
-	insert(t, store, secretRows(gone, 0, secret))
-	insert(t, store, tombstones(gone, 1<<40))
+	gone := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "gone")
+	clickhousetest.Insert(t, store, secretRows(gone, 0, secret))
+	clickhousetest.Insert(t, store, tombstones(gone, 1<<40))
 	erasures := store.Erasures(0)
 	found := expectUnerased(t, erasures, "under inserts", march)
 	eraseAll(t, erasures, found)
@@ -558,11 +559,11 @@ func TestEraseUnderInserts(t *testing.T) {
 
 // A month that cannot be merged is an error, and waits on.
 func TestEraseFails(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	unmerging(t, server, database, "min_age_to_force_merge_seconds = 0")
-	id := event.NewID(at(t, "2026-03-01T00:00:00Z"), "c")
-	insert(t, store, secretRows(id, 0, secret))
-	insert(t, store, tombstones(id, 1))
+	id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), "c")
+	clickhousetest.Insert(t, store, secretRows(id, 0, secret))
+	clickhousetest.Insert(t, store, tombstones(id, 1))
 	erasures := store.Erasures(0)
 	before, names := unerased(t, erasures)
 	for _, u := range before {
@@ -586,20 +587,20 @@ func TestEraseFails(t *testing.T) {
 // On a cluster each shard's months are merged where they are, and where a
 // tombstone covers something.
 func TestClusterErase(t *testing.T) {
-	stores, c, database := spread(t)
-	everywhere(t, c, "ALTER TABLE "+database+"_shard.events MODIFY SETTING merge_selector_base = 1000000, min_parts_to_merge_at_once = 1000")
+	stores, c, database := clickhousetest.Spread(t)
+	clickhousetest.Everywhere(t, c, "ALTER TABLE "+database+"_shard.events MODIFY SETTING merge_selector_base = 1000000, min_parts_to_merge_at_once = 1000")
 	var want []string
 	for shard, server := range c.Servers {
-		id := event.NewID(at(t, "2026-03-01T00:00:00Z"), conversationsOf(uint32(shard), 1)[0])
-		insert(t, stores[0], secretRows(id, int64(shard), secret))
-		insert(t, stores[0], tombstones(id, 10))
+		id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), clickhousetest.ConversationsOf(uint32(shard), 1)[0])
+		clickhousetest.Insert(t, stores[0], secretRows(id, int64(shard), secret))
+		clickhousetest.Insert(t, stores[0], tombstones(id, 10))
 		// In other months there is something under a tombstone on one shard alone.
-		once := event.NewID(at(t, fmt.Sprintf("2026-%02d-01T00:00:00Z", 4+shard)), conversationsOf(uint32(shard), 1)[0])
-		insert(t, stores[0], secretRows(once, 20, secret))
-		insert(t, stores[0], tombstones(once, 21))
-		never := event.NewID(once.Micros(), conversationsOf(uint32(1-shard), 1)[0])
-		insert(t, stores[0], secretRows(never, 22, "public"))
-		insert(t, stores[0], tombstones(event.NewID(never.Micros()+1, conversationsOf(uint32(1-shard), 1)[0]), 23))
+		once := event.NewID(clickhousetest.At(t, fmt.Sprintf("2026-%02d-01T00:00:00Z", 4+shard)), clickhousetest.ConversationsOf(uint32(shard), 1)[0])
+		clickhousetest.Insert(t, stores[0], secretRows(once, 20, secret))
+		clickhousetest.Insert(t, stores[0], tombstones(once, 21))
+		never := event.NewID(once.Micros(), clickhousetest.ConversationsOf(uint32(1-shard), 1)[0])
+		clickhousetest.Insert(t, stores[0], secretRows(never, 22, "public"))
+		clickhousetest.Insert(t, stores[0], tombstones(event.NewID(never.Micros()+1, clickhousetest.ConversationsOf(uint32(1-shard), 1)[0]), 23))
 		for _, table := range contentTables {
 			want = append(want, fmt.Sprint(table, " 202603 ", server.Addr), fmt.Sprintf("%s 2026%02d %s", table, 4+shard, server.Addr))
 		}

@@ -1,4 +1,4 @@
-package clickhouse
+package conn
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 
 func TestIsTooExpensive(t *testing.T) {
 	server := enginetest.Server(t)
-	store, err := New(Config{Addr: server.Addr, User: server.User, Password: server.Password}, slog.New(slog.DiscardHandler), nil)
+	store, err := Open(Config{Addr: server.Addr, User: server.User, Password: server.Password}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,26 +27,26 @@ func TestIsTooExpensive(t *testing.T) {
 		setting    ch.Setting
 		want       bool
 	}{
-		{"memory", "SELECT groupArray(number) AS n FROM numbers(10000000)", setting("max_memory_usage", "1000000"), true},
-		{"rows", "SELECT [number] AS n FROM numbers(10000000)", setting("max_rows_to_read", "1"), true},
-		{"bytes", "SELECT [number] AS n FROM numbers(10000000)", setting("max_bytes_to_read", "1"), true},
-		{"time", "SELECT [sleepEachRow(1) + number] AS n FROM numbers(3)", setting("max_execution_time", "0.01"), true},
-		{"no table", "SELECT n FROM system.nothing", setting("max_threads", "1"), false},
+		{"memory", "SELECT groupArray(number) AS n FROM numbers(10000000)", Setting("max_memory_usage", "1000000"), true},
+		{"rows", "SELECT [number] AS n FROM numbers(10000000)", Setting("max_rows_to_read", "1"), true},
+		{"bytes", "SELECT [number] AS n FROM numbers(10000000)", Setting("max_bytes_to_read", "1"), true},
+		{"time", "SELECT [sleepEachRow(1) + number] AS n FROM numbers(3)", Setting("max_execution_time", "0.01"), true},
+		{"no table", "SELECT n FROM system.nothing", Setting("max_threads", "1"), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var n proto.ColStr
-			err := store.admin.do(t.Context(), DefaultQueryTimeout, ch.Query{
+			err := store.DoServer(t.Context(), DefaultQueryTimeout, ch.Query{
 				Body: "SELECT toString(n) AS n FROM (" + tt.body + ")", Settings: []ch.Setting{tt.setting},
 				Result: proto.Results{{Name: "n", Data: &n}},
 			})
 			if err == nil {
 				t.Fatal("the query succeeds")
 			}
-			if got := isTooExpensive(err); got != tt.want {
+			if got := IsTooExpensive(err); got != tt.want {
 				t.Errorf("of %v: %t, want %t", err, got, tt.want)
 			}
-			if got := isTooExpensive(withoutValues(err)); got != tt.want {
-				t.Errorf("of %v: %t, want %t", withoutValues(err), got, tt.want)
+			if got := IsTooExpensive(WithoutValues(err)); got != tt.want {
+				t.Errorf("of %v: %t, want %t", WithoutValues(err), got, tt.want)
 			}
 		})
 	}
@@ -72,7 +72,7 @@ func TestMemoryOfTheServer(t *testing.T) {
 	if err := e.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
-	store, err := New(Config{Addr: e.Addr(), User: engine.User, Password: e.Password()}, log, nil)
+	store, err := Open(Config{Addr: e.Addr(), User: engine.User, Password: e.Password()}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,9 +87,9 @@ func TestMemoryOfTheServer(t *testing.T) {
 		tooLarge bool
 	}{{"4294967296", false}, {"67108864", true}} {
 		var n proto.ColUInt64
-		err := store.admin.do(ctx, DefaultQueryTimeout, ch.Query{
+		err := store.DoServer(ctx, DefaultQueryTimeout, ch.Query{
 			Body:     "SELECT length(groupArray(number)) AS n FROM numbers(1000000000)",
-			Settings: []ch.Setting{setting("max_memory_usage", own.bytes)},
+			Settings: []ch.Setting{Setting("max_memory_usage", own.bytes)},
 			Result:   proto.Results{{Name: "n", Data: &n}},
 		})
 		if !ch.IsErr(err, 241) {

@@ -1,4 +1,4 @@
-package clickhouse_test
+package conn_test
 
 import (
 	"strings"
@@ -7,25 +7,25 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
 func TestParseURL(t *testing.T) {
 	tests := []struct {
 		name, url string
-		want      clickhouse.Config
+		want      conn.Config
 	}{
-		{"all", "clickhouse://user:p%40ss@host:9001/db?secure=true&ca_file=/ca.pem&server_name=ch&compression=lz4&dial_timeout=2s&pool_size=3", clickhouse.Config{
-			Addr: "host:9001", User: "user", Password: "p@ss", Database: "db", TLS: clickhouse.TLS{Enabled: true, CAFile: "/ca.pem", ServerName: "ch"},
-			Compression: clickhouse.CompressionLZ4, DialTimeout: 2 * time.Second, WriteConnectionsMax: 3, ReadConnectionsMax: 3,
+		{"all", "clickhouse://user:p%40ss@host:9001/db?secure=true&ca_file=/ca.pem&server_name=ch&compression=lz4&dial_timeout=2s&pool_size=3", conn.Config{
+			Addr: "host:9001", User: "user", Password: "p@ss", Database: "db", TLS: conn.TLS{Enabled: true, CAFile: "/ca.pem", ServerName: "ch"},
+			Compression: conn.CompressionLZ4, DialTimeout: 2 * time.Second, WriteConnectionsMax: 3, ReadConnectionsMax: 3,
 		}},
-		{"host only", "clickhouse://host", clickhouse.Config{Addr: "host:9000"}},
-		{"the port of TLS", "clickhouse://host?secure=1", clickhouse.Config{Addr: "host:9440", TLS: clickhouse.TLS{Enabled: true}}},
-		{"IPv6", "clickhouse://[::1]:9000/db", clickhouse.Config{Addr: "[::1]:9000", Database: "db"}},
+		{"host only", "clickhouse://host", conn.Config{Addr: "host:9000"}},
+		{"the port of TLS", "clickhouse://host?secure=1", conn.Config{Addr: "host:9440", TLS: conn.TLS{Enabled: true}}},
+		{"IPv6", "clickhouse://[::1]:9000/db", conn.Config{Addr: "[::1]:9000", Database: "db"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := clickhouse.ParseURL(test.url)
+			got, err := conn.ParseURL(test.url)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -53,7 +53,7 @@ func TestParseURLRefuses(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := clickhouse.ParseURL(test.url)
+			_, err := conn.ParseURL(test.url)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("got %v, want an error with %q", err, test.want)
 			}
@@ -65,10 +65,10 @@ func TestParseURLRefuses(t *testing.T) {
 }
 
 func TestValidateNamesEveryField(t *testing.T) {
-	err := clickhouse.Config{
+	err := conn.Config{
 		Addr: "nonsense", Database: "a;b", Cluster: "a'b", DialTimeout: -1, WriteConnectionsMax: -1, ReadConnectionsMax: -1, AnalyticsConnectionsMax: -1, Compression: "gzip", InsertTimeout: -1, LookupTimeout: -1,
 		QueryTimeout: -1, QueryMemoryBytesMax: -1, InsertConcurrency: -1, BlockRowsMax: -1, BlockBytesMax: -1, LookupKeysMax: -1, PageBytesMax: -1,
-		TLS: clickhouse.TLS{CAFile: "x"},
+		TLS: conn.TLS{CAFile: "x"},
 	}.Validate()
 	if err == nil {
 		t.Fatal("no error")
@@ -81,7 +81,7 @@ func TestValidateNamesEveryField(t *testing.T) {
 			t.Errorf("%s is not named in %v", field, err)
 		}
 	}
-	if err := (clickhouse.Config{Addr: "host:9000"}).Validate(); err != nil {
+	if err := (conn.Config{Addr: "host:9000"}).Validate(); err != nil {
 		t.Error(err)
 	}
 }

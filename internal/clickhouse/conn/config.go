@@ -1,19 +1,15 @@
-// Package clickhouse stores events in ClickHouse and reads them back: the
-// schema and its migrations, the encoding of rows as blocks of the native
-// protocol, batched lookups, and the queries of the API.
-package clickhouse
+package conn
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"os"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -50,9 +46,6 @@ const (
 	DefaultLookupKeysMax        = 64 << 10
 	DefaultLookupBytesMax       = 16 << 20
 	DefaultPageBytesMax         = 64 << 20
-
-	// TimeSeriesRowsMax is the most buckets that one time series can span.
-	TimeSeriesRowsMax = 10_000
 )
 
 // TLS says how to speak TLS. The zero value does not.
@@ -73,7 +66,7 @@ type Config struct {
 	// Database holds all tables. Default: [DefaultDatabase].
 	Database string
 	// Cluster is the name, in the servers' remote_servers, of the cluster that the
-	// tables are spread over. With it, [Store.Migrate] makes no tables of a single
+	// tables are spread over. With it, [schema.Schema.Migrate] makes no tables of a single
 	// machine. Default: what the tables that are there say.
 	Cluster string
 	// User defaults to [DefaultUser].
@@ -86,8 +79,8 @@ type Config struct {
 
 	// Each kind of work has a pool of its own, so that none waits for another. The
 	// next three settings bound the connections of a pool; operations beyond it
-	// wait. Beside them a [Store] has at most five connections: one for
-	// [Store.Ready], four for its schema and for maintenance.
+	// wait. Beside them a [DB] has at most five connections: one for
+	// readiness, four for its schema and for maintenance.
 
 	// WriteConnectionsMax is for the inserts and look-ups of the consumer. Default:
 	// [DefaultWriteConnections].
@@ -106,7 +99,7 @@ type Config struct {
 	InsertTimeout time.Duration
 	// LookupTimeout bounds one query of a batched lookup. Default: [DefaultLookupTimeout].
 	LookupTimeout time.Duration
-	// OccupancyTimeout bounds [Store.Occupancy], which saves lookups and is not
+	// OccupancyTimeout bounds the query of [clickhouse.Store.Occupancy], which saves lookups and is not
 	// worth more than some of them take. Default: [DefaultOccupancyTimeout].
 	OccupancyTimeout time.Duration
 	// QueryTimeout is how long the server may work on one query of a reader. One
@@ -128,7 +121,7 @@ type Config struct {
 	// LookupKeysMax is the most keys of one query of a lookup. Default:
 	// [DefaultLookupKeysMax].
 	LookupKeysMax int
-	// LookupBytesMax bounds the memory of the rows that one [Store.Cores] returns.
+	// LookupBytesMax bounds the memory of the rows that one [clickhouse.Store.Cores] returns.
 	// It must be more than one row. Default: [DefaultLookupBytesMax].
 	LookupBytesMax int
 	// PageBytesMax bounds the memory of one event, or of one page of a
@@ -137,8 +130,11 @@ type Config struct {
 	PageBytesMax int
 }
 
-// databaseName is what may stand in DDL, where parameters cannot.
-var databaseName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
+// The names that may stand in DDL, which takes no parameters.
+var (
+	databaseName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
+	clusterName  = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+)
 
 // Validate reports everything that is wrong, one error per field, joined.
 func (c Config) Validate() error {
@@ -203,102 +199,27 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-func orDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
-}
-
-func (c Config) withDefaults() Config {
-	orDefault(&c.Database, DefaultDatabase)
-	orDefault(&c.User, DefaultUser)
-	orDefault(&c.DialTimeout, DefaultDialTimeout)
-	orDefault(&c.WriteConnectionsMax, DefaultWriteConnections)
-	orDefault(&c.ReadConnectionsMax, DefaultReadConnections)
-	orDefault(&c.AnalyticsConnectionsMax, DefaultAnalyticsConnections)
-	orDefault(&c.Compression, DefaultCompression)
-	orDefault(&c.InsertTimeout, DefaultInsertTimeout)
-	orDefault(&c.LookupTimeout, DefaultLookupTimeout)
-	orDefault(&c.OccupancyTimeout, DefaultOccupancyTimeout)
-	orDefault(&c.QueryTimeout, DefaultQueryTimeout)
-	orDefault(&c.QueryMemoryBytesMax, DefaultQueryMemoryBytesMax)
-	orDefault(&c.InsertConcurrency, DefaultInsertConcurrency)
-	orDefault(&c.BlockRowsMax, DefaultBlockRowsMax)
-	orDefault(&c.BlockBytesMax, DefaultBlockBytesMax)
-	orDefault(&c.LookupKeysMax, DefaultLookupKeysMax)
-	orDefault(&c.LookupBytesMax, DefaultLookupBytesMax)
-	orDefault(&c.PageBytesMax, DefaultPageBytesMax)
+// WithDefaults returns c with the default in each field that has its zero value.
+func (c Config) WithDefaults() Config {
+	c.Database = cmp.Or(c.Database, DefaultDatabase)
+	c.User = cmp.Or(c.User, DefaultUser)
+	c.DialTimeout = cmp.Or(c.DialTimeout, DefaultDialTimeout)
+	c.WriteConnectionsMax = cmp.Or(c.WriteConnectionsMax, DefaultWriteConnections)
+	c.ReadConnectionsMax = cmp.Or(c.ReadConnectionsMax, DefaultReadConnections)
+	c.AnalyticsConnectionsMax = cmp.Or(c.AnalyticsConnectionsMax, DefaultAnalyticsConnections)
+	c.Compression = cmp.Or(c.Compression, DefaultCompression)
+	c.InsertTimeout = cmp.Or(c.InsertTimeout, DefaultInsertTimeout)
+	c.LookupTimeout = cmp.Or(c.LookupTimeout, DefaultLookupTimeout)
+	c.OccupancyTimeout = cmp.Or(c.OccupancyTimeout, DefaultOccupancyTimeout)
+	c.QueryTimeout = cmp.Or(c.QueryTimeout, DefaultQueryTimeout)
+	c.QueryMemoryBytesMax = cmp.Or(c.QueryMemoryBytesMax, DefaultQueryMemoryBytesMax)
+	c.InsertConcurrency = cmp.Or(c.InsertConcurrency, DefaultInsertConcurrency)
+	c.BlockRowsMax = cmp.Or(c.BlockRowsMax, DefaultBlockRowsMax)
+	c.BlockBytesMax = cmp.Or(c.BlockBytesMax, DefaultBlockBytesMax)
+	c.LookupKeysMax = cmp.Or(c.LookupKeysMax, DefaultLookupKeysMax)
+	c.LookupBytesMax = cmp.Or(c.LookupBytesMax, DefaultLookupBytesMax)
+	c.PageBytesMax = cmp.Or(c.PageBytesMax, DefaultPageBytesMax)
 	return c
-}
-
-// ParseURL reads clickhouse://user:password@host:port/database. The port
-// defaults to 9000, or to 9440 with TLS. The query may have secure=true, and
-// with it ca_file and server_name; compression=none or lz4;
-// dial_timeout, such as 5s; and pool_size, which sets WriteConnectionsMax and
-// ReadConnectionsMax. Errors carry nothing of the URL that could be secret.
-func ParseURL(text string) (Config, error) {
-	const form = "clickhouse://user:password@host:port/database"
-	u, err := url.Parse(text)
-	if err != nil || u.Host == "" || u.Opaque != "" || u.Fragment != "" {
-		// The error of url.Parse quotes the text, password and all.
-		return Config{}, errors.New("clickhouse url: is not of the form " + form)
-	}
-	if u.Scheme != "clickhouse" {
-		return Config{}, fmt.Errorf("clickhouse url: the scheme is %q, not clickhouse", u.Scheme)
-	}
-	if strings.Contains(u.Path+u.RawQuery, "@") {
-		// Later errors would quote what comes after it of the password.
-		return Config{}, errors.New("clickhouse url: / and ? in the password must be percent-encoded")
-	}
-	var c Config
-	c.User = u.User.Username()
-	c.Password, _ = u.User.Password()
-	if len(u.Path) > 1 {
-		c.Database = u.Path[1:]
-	}
-	query, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
-		return Config{}, errors.New("clickhouse url: its query is malformed")
-	}
-	var errs []error
-	for name, values := range query {
-		value := values[len(values)-1]
-		var err error
-		switch name {
-		case "secure":
-			c.TLS.Enabled, err = strconv.ParseBool(value)
-		case "ca_file":
-			c.TLS.CAFile = value
-		case "server_name":
-			c.TLS.ServerName = value
-		case "compression":
-			c.Compression = Compression(value)
-		case "dial_timeout":
-			c.DialTimeout, err = time.ParseDuration(value)
-		case "pool_size":
-			c.WriteConnectionsMax, err = strconv.Atoi(value)
-			c.ReadConnectionsMax = c.WriteConnectionsMax
-		default:
-			err = errors.New("is not known")
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("clickhouse url: %s: %w", name, err))
-		}
-	}
-	port := u.Port()
-	if port == "" {
-		port = "9000"
-		if c.TLS.Enabled {
-			port = "9440"
-		}
-	}
-	c.Addr = net.JoinHostPort(u.Hostname(), port)
-	errs = append(errs, c.Validate())
-	if err := errors.Join(errs...); err != nil {
-		return Config{}, err
-	}
-	return c, nil
 }
 
 // tlsConfig is nil where TLS is off.

@@ -1,4 +1,4 @@
-package clickhouse
+package schema
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
 // Forever is the retention of a store that keeps all events.
@@ -113,10 +115,10 @@ var (
 	// Those of aliases are their events', which the id tells; the tombstone of
 	// an alias that never was has no event, and stays.
 	months = map[string]string{
-		tableEvents:     "toStartOfMonth(timestamp)",
-		tableContents:   "toStartOfMonth(timestamp)",
-		tableEmbeddings: "toStartOfMonth(timestamp)",
-		tableAliases:    "if(toUInt128(id) = 0, toDate('2149-01-01'), toStartOfMonth(toDate(intDiv(toUInt64(bitShiftRight(toUInt128(id), 80)), 86400000))))",
+		TableEvents:     "toStartOfMonth(timestamp)",
+		TableContents:   "toStartOfMonth(timestamp)",
+		TableEmbeddings: "toStartOfMonth(timestamp)",
+		TableAliases:    "if(toUInt128(id) = 0, toDate('2149-01-01'), toStartOfMonth(toDate(intDiv(toUInt64(bitShiftRight(toUInt128(id), 80)), 86400000))))",
 	}
 )
 
@@ -133,7 +135,7 @@ var (
 //
 // It is for the tables of one database on one host, and may be called again
 // after any error.
-func (s *Store) SetRetention(ctx context.Context, keep time.Duration) (changed bool, err error) {
+func (s *Schema) SetRetention(ctx context.Context, keep time.Duration) (changed bool, err error) {
 	if err := checkRetention(keep); err != nil {
 		return false, err
 	}
@@ -141,9 +143,9 @@ func (s *Store) SetRetention(ctx context.Context, keep time.Duration) (changed b
 	if err != nil {
 		return false, err
 	}
-	events, ok := tables[tableEvents]
+	events, ok := tables[TableEvents]
 	if !ok {
-		return false, fmt.Errorf("set retention: %s has no table %s; migrate it first", s.cfg.Database, tableEvents)
+		return false, fmt.Errorf("set retention: %s has no table %s; migrate it first", s.cfg.Database, TableEvents)
 	}
 	want := retention{keep: keep, floor: events.floor}
 	grows := events.keep != Forever && (keep == Forever || keep > events.keep)
@@ -158,14 +160,14 @@ func (s *Store) SetRetention(ctx context.Context, keep time.Duration) (changed b
 			return nil
 		}
 		changed = true
-		return s.alter(ctx, tableEvents, "MODIFY COLUMN visible UInt8 ALIAS "+want.visible(), "2")
+		return s.alter(ctx, TableEvents, "MODIFY COLUMN visible UInt8 ALIAS "+want.visible(), "2")
 	}
 	if !grows {
 		if err := hide(); err != nil {
 			return changed, err
 		}
 	}
-	for _, name := range []string{tableEvents, tableContents, tableEmbeddings, tableAliases} {
+	for _, name := range []string{TableEvents, TableContents, TableEmbeddings, TableAliases} {
 		table := tables[name]
 		if !table.stores || table.dropDays == want.dropDays {
 			continue
@@ -187,7 +189,7 @@ func (s *Store) SetRetention(ctx context.Context, keep time.Duration) (changed b
 }
 
 // alter changes a table; sync is 2 to wait for all of its replicas, 0 for none.
-func (s *Store) alter(ctx context.Context, table, action, sync string) error {
+func (s *Schema) alter(ctx context.Context, table, action, sync string) error {
 	if err := s.define(ctx, "ALTER TABLE "+table+" "+action+" SETTINGS alter_sync = "+sync); err != nil {
 		return fmt.Errorf("set the retention of %s: %w", table, err)
 	}
@@ -195,14 +197,14 @@ func (s *Store) alter(ctx context.Context, table, action, sync string) error {
 }
 
 // retentions are those of the tables that there are, and the server's time.
-func (s *Store) retentions(ctx context.Context) (tables map[string]retention, now int64, err error) {
+func (s *Schema) retentions(ctx context.Context) (tables map[string]retention, now int64, err error) {
 	var (
 		name, engine, visible proto.ColStr
 		stores                proto.ColUInt8
 		clock                 proto.ColUInt32
 	)
 	tables = make(map[string]retention)
-	err = s.query(ctx, roleAdmin, "retention", s.cfg.QueryTimeout, ch.Query{
+	err = s.db.Query(ctx, conn.RoleAdmin, "retention", s.cfg.QueryTimeout, ch.Query{
 		Body: `SELECT t.name AS name, t.engine_full AS engine, endsWith(t.engine, 'MergeTree') AS stores, c.default_expression AS visible, toUInt32(now()) AS clock
 			FROM system.tables AS t
 			LEFT JOIN (
@@ -210,7 +212,7 @@ func (s *Store) retentions(ctx context.Context) (tables map[string]retention, no
 				WHERE database = {database:String} AND name = 'visible'
 			) AS c ON c.table = t.name
 			WHERE t.database = {database:String} AND t.name IN ('events', 'event_contents', 'event_embeddings', 'event_aliases')`,
-		Parameters: parameters{}.text("database", s.cfg.Database),
+		Parameters: conn.Parameters{}.Text("database", s.cfg.Database),
 		Result: proto.Results{
 			{Name: "name", Data: &name},
 			{Name: "engine", Data: &engine},

@@ -1,4 +1,4 @@
-package clickhouse
+package schema
 
 import (
 	"context"
@@ -11,9 +11,11 @@ import (
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// Errors of [Store.RecordTopic] and [Store.CheckTopic]. Versions of rows are generation and offset,
+// Errors of [Schema.RecordTopic] and [Schema.CheckTopic]. Versions of rows are generation and offset,
 // so that each of these would let new writes lose against old rows.
 var (
 	// ErrPartitionsChanged: the topic has another number of partitions than when
@@ -31,9 +33,9 @@ type recordedTopic struct {
 
 // RecordTopic records which topic the offsets of a generation belong to, when
 // the generation is used for the first time. Later it compares, as
-// [Store.CheckTopic] does. Of several processes that record different topics at
+// [Schema.CheckTopic] does. Of several processes that record different topics at
 // once, one wins, and the others get the error.
-func (s *Store) RecordTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
+func (s *Schema) RecordTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
 	recorded, ok, err := s.recordedTopic(ctx, generation)
 	if err != nil {
 		return err
@@ -57,7 +59,7 @@ func (s *Store) RecordTopic(ctx context.Context, generation int, topic, topicID 
 // generation, and reads only. The error wraps [ErrTopicRecreated] or
 // [ErrPartitionsChanged] where the topic is another. It is nil where none is
 // recorded yet.
-func (s *Store) CheckTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
+func (s *Schema) CheckTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
 	recorded, ok, err := s.recordedTopic(ctx, generation)
 	if err != nil || !ok {
 		return err
@@ -80,7 +82,7 @@ func (r recordedTopic) compare(generation int, topic, topicID string, partitions
 // insertTopic inserts the record of a generation, unless there is one: all
 // inserts for a generation have one deduplication token, of which ClickHouse
 // keeps the first row.
-func (s *Store) insertTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
+func (s *Schema) insertTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
 	var (
 		number      = proto.ColUInt16{uint16(generation)}
 		name, id    proto.ColStr
@@ -95,13 +97,13 @@ func (s *Store) insertTopic(ctx context.Context, generation int, topic, topicID 
 	name.Append(topic)
 	id.Append(topicID)
 	at.Append(time.Now())
-	for _, other := range s.insertSettings() {
+	for _, other := range s.InsertSettings() {
 		if _, ok := deduplicate[other.Key]; !ok {
 			settings = append(settings, other)
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(deduplicate)) {
-		settings = append(settings, setting(key, deduplicate[key]))
+		settings = append(settings, conn.Setting(key, deduplicate[key]))
 	}
 	input := proto.Input{
 		{Name: "generation", Data: &number},
@@ -110,18 +112,18 @@ func (s *Store) insertTopic(ctx context.Context, generation int, topic, topicID 
 		{Name: "partitions", Data: &count},
 		{Name: "recorded_at", Data: at},
 	}
-	return s.pools[roleAdmin].do(ctx, s.cfg.InsertTimeout, ch.Query{
+	return s.db.Do(ctx, conn.RoleAdmin, s.cfg.InsertTimeout, ch.Query{
 		Body: "INSERT INTO " + tableGenerations + " " + input.Columns() + " VALUES", Input: input, Settings: settings,
 	})
 }
 
 // Generations are those that were recorded, in order.
-func (s *Store) Generations(ctx context.Context) ([]int, error) {
+func (s *Schema) Generations(ctx context.Context) ([]int, error) {
 	var (
 		generation  proto.ColUInt16
 		generations []int
 	)
-	err := s.query(ctx, roleAdmin, "generations", s.cfg.QueryTimeout, ch.Query{
+	err := s.db.Query(ctx, conn.RoleAdmin, "generations", s.cfg.QueryTimeout, ch.Query{
 		Body:   "SELECT DISTINCT generation FROM topic_generations ORDER BY generation",
 		Result: proto.Results{{Name: "generation", Data: &generation}},
 		OnResult: func(context.Context, proto.Block) error {
@@ -138,15 +140,15 @@ func (s *Store) Generations(ctx context.Context) ([]int, error) {
 // recorded. Builds before migration 0008 could record several topics of one
 // generation at once: the earliest record counts, and of those of one time the
 // one that is first by its values.
-func (s *Store) recordedTopic(ctx context.Context, generation int) (recorded recordedTopic, ok bool, err error) {
+func (s *Schema) recordedTopic(ctx context.Context, generation int) (recorded recordedTopic, ok bool, err error) {
 	var (
 		topic, topicID proto.ColStr
 		partitions     proto.ColUInt32
 	)
-	err = s.query(ctx, roleAdmin, "topics", s.cfg.QueryTimeout, ch.Query{
+	err = s.db.Query(ctx, conn.RoleAdmin, "topics", s.cfg.QueryTimeout, ch.Query{
 		Body: `SELECT topic, topic_id, partitions FROM topic_generations WHERE generation = {generation:UInt16}
 			ORDER BY recorded_at, topic, topic_id, partitions LIMIT 1`,
-		Parameters: parameters{}.int("generation", int64(generation)),
+		Parameters: conn.Parameters{}.Int("generation", int64(generation)),
 		Result:     proto.Results{{Name: "topic", Data: &topic}, {Name: "topic_id", Data: &topicID}, {Name: "partitions", Data: &partitions}},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range partitions {

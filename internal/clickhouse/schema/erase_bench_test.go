@@ -1,11 +1,12 @@
-package clickhouse_test
+package schema_test
 
 import (
 	"fmt"
 	"testing"
 	"time"
 
-	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 )
 
 // eraseRows fills a part of event_contents with rows of one month, each of an
@@ -26,7 +27,7 @@ FROM numbers(%d, %d)`
 func BenchmarkErase(b *testing.B) {
 	for _, rows := range []int{200_000, 2_000_000} {
 		b.Run(fmt.Sprint(rows), func(b *testing.B) {
-			store, server, database := migrated(b)
+			store, server, database := clickhousetest.Migrated(b)
 			for from := 0; from < rows; from += 1_000_000 {
 				server.Query(b, fmt.Sprintf(eraseRows, database, from, min(1_000_000, rows-from)))
 			}
@@ -34,7 +35,7 @@ func BenchmarkErase(b *testing.B) {
 			server.Query(b, "SYSTEM STOP MERGES "+database+".event_contents")
 			// A part beside the large one, so that there is something to search for.
 			server.Query(b, fmt.Sprintf(eraseRows, database, rows, 1000))
-			unerased := func(b *testing.B, e *clickhouse.Erasures) {
+			unerased := func(b *testing.B, e *schema.Erasures) {
 				found, err := e.Unerased(b.Context())
 				if err != nil || len(found) != 0 {
 					b.Fatalf("got %+v, %v", found, err)
@@ -64,7 +65,7 @@ func BenchmarkErase(b *testing.B) {
 			server.Query(b, "SYSTEM START MERGES "+database+".event_contents")
 			b.Run("merge", func(b *testing.B) {
 				for b.Loop() {
-					if err := goesOn.Erase(b.Context(), clickhouse.Unerased{Table: "event_contents", Partition: "202603"}); err != nil {
+					if err := goesOn.Erase(b.Context(), schema.Unerased{Table: "event_contents", Partition: "202603"}); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -1,4 +1,4 @@
-package clickhouse
+package schema
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
 
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -66,7 +67,7 @@ type search struct {
 
 // searchTable searches months of one table. Those that it could not search have
 // not ended when it returns an error.
-func (s *Store) searchTable(ctx context.Context, months []*search, now int64, after time.Duration) error {
+func (s *Schema) searchTable(ctx context.Context, months []*search, now int64, after time.Duration) error {
 	if err := s.lookAgain(ctx, months); err != nil {
 		return err
 	}
@@ -130,7 +131,7 @@ func (m *search) end(now int64) {
 // lookAgain ends the search of the months that still have the row that was found
 // under a tombstone before. Where ClickHouse's own merges came first, it is
 // forgotten.
-func (s *Store) lookAgain(ctx context.Context, months []*search) error {
+func (s *Schema) lookAgain(ctx context.Context, months []*search) error {
 	var waiting []*search
 	for _, m := range months {
 		if m.state.covered != nil {
@@ -162,7 +163,7 @@ const aloneFrom = 1000
 
 // searchMonths searches months of one table, until it has found a row under a
 // tombstone of each, or there is none.
-func (s *Store) searchMonths(ctx context.Context, months []*search) error {
+func (s *Schema) searchMonths(ctx context.Context, months []*search) error {
 	counts, err := s.countTombstones(ctx, months)
 	if err != nil {
 		return err
@@ -215,7 +216,7 @@ const inParts = "_part IN (SELECT arrayJoin(splitByChar(',', {parts:String})))"
 
 // countTombstones counts the tombstones of each part that has any. It reads one
 // column of a byte.
-func (s *Store) countTombstones(ctx context.Context, months []*search) (map[string]uint64, error) {
+func (s *Schema) countTombstones(ctx context.Context, months []*search) (map[string]uint64, error) {
 	var (
 		parts  []string
 		name   proto.ColStr
@@ -227,10 +228,10 @@ func (s *Store) countTombstones(ctx context.Context, months []*search) (map[stri
 			parts = append(parts, p.name)
 		}
 	}
-	err := s.query(ctx, roleAdmin, "tombstones", searchTimeout, ch.Query{
+	err := s.db.Query(ctx, conn.RoleAdmin, "tombstones", searchTimeout, ch.Query{
 		Body: "SELECT CAST(_part AS String) AS part, count() AS n FROM " + months[0].table + `
 			PREWHERE deleted = 1 WHERE ` + inParts + ` GROUP BY part`,
-		Parameters: parameters{}.text("parts", strings.Join(parts, ",")),
+		Parameters: conn.Parameters{}.Text("parts", strings.Join(parts, ",")),
 		Settings:   searchSettings(),
 		Result:     proto.Results{{Name: "part", Data: &name}, {Name: "n", Data: &n}},
 		OnResult: func(context.Context, proto.Block) error {
@@ -245,7 +246,7 @@ func (s *Store) countTombstones(ctx context.Context, months []*search) (map[stri
 
 // searchParts is searchMonths for some parts, batch by batch. Rows of the part
 // but are known not to be under any of these tombstones; empty for no such part.
-func (s *Store) searchParts(ctx context.Context, months []*search, parts []string, but string) error {
+func (s *Schema) searchParts(ctx context.Context, months []*search, parts []string, but string) error {
 	open := func(m *search) bool { return m.state.covered == nil }
 	for last := (*tombstoneKey)(nil); slices.ContainsFunc(months, open); {
 		keys, err := s.tombstones(ctx, months[0].tableMonth, parts, last)
@@ -271,28 +272,28 @@ func (s *Store) searchParts(ctx context.Context, months []*search, parts []strin
 
 // tombstones returns the keys of the next batch of the parts' tombstones, in the
 // order of the table. A part that is not there any more has none.
-func (s *Store) tombstones(ctx context.Context, m tableMonth, parts []string, last *tombstoneKey) ([]tombstoneKey, error) {
+func (s *Schema) tombstones(ctx context.Context, m tableMonth, parts []string, last *tombstoneKey) ([]tombstoneKey, error) {
 	after := ""
-	params := parameters{}.text("parts", strings.Join(parts, ",")).int("limit", int64(s.cfg.LookupKeysMax))
+	params := conn.Parameters{}.Text("parts", strings.Join(parts, ",")).Int("limit", int64(s.cfg.LookupKeysMax))
 	if last != nil {
 		// The second line is for the primary index, which makes nothing of the first.
 		after = ` AND (toDate(timestamp), conversation_hash, timestamp, id, f) > (toDate({at:DateTime64(6, 'UTC')}), {hash:UInt32}, {at:DateTime64(6, 'UTC')}, {id:UUID}, {field:Int8})
 			AND (toDate(timestamp) > toDate({at:DateTime64(6, 'UTC')}) OR toDate(timestamp) = toDate({at:DateTime64(6, 'UTC')}) AND conversation_hash >= {hash:UInt32})`
-		params = params.text("at", time.UnixMicro(last.id.Micros()).UTC().Format("2006-01-02 15:04:05.000000")).
-			uint("hash", uint64(last.id.ConversationHash())).text("id", last.id.String()).int("field", int64(last.field))
+		params = params.Text("at", time.UnixMicro(last.id.Micros()).UTC().Format("2006-01-02 15:04:05.000000")).
+			Uint("hash", uint64(last.id.ConversationHash())).Text("id", last.id.String()).Int("field", int64(last.field))
 	}
 	settings := searchSettings()
 	if len(parts) > 1 {
 		// Reading many parts in order takes buffers for each at the same time, and
 		// sorting one batch is nothing.
-		settings = append(settings, setting("optimize_read_in_order", "0"))
+		settings = append(settings, conn.Setting("optimize_read_in_order", "0"))
 	}
 	var (
 		id   proto.ColUUID
 		f    proto.ColInt8
 		keys []tombstoneKey
 	)
-	err := s.query(ctx, roleAdmin, "tombstones", searchTimeout, ch.Query{
+	err := s.db.Query(ctx, conn.RoleAdmin, "tombstones", searchTimeout, ch.Query{
 		Body: "SELECT id, " + m.field() + " AS f FROM " + m.table + " PREWHERE deleted = 1 WHERE " + inParts + after + `
 			ORDER BY toDate(timestamp), conversation_hash, timestamp, id` + m.orderByField() + ` LIMIT {limit:UInt64}`,
 		Parameters: params,
@@ -310,7 +311,7 @@ func (s *Store) tombstones(ctx context.Context, m tableMonth, parts []string, la
 
 // field is the expression of a row's field, as a number.
 func (m *tableMonth) field() string {
-	if m.table == tableEvents {
+	if m.table == TableEvents {
 		return "toInt8(0)"
 	}
 	return "toInt8(field)"
@@ -318,7 +319,7 @@ func (m *tableMonth) field() string {
 
 // orderByField is the end of the sort key.
 func (m *tableMonth) orderByField() string {
-	if m.table == tableEvents {
+	if m.table == TableEvents {
 		return ""
 	}
 	return ", field"
@@ -327,18 +328,16 @@ func (m *tableMonth) orderByField() string {
 // lookUnder returns, by partition, one of the keys that each of the months has a
 // row of which is no tombstone, outside of the part but. The months are of one
 // table, and there are LookupKeysMax keys at most.
-func (s *Store) lookUnder(ctx context.Context, months []*search, keys []tombstoneKey, but string) (map[string]tombstoneKey, error) {
+func (s *Schema) lookUnder(ctx context.Context, months []*search, keys []tombstoneKey, but string) (map[string]tombstoneKey, error) {
 	var (
-		ids       = make([]event.ID, len(keys))
 		hash      = make(proto.ColUInt32, len(keys))
-		timestamp = column[event.ID]{typ: typeTimestamp, rows: ids, order: make([]uint64, len(keys)), passes: []put[event.ID]{
-			func(b *proto.Buffer, id *event.ID, _ *uint64) { b.PutInt64(id.Micros()) },
-		}}
-		uuid  = make(proto.ColUUID, len(keys))
-		field = make(proto.ColInt8, len(keys))
+		timestamp = new(proto.ColDateTime64).WithPrecision(proto.PrecisionMicro).WithLocation(time.UTC)
+		uuid      = make(proto.ColUUID, len(keys))
+		field     = make(proto.ColInt8, len(keys))
 	)
 	for i, k := range keys {
-		ids[i], hash[i], uuid[i], field[i], timestamp.order[i] = k.id, k.id.ConversationHash(), [16]byte(k.id), k.field, uint64(i)
+		hash[i], uuid[i], field[i] = k.id.ConversationHash(), [16]byte(k.id), k.field
+		timestamp.Data = append(timestamp.Data, proto.DateTime64(k.id.Micros()))
 	}
 	partitions := make([]string, len(months))
 	for i, m := range months {
@@ -350,21 +349,21 @@ func (s *Store) lookUnder(ctx context.Context, months []*search, keys []tombston
 		f         proto.ColInt8
 		found     = make(map[string]tombstoneKey)
 	)
-	err := s.query(ctx, roleAdmin, "under_tombstones", searchTimeout, ch.Query{
+	err := s.db.Query(ctx, conn.RoleAdmin, "under_tombstones", searchTimeout, ch.Query{
 		Body: "SELECT CAST(_partition_id AS String) AS p, id, " + months[0].field() + " AS f FROM " + months[0].table + `
 			PREWHERE deleted = 0 AND (id, f) IN (SELECT id, f FROM keys)
 			WHERE indexHint((toDate(timestamp), conversation_hash, timestamp, id) IN (SELECT toDate(timestamp), conversation_hash, timestamp, id FROM keys))
 			AND has(splitByChar(',', {partitions:String}), _partition_id) AND _part != {but:String}
 			LIMIT 1 BY p LIMIT {months:UInt64}`,
-		Parameters:    parameters{}.text("partitions", strings.Join(partitions, ",")).text("but", but).uint("months", uint64(len(months))),
+		Parameters:    conn.Parameters{}.Text("partitions", strings.Join(partitions, ",")).Text("but", but).Uint("months", uint64(len(months))),
 		ExternalTable: "keys",
 		ExternalData: proto.Input{
 			{Name: "conversation_hash", Data: hash},
-			{Name: "timestamp", Data: &timestamp},
+			{Name: "timestamp", Data: timestamp},
 			{Name: "id", Data: uuid},
 			{Name: "f", Data: field},
 		},
-		Settings: slices.Concat(lookupSettings, searchSettings()),
+		Settings: slices.Concat(conn.LookupSettings, searchSettings()),
 		Result:   proto.Results{{Name: "p", Data: &partition}, {Name: "id", Data: &id}, {Name: "f", Data: &f}},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range f {
@@ -377,5 +376,5 @@ func (s *Store) lookUnder(ctx context.Context, months []*search, keys []tombston
 }
 
 func searchSettings() []ch.Setting {
-	return []ch.Setting{setting("max_threads", "1"), setting("max_memory_usage", strconv.Itoa(searchBytesMax))}
+	return []ch.Setting{conn.Setting("max_threads", "1"), conn.Setting("max_memory_usage", strconv.Itoa(searchBytesMax))}
 }

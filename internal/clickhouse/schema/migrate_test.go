@@ -1,4 +1,4 @@
-package clickhouse_test
+package schema_test
 
 import (
 	"context"
@@ -16,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
+	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 )
 
@@ -23,11 +25,11 @@ func TestMigrateCreatesTheDatabaseAndIsRepeatable(t *testing.T) {
 	server := enginetest.Server(t)
 	database := server.Database(t) + "_new" // does not exist
 	t.Cleanup(func() { server.Query(t, "DROP DATABASE IF EXISTS "+database+" SYNC") })
-	store := open(t, config(server, database))
+	store := clickhousetest.Open(t, clickhousetest.Config(server, database))
 	if err := store.Ready(t.Context()); err == nil {
 		t.Fatal("a store without a database is ready")
 	}
-	all, err := clickhouse.Migrations()
+	all, err := schema.Migrations()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +58,7 @@ func TestMigrateAtOnce(t *testing.T) {
 	t.Cleanup(func() { server.Query(t, "DROP DATABASE IF EXISTS "+database+" SYNC") })
 	var wg sync.WaitGroup
 	for range 8 {
-		store := open(t, config(server, database))
+		store := clickhousetest.Open(t, clickhousetest.Config(server, database))
 		wg.Go(func() {
 			if _, err := store.Migrate(t.Context()); err != nil {
 				t.Error(err)
@@ -67,7 +69,7 @@ func TestMigrateAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	all, err := clickhouse.Migrations()
+	all, err := schema.Migrations()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +79,7 @@ func TestMigrateAtOnce(t *testing.T) {
 }
 
 func TestMigrateRefusesAChangedMigration(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	server.Query(t, "INSERT INTO "+database+".schema_migrations VALUES (1, '0001_events', 'other', now64(6))")
 	_, err := store.Migrate(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "0001_events") || !strings.Contains(err.Error(), "checksum") {
@@ -86,7 +88,7 @@ func TestMigrateRefusesAChangedMigration(t *testing.T) {
 }
 
 func TestMigrateReportsANewerSchema(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	server.Query(t, "INSERT INTO "+database+".schema_migrations VALUES (999, '0999_future', 'x', now64(6))")
 	done, err := store.Migrate(t.Context())
 	if err != nil {
@@ -108,7 +110,7 @@ func schemaOf(tb testing.TB, server *enginetest.Instance, database string) strin
 func migratedTo(tb testing.TB, server *enginetest.Instance, version int) (database string) {
 	tb.Helper()
 	database = server.Database(tb)
-	all, err := clickhouse.Migrations()
+	all, err := schema.Migrations()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -122,7 +124,7 @@ func migratedTo(tb testing.TB, server *enginetest.Instance, version int) (databa
 
 // applyLate runs the statements of a migration, as a process of an older build
 // does that comes late to it.
-func applyLate(tb testing.TB, server *enginetest.Instance, database string, m clickhouse.Migration) {
+func applyLate(tb testing.TB, server *enginetest.Instance, database string, m schema.Migration) {
 	tb.Helper()
 	for _, statement := range m.Statements() {
 		server.QueryIn(tb, database, statement)
@@ -132,9 +134,9 @@ func applyLate(tb testing.TB, server *enginetest.Instance, database string, m cl
 // TestMigrateRenewsViews has a process die after it has run an old migration
 // late: all is recorded as done, and the views are old ones.
 func TestMigrateRenewsViews(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	want := schemaOf(t, server, database)
-	all, err := clickhouse.Migrations()
+	all, err := schema.Migrations()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,15 +177,15 @@ func TestMigrateRenewsViews(t *testing.T) {
 
 // TestMigrateFromEachVersion updates what each build before this one has left.
 func TestMigrateFromEachVersion(t *testing.T) {
-	_, server, single := migrated(t)
+	_, server, single := clickhousetest.Migrated(t)
 	want := schemaOf(t, server, single)
-	all, err := clickhouse.Migrations()
+	all, err := schema.Migrations()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for version := range len(all) + 1 {
 		database := migratedTo(t, server, version)
-		done, err := open(t, config(server, database)).Migrate(t.Context())
+		done, err := clickhousetest.Open(t, clickhousetest.Config(server, database)).Migrate(t.Context())
 		if err != nil {
 			t.Fatalf("from version %d: %v", version, err)
 		}
@@ -199,9 +201,9 @@ func TestMigrateFromEachVersion(t *testing.T) {
 // TestMigrateAtOnceEndsAsOne has many processes migrate at once, of which most
 // die before they are done, from nothing and from the version before.
 func TestMigrateAtOnceEndsAsOne(t *testing.T) {
-	_, server, single := migrated(t)
+	_, server, single := clickhousetest.Migrated(t)
 	want := schemaOf(t, server, single)
-	all, err := clickhouse.Migrations()
+	all, err := schema.Migrations()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +213,7 @@ func TestMigrateAtOnceEndsAsOne(t *testing.T) {
 		begin := time.Now()
 		var wg sync.WaitGroup
 		for i := range 12 {
-			store := open(t, config(server, database))
+			store := clickhousetest.Open(t, clickhousetest.Config(server, database))
 			wg.Go(func() {
 				ctx := t.Context()
 				if i > 0 { // the first one is not killed
@@ -238,11 +240,11 @@ func TestMigrateAtOnceEndsAsOne(t *testing.T) {
 
 // TestMigrationLock has processes take turns, and one lose its turn.
 func TestMigrationLock(t *testing.T) {
-	store, server, database := migrated(t)
+	store, server, database := clickhousetest.Migrated(t)
 	var inside, turns atomic.Int32
 	var wg sync.WaitGroup
 	for range 6 {
-		other := open(t, config(server, database))
+		other := clickhousetest.Open(t, clickhousetest.Config(server, database))
 		wg.Go(func() {
 			err := other.MigrationLock(t.Context(), database, func(ctx context.Context) error {
 				if n := inside.Add(1); n != 1 {
@@ -265,7 +267,7 @@ func TestMigrationLock(t *testing.T) {
 	// Databases do not wait for each other, and an error is passed on.
 	want := errors.New("of the work")
 	err := store.MigrationLock(t.Context(), database, func(ctx context.Context) error {
-		return open(t, config(server, database)).MigrationLock(ctx, database+"_other", func(context.Context) error { return want })
+		return clickhousetest.Open(t, clickhousetest.Config(server, database)).MigrationLock(ctx, database+"_other", func(context.Context) error { return want })
 	})
 	if !errors.Is(err, want) || strings.Contains(err.Error(), "was lost") {
 		t.Errorf("got %v, want %v", err, want)
@@ -286,11 +288,11 @@ func TestMigrationLock(t *testing.T) {
 	}
 
 	// Its connection is lost: the work is broken off, and may be tried again.
-	proxy := newProxy(t, server.Addr)
-	cfg := config(server, database)
+	proxy := clickhousetest.NewProxy(t, server.Addr)
+	cfg := clickhousetest.Config(server, database)
 	cfg.Addr = proxy.Addr().String()
-	err = open(t, cfg).MigrationLock(t.Context(), database, func(ctx context.Context) error {
-		proxy.cut()
+	err = clickhousetest.Open(t, cfg).MigrationLock(t.Context(), database, func(ctx context.Context) error {
+		proxy.Cut()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -1,4 +1,4 @@
-package clickhouse
+package schema
 
 import (
 	"cmp"
@@ -12,6 +12,8 @@ import (
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
 // A delete writes tombstones, and the content under a tombstone leaves the disk
@@ -27,10 +29,10 @@ const mergeTimeout = 7 * day
 // mergeSettings are those of a merge of a whole month.
 var mergeSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 	// Without it a merge that could not begin would look like one that was made.
-	setting("optimize_throw_if_noop", "1"),
+	conn.Setting("optimize_throw_if_noop", "1"),
 	// The merge can begin once no other merge of the month is running.
-	setting("lock_acquire_timeout", "600"),
-	setting("max_execution_time", "0"),
+	conn.Setting("lock_acquire_timeout", "600"),
+	conn.Setting("max_execution_time", "0"),
 }
 
 // Unerased is a month of a table, on one shard, in which a tombstone covers a
@@ -50,7 +52,7 @@ type Unerased struct {
 // and merges them. It remembers which parts it has searched, so that a search
 // reads little of what an earlier one has read. It is for one goroutine at a time.
 type Erasures struct {
-	store  *Store
+	schema *Schema
 	after  time.Duration
 	months map[monthKey]*searchState
 }
@@ -61,8 +63,8 @@ type monthKey struct{ host, table, partition string }
 // Erasures returns a new one, which has searched nothing. Deleted content that
 // waits for as long as after is due to be merged; every month that changes is
 // searched from the beginning once in that time, with 0 by each call.
-func (s *Store) Erasures(after time.Duration) *Erasures {
-	return &Erasures{store: s, after: after, months: make(map[monthKey]*searchState)}
+func (s *Schema) Erasures(after time.Duration) *Erasures {
+	return &Erasures{schema: s, after: after, months: make(map[monthKey]*searchState)}
 }
 
 // Unerased finds the months in which deleted content is still on the disk,
@@ -79,10 +81,10 @@ func (e *Erasures) Unerased(ctx context.Context) ([]Unerased, error) {
 		all []Unerased
 		err error
 	)
-	if l := e.store.spread.Load(); l != nil {
+	if l := e.schema.layout.Load(); l != nil {
 		all, err = e.unerasedCluster(ctx, l.cluster)
 	} else {
-		all, err = e.unerasedHost(ctx, e.store, "")
+		all, err = e.unerasedHost(ctx, e.schema, "")
 	}
 	slices.SortStableFunc(all, func(a, b Unerased) int { return cmp.Compare(b.Waited, a.Waited) })
 	return all, err
@@ -90,7 +92,7 @@ func (e *Erasures) Unerased(ctx context.Context) ([]Unerased, error) {
 
 // unerasedCluster asks each shard.
 func (e *Erasures) unerasedCluster(ctx context.Context, cluster string) ([]Unerased, error) {
-	members, err := e.store.members(ctx, cluster)
+	members, err := e.schema.members(ctx, cluster)
 	if err != nil {
 		return nil, err
 	}
@@ -115,11 +117,11 @@ func (e *Erasures) unerasedCluster(ctx context.Context, cluster string) ([]Unera
 func (e *Erasures) unerasedShard(ctx context.Context, replicas members) ([]Unerased, error) {
 	var failed []error
 	for _, m := range replicas {
-		shard, err := e.store.openShard(m.addr())
+		shard, err := e.schema.openShard(m.addr())
 		if err != nil {
 			return nil, err
 		}
-		defer shard.Close()
+		defer shard.close()
 		if err := shard.Ready(ctx); err != nil {
 			failed = append(failed, m.at(err))
 			continue
@@ -131,7 +133,7 @@ func (e *Erasures) unerasedShard(ctx context.Context, replicas members) ([]Unera
 }
 
 // unerasedHost is Unerased for the tables of one host, in no order.
-func (e *Erasures) unerasedHost(ctx context.Context, here *Store, host string) ([]Unerased, error) {
+func (e *Erasures) unerasedHost(ctx context.Context, here *Schema, host string) ([]Unerased, error) {
 	months, now, err := here.listMonths(ctx)
 	if err != nil {
 		return nil, err
@@ -206,22 +208,22 @@ func (m *search) waitingSince(now int64, after time.Duration) int64 {
 // ClickHouse's old_parts_lifetime. It is harmless, but twice the work, if two
 // processes do it at once.
 func (e *Erasures) Erase(ctx context.Context, u Unerased) error {
-	here := e.store
+	here := e.schema
 	if u.Host != "" {
-		shard, err := e.store.openShard(u.Host)
+		shard, err := e.schema.openShard(u.Host)
 		if err != nil {
 			return err
 		}
-		defer shard.Close()
+		defer shard.close()
 		here = shard
 	}
-	err := here.admin.do(ctx, mergeTimeout, ch.Query{
+	err := here.db.DoServer(ctx, mergeTimeout, ch.Query{
 		// The table's name is from a constant list, and the partition's is digits.
 		Body:     "OPTIMIZE TABLE " + here.cfg.Database + "." + u.Table + " PARTITION ID '" + u.Partition + "' FINAL",
 		Settings: mergeSettings,
 	})
 	if err != nil {
-		return fmt.Errorf("merge %s, partition %s: %w", u.Table, u.Partition, withoutValues(err))
+		return fmt.Errorf("merge %s, partition %s: %w", u.Table, u.Partition, conn.WithoutValues(err))
 	}
 	if state := e.months[monthKey{u.Host, u.Table, u.Partition}]; state != nil {
 		state.covered = nil
@@ -249,13 +251,13 @@ type part struct {
 
 // listMonths are the months that the tables with contents have, or that are
 // recorded, and the server's time in microseconds of Unix time, if there are any.
-func (s *Store) listMonths(ctx context.Context) (all []tableMonth, now int64, err error) {
+func (s *Schema) listMonths(ctx context.Context) (all []tableMonth, now int64, err error) {
 	var (
 		table, partition, name, hash proto.ColStr
 		level                        proto.ColUInt32
 		since, clean, clock          proto.ColInt64
 	)
-	err = s.query(ctx, roleAdmin, "unerased", s.cfg.QueryTimeout, ch.Query{
+	err = s.db.Query(ctx, conn.RoleAdmin, "unerased", s.cfg.QueryTimeout, ch.Query{
 		Body: `SELECT *, toUnixTimestamp64Micro(now64(6)) AS clock FROM
 			(
 				SELECT table, partition_id, name, hash_of_all_files AS hash, level, toInt64(0) AS since, toInt64(0) AS clean FROM system.parts
@@ -265,7 +267,7 @@ func (s *Store) listMonths(ctx context.Context) (all []tableMonth, now int64, er
 			)
 			WHERE match(partition_id, '^[0-9]+$')
 			ORDER BY table, partition_id, name`,
-		Parameters: parameters{}.text("database", s.cfg.Database),
+		Parameters: conn.Parameters{}.Text("database", s.cfg.Database),
 		Result: proto.Results{
 			{Name: "table", Data: &table},
 			{Name: "partition_id", Data: &partition},
@@ -303,7 +305,7 @@ type waiting struct {
 }
 
 // recordWaiting records the months in one insert.
-func (s *Store) recordWaiting(ctx context.Context, months ...waiting) error {
+func (s *Schema) recordWaiting(ctx context.Context, months ...waiting) error {
 	if len(months) == 0 {
 		return nil
 	}
@@ -311,14 +313,14 @@ func (s *Store) recordWaiting(ctx context.Context, months ...waiting) error {
 	for i, m := range months {
 		lines[i] = fmt.Sprint(m.table, " ", m.partition, " ", m.since)
 	}
-	err := s.pools[roleAdmin].do(ctx, s.cfg.InsertTimeout, ch.Query{
+	err := s.db.Do(ctx, conn.RoleAdmin, s.cfg.InsertTimeout, ch.Query{
 		Body: `INSERT INTO erasures SELECT m[1], m[2], fromUnixTimestamp64Micro(toInt64(m[3]), 'UTC'), now64(6)
 			FROM (SELECT splitByChar(' ', arrayJoin(splitByChar(',', {months:String}))) AS m)`,
-		Parameters: parameters{}.text("months", strings.Join(lines, ",")),
-		Settings:   []ch.Setting{setting("async_insert", "0")},
+		Parameters: conn.Parameters{}.Text("months", strings.Join(lines, ",")),
+		Settings:   []ch.Setting{conn.Setting("async_insert", "0")},
 	})
 	if err != nil {
-		return fmt.Errorf("record erasures: %w", withoutValues(err))
+		return fmt.Errorf("record erasures: %w", conn.WithoutValues(err))
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package clickhouse
+package conn
 
 import (
 	"errors"
@@ -11,24 +11,14 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// IsRetryable reports whether trying again can help. It can for everything
-// but rows that ClickHouse refused for what is in them, tables that are laid
-// out otherwise than asked for, and a ClickHouse that is too old: network
-// errors, timeouts, memory, too many parts, a read-only replica, too few
-// replicas, a shard that is down, missing rights or tables, and codes that this
-// build has never heard of are all conditions of the servers, which end.
-func IsRetryable(err error) bool {
-	return err != nil && !errors.Is(err, event.ErrRejected) && !errors.Is(err, ErrLayout) && !errors.Is(err, event.ErrDatabaseOld)
-}
-
-// insertError wraps event.ErrRejected around an exception that is about the
+// InsertError wraps [event.ErrRejected] around an exception that is about the
 // values of the rows themselves. Only inserts use it: a lookup that meets a
 // broken part raises some of the same codes.
-func insertError(err error) error {
+func InsertError(err error) error {
 	if exception, ok := ch.AsException(err); ok && isDataError(exception.Code) {
 		return fmt.Errorf("%w: ClickHouse error %s", event.ErrRejected, exception.Code.String())
 	}
-	return withoutValues(err)
+	return WithoutValues(err)
 }
 
 // schemaError wraps [event.ErrSchemaMissing] or [event.ErrSchemaOld] around an
@@ -36,16 +26,16 @@ func insertError(err error) error {
 func schemaError(err error) error {
 	switch {
 	case ch.IsErr(err, 60, 81): // UNKNOWN_TABLE, UNKNOWN_DATABASE
-		return fmt.Errorf("%w (%w)", event.ErrSchemaMissing, withoutValues(err))
+		return fmt.Errorf("%w (%w)", event.ErrSchemaMissing, WithoutValues(err))
 	case ch.IsErr(err, 16, 47): // NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER
-		return fmt.Errorf("%w (%w)", event.ErrSchemaOld, withoutValues(err))
+		return fmt.Errorf("%w (%w)", event.ErrSchemaOld, WithoutValues(err))
 	}
-	return withoutValues(err)
+	return WithoutValues(err)
 }
 
-// withoutValues takes the message from an exception that may quote values of
+// WithoutValues takes the message from an exception that may quote values of
 // rows or of parameters in it, because errors end in logs.
-func withoutValues(err error) error {
+func WithoutValues(err error) error {
 	exception, ok := ch.AsException(err)
 	if !ok {
 		return err
@@ -86,9 +76,9 @@ type serverError struct{ code proto.Error }
 
 func (e *serverError) Error() string { return "ClickHouse error " + e.code.String() }
 
-// isTooExpensive reports whether an exception says that a query took more time,
+// IsTooExpensive reports whether an exception says that a query took more time,
 // memory or rows than the server allows.
-func isTooExpensive(err error) bool {
+func IsTooExpensive(err error) bool {
 	code := proto.Error(0)
 	var plain *serverError
 	if exception, ok := ch.AsException(err); ok {
@@ -119,10 +109,10 @@ func readError(err error) error {
 	case 158, // TOO_MANY_ROWS
 		307, // TOO_MANY_BYTES
 		396: // TOO_MANY_ROWS_OR_BYTES
-		return fmt.Errorf("%w (%w)", event.ErrQueryTooLarge, withoutValues(err))
+		return fmt.Errorf("%w (%w)", event.ErrQueryTooLarge, WithoutValues(err))
 	case 159, // TIMEOUT_EXCEEDED
 		160: // TOO_SLOW
-		return fmt.Errorf("%w (%w)", event.ErrQueryTimeout, withoutValues(err))
+		return fmt.Errorf("%w (%w)", event.ErrQueryTimeout, WithoutValues(err))
 	case 241: // MEMORY_LIMIT_EXCEEDED
 		// The code is the same where all queries of the server, or of the user, take
 		// too much together, of which this one may take the least. Only the message
@@ -130,7 +120,7 @@ func readError(err error) error {
 		// in older versions "Memory limit (for query) exceeded: …".
 		if strings.Contains(exception.Message, "Query memory limit exceeded") ||
 			strings.Contains(exception.Message, "Memory limit (for query) exceeded") {
-			return fmt.Errorf("%w (%w)", event.ErrQueryTooLarge, withoutValues(err))
+			return fmt.Errorf("%w (%w)", event.ErrQueryTooLarge, WithoutValues(err))
 		}
 	}
 	return schemaError(err)
@@ -161,4 +151,11 @@ func isDataError(code proto.Error) bool {
 		return true
 	}
 	return false
+}
+
+// HasCode reports whether err is an exception of the server with the code, with
+// its message or without.
+func HasCode(err error, code int) bool {
+	var plain *serverError
+	return ch.IsErr(err, proto.Error(code)) || errors.As(err, &plain) && int(plain.code) == code
 }

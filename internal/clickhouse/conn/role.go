@@ -1,0 +1,62 @@
+package conn
+
+// Role is what connections are used for. Each role has a pool of its own, so
+// that work of one kind never waits for a connection that another kind holds.
+type Role uint8
+
+// The roles.
+const (
+	// RoleWrite is for what the consumer does: inserts and look-ups.
+	RoleWrite Role = iota
+	// RoleRead is for single events and pages.
+	RoleRead
+	// RoleAnalytics is for questions about many events.
+	RoleAnalytics
+	// RoleHealth is for readiness checks.
+	RoleHealth
+	// RoleAdmin is for the schema, the retention, erasure, and what is measured of
+	// the tables.
+	RoleAdmin
+	roles
+)
+
+const (
+	// healthConnectionsMax suffices, because all callers of readiness checks share one
+	// check.
+	healthConnectionsMax = 1
+	// adminConnectionsMax bounds the pool of RoleAdmin, and the one that is not of
+	// the database.
+	adminConnectionsMax = 2
+)
+
+// String returns the name of the role in metrics.
+func (r Role) String() string {
+	switch r {
+	case RoleWrite:
+		return "write"
+	case RoleRead:
+		return "read"
+	case RoleAnalytics:
+		return "analytics"
+	case RoleHealth:
+		return "health"
+	case RoleAdmin, roles:
+	}
+	return "admin"
+}
+
+// connectionsMax is the bound of the role's pool.
+func (r Role) connectionsMax(cfg *Config) int {
+	switch r {
+	case RoleWrite:
+		return cfg.WriteConnectionsMax
+	case RoleRead:
+		return cfg.ReadConnectionsMax
+	case RoleAnalytics:
+		return cfg.AnalyticsConnectionsMax
+	case RoleHealth:
+		return healthConnectionsMax
+	case RoleAdmin, roles:
+	}
+	return adminConnectionsMax
+}

@@ -1,0 +1,146 @@
+package schema
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
+)
+
+// member is a host of a cluster, as a server has it.
+type member struct {
+	shard, weight, replica int
+	internalReplication    bool
+	host                   string
+	port                   int
+}
+
+func (m *member) addr() string { return net.JoinHostPort(m.host, strconv.Itoa(m.port)) }
+
+// at names the host in an error.
+func (m *member) at(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("host %s, shard %d, replica %d: %w", m.addr(), m.shard, m.replica, err)
+}
+
+// members are the hosts of a cluster, by shard and replica.
+type members []member
+
+// members reads the hosts of a cluster, as this host has them.
+func (s *Schema) members(ctx context.Context, cluster string) (members, error) {
+	var (
+		all                    members
+		shard, weight, replica proto.ColUInt32
+		internal               proto.ColUInt8
+		host                   proto.ColStr
+		port                   proto.ColUInt16
+	)
+	err := s.db.DoServer(ctx, s.cfg.QueryTimeout, ch.Query{
+		Body: `SELECT toUInt32(shard_num) AS shard, toUInt32(shard_weight) AS weight, toUInt32(replica_num) AS replica,
+				toUInt8(internal_replication) AS internal, toString(host_name) AS host, toUInt16(port) AS port
+			FROM system.clusters WHERE cluster = {cluster:String} ORDER BY shard, replica`,
+		Parameters: conn.Parameters{}.Text("cluster", cluster),
+		Result: proto.Results{
+			{Name: "shard", Data: &shard},
+			{Name: "weight", Data: &weight},
+			{Name: "replica", Data: &replica},
+			{Name: "internal", Data: &internal},
+			{Name: "host", Data: &host},
+			{Name: "port", Data: &port},
+		},
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range shard {
+				all = append(all, member{
+					shard: int(shard[i]), weight: int(weight[i]), replica: int(replica[i]),
+					internalReplication: internal[i] != 0, host: host.Row(i), port: int(port[i]),
+				})
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the hosts of cluster %s: %w", cluster, conn.WithoutValues(err))
+	}
+	return all, nil
+}
+
+// clusters are the names of those that this host knows.
+func (s *Schema) clusters(ctx context.Context) ([]string, error) {
+	var (
+		name  proto.ColStr
+		names []string
+	)
+	err := s.db.DoServer(ctx, s.cfg.QueryTimeout, ch.Query{
+		Body:   "SELECT DISTINCT cluster AS name FROM system.clusters ORDER BY name",
+		Result: proto.Results{{Name: "name", Data: &name}},
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range name.Rows() {
+				names = append(names, name.Row(i))
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the names of clusters: %w", conn.WithoutValues(err))
+	}
+	return names, nil
+}
+
+// check reports what no table can be spread over.
+func (ms members) check(cluster string) error {
+	if len(ms) == 0 {
+		return fmt.Errorf("cluster %s is not in remote_servers of this host", cluster)
+	}
+	count := make(map[int]int)
+	for _, m := range ms {
+		count[m.shard]++
+	}
+	// A quorum is one number for an insert, whichever shards its rows are of.
+	for shard, n := range count {
+		if n != count[ms[0].shard] {
+			return fmt.Errorf("cluster %s: shard %d has replicas %d, and shard %d has %d: all need the same number", cluster, shard, n, ms[0].shard, count[ms[0].shard])
+		}
+	}
+	for _, m := range ms {
+		if count[m.shard] > 1 && !m.internalReplication {
+			return fmt.Errorf("cluster %s: shard %d has replicas, and internal_replication is not true in remote_servers", cluster, m.shard)
+		}
+	}
+	return nil
+}
+
+// replicas is how many each shard has.
+func (ms members) replicas() int {
+	n := 0
+	for _, m := range ms {
+		if m.shard == ms[0].shard {
+			n++
+		}
+	}
+	return n
+}
+
+// placement tells what rows are placed by: the key's value modulo the sum of
+// the weights. It is the comment of each Distributed table.
+func (ms members) placement() string {
+	var weights []string
+	for i, m := range ms {
+		if i == 0 || ms[i-1].shard != m.shard {
+			weights = append(weights, strconv.Itoa(m.weight))
+		}
+	}
+	return "shards of weight " + strings.Join(weights, ", ")
+}
+
+func (ms members) misplaced(cluster, placed string) error {
+	return fmt.Errorf("the rows are placed by %q, and cluster %s has %q now: what is there would be looked for elsewhere; make a new database on the changed cluster, and copy the rows into it: %w",
+		placed, cluster, ms.placement(), ErrLayout)
+}
