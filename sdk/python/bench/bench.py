@@ -44,7 +44,7 @@ SHAPES: dict[str, Fields] = {
 
 
 def track(client: sluice.Client, events: int, fields: Fields) -> float:
-    """Tracks events of 100 conversations; returns how many seconds it took."""
+    """Tracks events of 100 conversations, and returns the seconds that it took."""
     conversations = [f"conversation-{n}" for n in range(100)]
     begin = time.perf_counter()
     for n in range(events):
@@ -57,7 +57,7 @@ def best(runs: int, measure: Callable[[], float]) -> float:
 
 
 def queue_only(url: str, events: int, fields: Fields) -> float:
-    """Events a second of track_event while nothing is sent."""
+    """Returns the events per second of track_event while nothing is sent."""
     client = sluice.Client(
         url,
         batch_age_max=3600,
@@ -73,7 +73,7 @@ def queue_only(url: str, events: int, fields: Fields) -> float:
 
 
 def until_answered(url: str, events: int, fields: Fields, **options: Any) -> float:
-    """Events a second from the first call until all are answered."""
+    """Returns the events per second from the first call until all are answered."""
     with sluice.Client(url, **options) as client:
         begin = time.perf_counter()
         track(client, events, fields)
@@ -82,7 +82,7 @@ def until_answered(url: str, events: int, fields: Fields, **options: Any) -> flo
 
 
 def memory(url: str, fields: Fields) -> tuple[float, float]:
-    """Bytes and blocks that a queued event holds."""
+    """Returns the bytes and the memory blocks of a queued event."""
     events = 2000
     client = sluice.Client(
         url, batch_age_max=3600, batch_writes_max=1 << 30, batch_bytes_max=1 << 40

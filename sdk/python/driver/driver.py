@@ -1,4 +1,4 @@
-"""The conformance driver; sdk/README.md says what it reads and writes."""
+"""The conformance driver. sdk/README.md has its protocol."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Driver:
         return {}
 
     def do_track(self, command: Command) -> Answer:
-        # Python itself refuses a call without these two.
+        # Python itself would refuse a call without these two arguments.
         return {
             "id": self.client.track_event(
                 **{"conversation_id": "", "event_name": ""} | command["event"]

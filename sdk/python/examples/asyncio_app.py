@@ -15,7 +15,7 @@ URL = os.environ.get("SLUICE_URL", "http://127.0.0.1:8080")
 
 
 async def complete(span: sluice.Span) -> str:
-    """Stands for the call of a model."""
+    """Stands in for the call of a model."""
     span.input = "Hello"
     await asyncio.sleep(0.05)
     return "Hi"
@@ -24,7 +24,7 @@ async def complete(span: sluice.Span) -> str:
 async def main() -> None:
     conversation = f"asyncio-{uuid.uuid4()}"
     async with sluice.AsyncClient(URL) as client:
-        # They wait only if the queue is full, and never hold up the loop.
+        # These calls wait only if the queue is full, and never block the loop.
         await asyncio.gather(
             *(
                 client.track_event(conversation_id=conversation, event_name="event_b", input=n)

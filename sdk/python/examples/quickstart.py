@@ -14,7 +14,7 @@ URL = os.environ.get("SLUICE_URL", "http://127.0.0.1:8080")
 
 def main() -> None:
     with sluice.Client(URL) as client:
-        # Returns at once; a thread sends it within 100 ms, together with others.
+        # The call returns at once. A thread sends the event within 100 ms, in a batch.
         id = client.track_event(
             conversation_id="quickstart-python",
             conversation_metadata={"plan": "free"},
@@ -25,10 +25,10 @@ def main() -> None:
             input_embeddings=[0.25, -1.0, 0.5],
         )
 
-        # Only what is named changes; None clears a field.
+        # An update changes only the fields that it has. None clears a field.
         client.update_event(id, output="It arrives on Monday.", latency=None)
 
-        # With wait, a read sees what this client has written.
+        # With wait, a read includes everything that this client wrote before.
         event = client.event(id, wait=10)
         print(event["timestamp"], event["output"], event["latency"])
 

@@ -1,4 +1,4 @@
-"""Keep writes in files while the server is away, and send them at the next start.
+"""Keep writes in files while the server cannot be reached, and send them at the next start.
 
 SLUICE_URL=http://127.0.0.1:8080 python examples/spool.py
 """
@@ -15,7 +15,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 def main() -> None:
-    # A service has one directory for each of its processes, which stays.
+    # A service has a permanent directory for each of its processes.
     with tempfile.TemporaryDirectory() as directory:
         client = sluice.Client(NOWHERE, spool_dir=directory)
         ids = [
@@ -27,7 +27,7 @@ def main() -> None:
         except sluice.FlushTimeoutError as e:
             print(f"before the end: {e.left} writes are left")
 
-        # The next start sends them, before anything else.
+        # The next start sends the writes before anything else.
         with sluice.Client(URL, spool_dir=directory) as client:
             client.flush(timeout=30)
             for id in ids:

@@ -1,4 +1,4 @@
-"""Trace calls of a language model: one event for each, also when it fails.
+"""Trace calls of a language model. Each call is one event, also if it fails.
 
 SLUICE_URL=http://127.0.0.1:8080 python examples/trace_llm.py
 """
@@ -21,7 +21,7 @@ class OverloadedError(Exception):
 
 
 def complete(messages: Messages) -> str:
-    """Stands for the call of a model."""
+    """Stands in for the call of a model."""
     time.sleep(0.05)
     if "fail" in messages[-1]["content"]:
         raise OverloadedError("the model is overloaded")
@@ -33,17 +33,17 @@ def main() -> None:
     with sluice.Client(URL) as client:
         messages: Messages = [{"role": "user", "content": "Hello"}]
 
-        # The output is what the function returns, the latency how long it took.
+        # The output is the return value, and the latency the duration of the call.
         answer = client.trace(conversation, lambda span: complete(messages), input=messages)
         print(answer)
 
-        # As a context manager, the output is told.
+        # With the context manager, set the output on the span.
         with client.trace(conversation, input=messages) as span:
             text = complete(messages)
             span.output = [{"role": "assistant", "content": text}]
             span.output_embeddings = [0.1, 0.2]
 
-        # An exception goes on to the caller, and is the event's error.
+        # An exception becomes the event's error, and goes on to the caller.
         try:
             client.trace(conversation, lambda span: complete([{"role": "user", "content": "fail"}]))
         except OverloadedError as e:

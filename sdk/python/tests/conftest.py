@@ -22,14 +22,14 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def nowhere() -> str:
-    """The URL of a server that is gone."""
+    """A URL on which nothing listens."""
     with Server() as server:
         return server.url
 
 
 @pytest.fixture
 def reported() -> list[WriteError]:
-    """What the error callback of the clients of `make_client` got."""
+    """The errors that the callback of the clients of `make_client` got."""
     return []
 
 
@@ -61,14 +61,14 @@ def spool_dir(tmp_path: Path) -> Path:
 
 
 def track(client: Client, id: str | None = None, **fields: Any) -> str:
-    """Tracks an event about whose fields the test does not care."""
+    """Tracks an event whose fields do not matter to the test."""
     return client.track_event(
         **{"conversation_id": "c1", "event_name": "event_a", "id": id} | fields
     )
 
 
 def record_pauses(client: Client) -> list[float]:
-    """Has the client's sender go on at once where it would pause; returns its pauses."""
+    """Makes the client's sender skip its pauses, and returns them."""
     pauses: list[float] = []
     client._core.sender.sleep = pauses.append
     return pauses

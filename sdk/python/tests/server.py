@@ -1,4 +1,4 @@
-"""A server for the tests: real HTTP on a real socket, answers as a test says."""
+"""A server for the tests: real HTTP on a real socket, with the answers of the test."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     # Sends no answer at all, and closes the connection.
     hang_up: bool = False
-    # Closes the connection after the answer, without saying so before.
+    # Closes the connection after the answer, without a Connection: close.
     close: bool = False
 
 
@@ -54,7 +54,7 @@ Answerer = Callable[[Request], Answer]
 
 
 def accept(request: Request) -> Answer:
-    """Takes all writes, as the server does."""
+    """Accepts all writes, as Sluice does."""
     results = [{"id": id, "receipt": f"1.0.{n}"} for n, id in enumerate(request.ids)]
     return as_json(202, {"results": results})
 
@@ -82,7 +82,7 @@ class Server:
         self.requests: list[Request] = []
         self.answers: list[Answerer] = []
         self.default: Answerer = accept
-        # Cleared, the server takes requests and does not answer.
+        # While it is cleared, the server reads requests and does not answer.
         self.open = threading.Event()
         self.open.set()
         self._changed = threading.Condition()
@@ -118,14 +118,14 @@ class Server:
         return answerer(request)
 
     def wait_for(self, count: int) -> list[Request]:
-        """Waits for so many requests."""
+        """Waits until the server has received this number of requests."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.requests) >= count, DEADLINE):
                 raise AssertionError(f"{len(self.requests)} requests came, and not {count}")
             return list(self.requests)
 
     def wait_for_writes(self, count: int) -> list[str]:
-        """Waits for so many writes, whatever their batches; returns their ids."""
+        """Waits for this number of writes, in any batches, and returns their ids."""
 
         def ids() -> list[str]:
             return [id for request in self.requests for id in request.ids]
@@ -149,7 +149,7 @@ class _HTTPServer(ThreadingHTTPServer):
         self.server = server
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that went away
+        pass  # the client closed the connection
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
         if len(body) < length:
-            return  # of a client that was killed
+            return  # the client was killed
         request = Request(
             self.command,
             self.path,

@@ -34,7 +34,7 @@ async def opened(server: Server, **options: Any) -> AsyncIterator[AsyncClient]:
 
 
 async def until(condition: Any) -> None:
-    """Waits in the loop, which a call that blocked it would not let happen."""
+    """Waits in the loop. It would time out if a call blocked the loop."""
     end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end
@@ -147,7 +147,7 @@ def test_a_flush_does_not_block_the_loop(server: Server) -> None:
     asyncio.run(main())
 
 
-def test_a_wrong_event(server: Server) -> None:
+def test_an_invalid_event(server: Server) -> None:
     async def main() -> None:
         async with opened(server) as client:
             with pytest.raises(ValidationError):
@@ -293,7 +293,7 @@ def test_spool(server: Server, nowhere: str, spool_dir: Path) -> None:
     assert server.ids == [["a"]]
 
 
-def test_a_loop_that_is_gone(server: Server) -> None:
+def test_a_closed_loop(server: Server) -> None:
     """A waker of a closed loop must not end the sender's thread."""
     server.open.clear()
     client = AsyncClient(server.url, queue_writes_max=1)
@@ -314,7 +314,7 @@ def test_a_loop_that_is_gone(server: Server) -> None:
     assert server.ids == [["a"], ["c"]]
 
 
-def test_the_names_are_those_of_the_client() -> None:
+def test_the_async_client_has_the_methods_of_the_client() -> None:
     from inspect import signature
 
     from sluice import Client

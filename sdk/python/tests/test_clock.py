@@ -1,4 +1,4 @@
-"""A machine whose clock is wrong, which the server's answers tell."""
+"""A wrong clock of this machine, which the server's answers show."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAYS = 24 * 3600.0
 
 @pytest.fixture(autouse=True)
 def right_again() -> Iterator[None]:
-    """The time of the process is that of the tests that follow, too."""
+    """Resets the time of the process for the tests that follow."""
     yield
     PROCESS.follow(None)
 
@@ -39,7 +39,7 @@ def test_clocks(case: dict[str, Any]) -> None:
 
 
 def dated(seconds_ahead: float, answerer: Callable[[Request], Answer] = accept) -> Any:
-    """Answers as a server does whose clock is so many seconds ahead."""
+    """Answers like a server whose clock is ahead by this number of seconds."""
 
     def answer(request: Request) -> Answer:
         answer = answerer(request)
@@ -95,14 +95,16 @@ def test_a_wrong_clock(
     client.flush()
     assert len(caplog.records) == 1, "it is told once"
 
-    # The clock was set.
+    # The clock was set right.
     server.default = accept
     track(client)
     client.flush()
     assert abs(seconds_ahead(track(client))) < 60
 
 
-def test_a_read_tells_too(client: Client, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_read_reports_a_wrong_clock(
+    client: Client, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     server.default = dated(2 * DAYS, lambda _: problem(404, "unknown_event"))
     with pytest.raises(ApiError):
         client.event("a")
@@ -110,7 +112,7 @@ def test_a_read_tells_too(client: Client, server: Server, caplog: pytest.LogCapt
     assert abs(seconds_ahead(track(client)) - 2 * DAYS) < 60
 
 
-def test_what_is_not_sluice_tells_nothing(
+def test_the_date_of_a_proxy_is_ignored(
     client: Client, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.answers = [dated(2 * DAYS, lambda _: Answer(200, b"<html>log in</html>"))]
@@ -130,7 +132,7 @@ def test_timestamps_are_checked_by_the_right_time(client: Client, server: Server
     track(client, timestamp=soon)
 
 
-def test_a_clock_of_1970_judges_no_timestamp(
+def test_a_clock_of_1970_limits_no_timestamp(
     client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PROCESS, "now", lambda: 10_000_000)

@@ -1,4 +1,4 @@
-"""deliveries.json of sdk/spec: what becomes of writes, whatever lies between them and Sluice."""
+"""deliveries.json of sdk/spec: the outcome of writes, with anything between client and Sluice."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_deliveries(
     server.default = answer
     client = make_client(batch_age_max=3600, wait_applied=case.get("wait_applied"))
     record_pauses(client)
-    names: dict[str, str] = {}  # of ids that were minted
+    names: dict[str, str] = {}  # names for minted ids
     want = []
     for writes in [case["writes"], *case.get("more", [])]:
         for write in writes:
@@ -96,7 +96,7 @@ def test_redirects(case: Case) -> None:
     assert may_follow(case["status"], case["from"], target) is case["followed"]
 
 
-def test_held_writes_stay_in_the_spool_and_are_told_once(
+def test_held_writes_stay_in_the_spool_and_are_logged_once(
     make_client: MakeClient,
     server: Server,
     reported: list[WriteError],
@@ -123,7 +123,7 @@ def test_held_writes_stay_in_the_spool_and_are_told_once(
     assert not reported
 
 
-def test_a_limit_that_was_learned_is_tried_anew(make_client: MakeClient, server: Server) -> None:
+def test_a_lowered_limit_is_raised_again(make_client: MakeClient, server: Server) -> None:
     server.default = lambda r: Answer(413) if len(r.items) > 1 else accept(r)
     client = make_client(batch_age_max=3600)
     for _ in range(4):

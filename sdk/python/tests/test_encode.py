@@ -42,7 +42,7 @@ def floats(text: str) -> list[float]:
 
 
 class Array:
-    """Like NumPy's arrays of any type but float32."""
+    """An array like NumPy's, of any type but float32."""
 
     def __init__(self, values: Any) -> None:
         self.values = values
@@ -52,7 +52,7 @@ class Array:
 
 
 class Float:
-    """Like NumPy's float32."""
+    """An array like NumPy's, of float32."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -209,7 +209,7 @@ def deep() -> list[object]:
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("field", ["input", "output", "error"])
-def test_what_is_not_json(field: str, value: object) -> None:
+def test_values_that_are_not_json(field: str, value: object) -> None:
     error = refused(**{field: value}, strict=True)
     assert error.field == field
     with pytest.raises(ValidationError) as caught:
@@ -217,11 +217,11 @@ def test_what_is_not_json(field: str, value: object) -> None:
     assert caught.value.field == field
 
 
-def test_what_is_nested_too_deep() -> None:
+def test_a_value_that_nests_too_deep() -> None:
     assert refused(output=deep(), strict=True).field == "output"
 
 
-def test_errors_do_not_tell_values() -> None:
+def test_errors_do_not_quote_values() -> None:
     for value in ("secret\ud83d", {"a": {"secret": math.nan}}, {"secret": math.nan}):
         assert "secret" not in str(refused(input=value, strict=True))
 
@@ -245,7 +245,7 @@ def test_an_event_name_cannot_be_cleared() -> None:
     assert caught.value.field == "event_name"
 
 
-def test_unset_is_left_alone() -> None:
+def test_unset_keeps_the_field() -> None:
     assert json.loads(update("order-1", error=None, latency=UNSET).item) == {
         "op": "update",
         "id": "order-1",
@@ -304,7 +304,7 @@ class Autumn(tzinfo):
         return "UTC+1" if self.dst(moment) == timedelta() else "UTC+2"
 
 
-def test_the_hour_that_comes_twice_keeps_its_order() -> None:
+def test_the_repeated_hour_of_summer_time_keeps_its_order() -> None:
     first = datetime(2025, 10, 26, 2, 30, tzinfo=Autumn())
     ids = [item(timestamp=first.replace(fold=fold))["id"] for fold in (0, 1)]
     assert ids == sorted(ids)

@@ -1,4 +1,4 @@
-"""What happens when the queue is full."""
+"""Writes to a full queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server import Server
 from sluice import ClosedError, QueueFullError, ValidationError
 
 
-def test_it_blocks_until_there_is_room(make_client: MakeClient, server: Server) -> None:
+def test_a_write_blocks_until_there_is_room(make_client: MakeClient, server: Server) -> None:
     server.open.clear()
     client = make_client(queue_writes_max=3, batch_age_max=0)
     for id in ("a", "b", "c"):
@@ -28,7 +28,7 @@ def test_it_blocks_until_there_is_room(make_client: MakeClient, server: Server) 
     assert sorted(id for batch in server.ids for id in batch) == ["a", "b", "c", "d"]
 
 
-def test_what_is_sent_and_not_answered_counts(make_client: MakeClient, server: Server) -> None:
+def test_sent_and_unanswered_writes_count(make_client: MakeClient, server: Server) -> None:
     server.open.clear()
     client = make_client(queue_writes_max=2, batch_age_max=0, fail_when_full=True)
     track(client)

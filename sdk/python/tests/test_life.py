@@ -67,7 +67,7 @@ def test_calls_after_close_fail(make_client: MakeClient) -> None:
     client.close()
 
 
-def test_close_says_what_is_left(make_client: MakeClient, server: Server) -> None:
+def test_close_says_how_many_writes_are_left(make_client: MakeClient, server: Server) -> None:
     server.open.clear()
     client = make_client()
     for _ in range(3):
@@ -77,7 +77,7 @@ def test_close_says_what_is_left(make_client: MakeClient, server: Server) -> Non
     with pytest.raises(FlushTimeoutError) as caught:
         client.close(timeout=0.05)
     assert caught.value.left == 3
-    assert time.monotonic() - begin < 10  # the request that is out does not hold it up
+    assert time.monotonic() - begin < 10  # it does not wait for the request under way
     with pytest.raises(ClosedError):
         track(client)
     client.close()
@@ -246,7 +246,7 @@ NO_THREADS = """
 import threading
 
 def refuse(thread):
-    # As from Python 3.12 on.
+    # As in Python 3.12 and later.
     raise RuntimeError("can't create new thread at interpreter shutdown")
 
 def no_more_threads():
@@ -347,7 +347,7 @@ def test_multiprocessing(method: str, server: Server, tmp_path: Path) -> None:
             import multiprocessing, sluice, sys
             client = sluice.Client(sys.argv[1])
             def work(id):
-                # A worker ends without the handlers of atexit.
+                # A worker does not run the handlers of atexit.
                 client.track_event(id=id, conversation_id="c1", event_name="event_a")
                 client.close()
             if __name__ == "__main__":
@@ -466,7 +466,7 @@ def test_fork_leaves_the_spool_to_the_parent(
     track(client, "after")
     client.close()
     assert server.ids == [["child"], ["before", "after"]]
-    # The child had a copy of the lock's descriptor, and has closed it.
+    # The child closed its copy of the lock's descriptor.
     make_client(spool_dir=spool_dir)
 
 

@@ -1,4 +1,4 @@
-"""Against a real server, where SLUICE_URL names one: the examples, and what they do not do."""
+"""The examples and a round trip against the real server of SLUICE_URL, if it is set."""
 
 from __future__ import annotations
 

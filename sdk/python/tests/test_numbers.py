@@ -1,4 +1,4 @@
-"""Numbers survive a read and a write of what was read, with every digit."""
+"""Numbers keep every digit when contents are read and written back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CASES = [
 
 
 def serve(server: Server, content: str) -> None:
-    """Has the server have an event with this input and metadata."""
+    """Makes the server answer with an event with this input and metadata."""
     event = (
         '{"id":"a", "conversation_id":"c1","event_name":"event_a","error":null,"latency":1.5,'
         f'"conversation_metadata": {{"v": {content}}},"input":{content} , "output":null}}'
@@ -92,7 +92,7 @@ def test_a_page(client: Client, server: Server) -> None:
 DEEP = "[" * 40 + "]" * 40
 
 
-def test_json_of_your_own(client: Client, server: Server) -> None:
+def test_raw_json_of_your_own(client: Client, server: Server) -> None:
     def track(output: object, **more: Any) -> str:
         client.track_event(conversation_id="c1", event_name="event_a", output=output, **more)
         return sent(client, server)
@@ -106,13 +106,13 @@ def test_json_of_your_own(client: Client, server: Server) -> None:
 
 
 @pytest.mark.parametrize("content", ['{"a":', DEEP, '["\\ud83d"]', ""])
-def test_json_of_your_own_where_strict(content: str, make_client: MakeClient) -> None:
+def test_raw_json_in_a_strict_client(content: str, make_client: MakeClient) -> None:
     client = make_client(strict=True)
     with pytest.raises(ValidationError):
         client.update_event("a", output=RawJSON(content))
 
 
-def test_what_is_cut_keeps_the_digits_of_what_is_left(client: Client, server: Server) -> None:
+def test_cut_metadata_keeps_the_digits_of_the_rest(client: Client, server: Server) -> None:
     client.update_event(
         "a",
         input={"n": RawJSON("1.50e400"), "long": "x" * 2_000_000},

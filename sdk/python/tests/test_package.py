@@ -1,4 +1,4 @@
-"""The wheel, as someone who installs it gets it."""
+"""The wheel: its files, and its installation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIP = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        # With the build backend that is installed, so that the test needs no network.
+        # It uses the installed build backend, so that the test needs no network.
         [*PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", str(directory), str(ROOT)],
         check=True,
         timeout=300,
@@ -68,7 +68,7 @@ print(sluice.__version__)
     assert done.stdout.strip() == sluice.__version__
 
 
-def test_what_is_exported() -> None:
+def test_exports() -> None:
     for name in sluice.__all__:
         thing = getattr(sluice, name)
         if getattr(thing, "__module__", "").startswith("sluice"):

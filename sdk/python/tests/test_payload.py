@@ -1,4 +1,4 @@
-"""What becomes of values that JSON does not know."""
+"""Values that JSON does not have."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class Point:
 Pair = namedtuple("Pair", "a b")
 
 
-class Model:  # as Pydantic 2 has it
+class Model:  # like a model of Pydantic 2
     def model_dump(self) -> dict[str, object]:
         return {"at": NOON, "tags": {"a"}}
 
 
-class Old:  # as Pydantic 1 has it
+class Old:  # like a model of Pydantic 1
     __fields__ = ()
 
     def dict(self) -> dict[str, object]:
         return {"n": Decimal("1.5")}
 
 
-class Array:  # as NumPy has it
+class Array:  # like an array of NumPy
     def __init__(self, value: object) -> None:
         self.value = value
 
@@ -163,7 +163,7 @@ def test_the_same_object_twice_is_not_circular() -> None:
     assert json.loads(write.item)["input"] == [{"a": [1]}, {"a": [1]}]
 
 
-def test_what_nests_too_deep_becomes_text() -> None:
+def test_a_value_that_nests_too_deep_becomes_text() -> None:
     for levels in (DEPTH_MAX, DEPTH_MAX + 1, 100_000):
         value: object = "end"
         for _ in range(levels):
@@ -179,7 +179,7 @@ def test_what_nests_too_deep_becomes_text() -> None:
 @pytest.mark.parametrize(
     "value", [{1: "a", "1": "b"}, dict.fromkeys(["\ud800", "\udfff"]), [{(): 1, "()": 2}]]
 )
-def test_two_keys_that_become_one(value: Any, client: Client, server: Server) -> None:
+def test_two_keys_with_the_same_text(value: Any, client: Client, server: Server) -> None:
     with pytest.raises(ValidationError) as caught:
         track(client, input=value)
     assert caught.value.field == "input"
@@ -212,7 +212,7 @@ BIG: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", BIG, ids=range(len(BIG)))
-def test_what_is_too_large_is_cut(fields: dict[str, Any]) -> None:
+def test_a_value_that_is_too_large_is_cut(fields: dict[str, Any]) -> None:
     write = create(conversation_id="c1", event_name="event_a", latency=3, **fields)
     assert WRITE_BYTES_MAX // 5 < len(write.item) <= WRITE_BYTES_MAX
     item = json.loads(write.item)
@@ -223,7 +223,7 @@ def test_what_is_too_large_is_cut(fields: dict[str, Any]) -> None:
         assert item["error"].endswith("… [sluice_truncated: 3000000 bytes]")
 
 
-def test_all_else_is_kept() -> None:
+def test_everything_else_is_kept() -> None:
     item = json.loads(create(conversation_id="c1", event_name="event_a", **BIG[2]).item)
     first, second = item["input"]
     assert first["role"] == "user"

@@ -40,7 +40,7 @@ def test_options(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("text", ["socks5://h:1", "https://h:1", "http://", "http://h:port"])
-def test_proxies_that_cannot_be(text: str) -> None:
+def test_invalid_proxies(text: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Proxy.of("http://sluice.example", {"HTTP_PROXY": text})
     assert caught.value.field == "HTTP_PROXY"
@@ -75,7 +75,7 @@ def test_https_through_a_proxy_asks_for_a_tunnel(
 
 @contextmanager
 def listening() -> Iterator[tuple[int, list[bytes]]]:
-    """A proxy that refuses every tunnel, and the heads of the requests that it got."""
+    """Runs a proxy that refuses every tunnel, and records the heads of its requests."""
     heads: list[bytes] = []
 
     def serve() -> None:

@@ -125,7 +125,7 @@ def test_conversation_events(client: Client, server: Server) -> None:
     assert [event["id"] for event in events] == ["a", "b", "c"]
     assert [dict(query(request)).get("cursor") for request in server.requests] == [None, "x", "y"]
     assert all(dict(query(request))["limit"] == "2" for request in server.requests)
-    # What was written is applied once the first page is there.
+    # The writes are applied when the first page is answered.
     assert [request.headers.get("prefer") for request in server.requests] == ["wait=3", None, None]
 
 
@@ -260,7 +260,7 @@ def test_a_flush_that_takes_longer_than_the_wait(make_client: MakeClient, server
     ],
     ids=lambda answer: f"{answer.status} {answer.body!r}"[:30],
 )
-def test_what_is_tried_again(failure: Answer, client: Client, server: Server) -> None:
+def test_failures_that_are_retried(failure: Answer, client: Client, server: Server) -> None:
     server.answers = [lambda _: failure, lambda _: failure, lambda _: as_json(200, EVENT)]
     pauses = pauses_of_reads(client)
     assert client.event("a") == EVENT
@@ -270,7 +270,7 @@ def test_what_is_tried_again(failure: Answer, client: Client, server: Server) ->
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
-def test_what_is_not_tried_again(status: int, client: Client, server: Server) -> None:
+def test_failures_that_are_not_retried(status: int, client: Client, server: Server) -> None:
     server.default = lambda _: Answer(status, b"<html>")
     with pytest.raises(ApiError) as caught:
         client.errors()
@@ -278,7 +278,7 @@ def test_what_is_not_tried_again(status: int, client: Client, server: Server) ->
     assert len(server.requests) == 1
 
 
-def test_a_wait_that_is_over_is_not_begun_again(client: Client, server: Server) -> None:
+def test_a_wait_that_timed_out_is_not_repeated(client: Client, server: Server) -> None:
     server.default = lambda _: problem(503, "not_yet_applied", **{"Retry-After": "1"})
     with pytest.raises(ApiError) as caught:
         client.event("a", wait=1)
@@ -286,7 +286,7 @@ def test_a_wait_that_is_over_is_not_begun_again(client: Client, server: Server) 
     assert len(server.requests) == 1
 
 
-def test_it_is_tried_for_30_s_in_all(
+def test_a_read_is_retried_for_30_s(
     client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.default = lambda _: problem(503, "unavailable", **{"Retry-After": "12"})

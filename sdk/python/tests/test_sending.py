@@ -62,7 +62,9 @@ def test_a_batch_by_bytes(make_client: MakeClient, server: Server) -> None:
     client = make_client(batch_age_max=600, batch_bytes_max=1000)
     ids = [track(client, input="x" * 200) for _ in range(4)]
     server.wait_for(1)
-    ids.append(track(client, input="x" * 2000))  # larger than a batch, and alone in it
+    ids.append(
+        track(client, input="x" * 2000)
+    )  # larger than batch_bytes_max, so it is a batch of its own
     client.flush()
     assert server.ids[-1] == ids[-1:]
     assert [id for batch in server.ids for id in batch] == ids
@@ -153,7 +155,7 @@ def test_order_of_an_id_whatever_is_retried(make_client: MakeClient, server: Ser
 def test_random_answers(
     seed: int, make_client: MakeClient, server: Server, reported: list[WriteError]
 ) -> None:
-    """Whatever the server answers: each write is accepted or reported once, in its id's order."""
+    """Each write is accepted or reported once, in the order of its id, whatever the answers."""
     random = Random(seed)
     accepted: dict[str, list[int]] = {f"id-{n}": [] for n in range(20)}
 
@@ -192,9 +194,7 @@ def test_random_answers(
     assert {error.status for error in reported} == {422}
 
 
-def test_what_is_tried_again_goes_first_and_with_others(
-    make_client: MakeClient, server: Server
-) -> None:
+def test_retried_writes_go_first_and_with_others(make_client: MakeClient, server: Server) -> None:
     server.answers = [results(None, 503, None)]
     client = make_client(batch_writes_max=3, batch_age_max=600)
     record_pauses(client)
@@ -264,7 +264,7 @@ def test_pauses_double_and_are_bounded(make_client: MakeClient, server: Server) 
     assert len(pauses) == len(wholes)
     for pause, whole in zip(pauses, wholes, strict=True):
         assert whole / 2 <= pause <= whole
-    # Once it worked, they begin anew.
+    # After a success, the pauses begin anew.
     server.answers = [lambda _: problem(500, "internal")]
     track(client)
     client.flush()
@@ -311,7 +311,7 @@ def test_retry_for(make_client: MakeClient, server: Server, reported: list[Write
     pauses = record_pauses(client)
     track(client, "a")
     client.flush()
-    # The next try would come too late.
+    # The next attempt would be too late.
     assert reported == [WriteError("create", "a", 503, "unavailable", "it is so", "")]
     assert not pauses
     track(client, "b")
@@ -447,15 +447,13 @@ def test_a_flush_sends_at_once(make_client: MakeClient, server: Server) -> None:
     assert server.ids == [[id]]
 
 
-def test_a_flush_does_not_wait_for_what_comes_later(
-    make_client: MakeClient, server: Server
-) -> None:
+def test_a_flush_does_not_wait_for_later_writes(make_client: MakeClient, server: Server) -> None:
     client = make_client(batch_age_max=600)
     server.open.clear()
     track(client, "a")
     flush = threading.Thread(target=client.flush)
     flush.start()
-    server.wait_for(1)  # so the flush has begun
+    server.wait_for(1)  # the flush has begun
     track(client, "b")
     server.open.set()
     flush.join(30)
@@ -476,6 +474,6 @@ def test_a_flush_out_of_time(make_client: MakeClient, server: Server) -> None:
     client.flush()
 
 
-def test_a_flush_of_nothing(client: Client, server: Server) -> None:
+def test_a_flush_of_an_empty_queue(client: Client, server: Server) -> None:
     client.flush(timeout=0)
     assert not server.requests

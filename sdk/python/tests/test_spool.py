@@ -41,7 +41,7 @@ def create(id: str) -> dict[str, str]:
 
 
 def abandon(client: Client) -> None:
-    """Closes the client with what it has."""
+    """Closes the client without a flush."""
     with pytest.raises(FlushTimeoutError):
         client.close(timeout=0)
 
@@ -69,7 +69,7 @@ def test_the_format(make_client: MakeClient, server: Server, spool_dir: Path) ->
     assert not spool_files(spool_dir)
 
 
-def test_what_is_left_is_sent_by_the_next_start_and_first(
+def test_unanswered_writes_are_sent_first_by_the_next_start(
     make_client: MakeClient, server: Server, nowhere: str, spool_dir: Path
 ) -> None:
     first = make_client(url=nowhere, spool_dir=spool_dir)
@@ -91,7 +91,7 @@ def test_what_is_left_is_sent_by_the_next_start_and_first(
     assert len(server.requests) == 2
 
 
-def test_what_is_left_is_sent_without_a_call(
+def test_unanswered_writes_are_sent_without_a_call(
     make_client: MakeClient, server: Server, spool_dir: Path
 ) -> None:
     spool_dir.mkdir()
@@ -129,7 +129,7 @@ def test_done(make_client: MakeClient, server: Server, spool_dir: Path) -> None:
     assert server.ids == [["d", "e"]]
 
 
-def test_done_is_noted_as_far_as_all_is_answered(
+def test_done_advances_to_the_first_unanswered_write(
     make_client: MakeClient, server: Server, spool_dir: Path
 ) -> None:
     client = make_client(spool_dir=spool_dir, batch_writes_max=1, batch_age_max=0)
@@ -149,7 +149,7 @@ def test_done_is_noted_as_far_as_all_is_answered(
         assert [id for batch in another.ids for id in batch] == ["d", "e"]
 
 
-def test_numbers_are_not_used_again(
+def test_file_numbers_are_not_reused(
     make_client: MakeClient, server: Server, spool_dir: Path
 ) -> None:
     for number in (1, 2, 3):
@@ -208,7 +208,7 @@ def test_a_file_of_nothing_but_corrupt_lines_is_removed(
     assert len(reported) == 2
 
 
-def test_a_new_file_every_so_many_bytes(
+def test_a_new_file_when_the_last_is_full(
     make_client: MakeClient, server: Server, spool_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _spool.FILE_BYTES_MAX == 4 << 20
@@ -221,11 +221,11 @@ def test_a_new_file_every_so_many_bytes(
     assert all((spool_dir / file).stat().st_size >= 200 for file in files[:-1])
     server.open.set()
     client.flush()
-    assert spool_files(spool_dir) == files[-1:]  # the one that is written
+    assert spool_files(spool_dir) == files[-1:]  # the current file
     assert server.ids == [ids]
 
 
-def test_files_are_removed_once_all_of_theirs_is_answered(
+def test_a_file_is_removed_when_all_its_writes_are_answered(
     make_client: MakeClient, server: Server, spool_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_spool, "FILE_BYTES_MAX", 1)
@@ -281,13 +281,13 @@ def test_a_directory_in_use_by_another_process(make_client: MakeClient, spool_di
     make_client(spool_dir=spool_dir)
 
 
-def test_a_directory_that_cannot_be(make_client: MakeClient, tmp_path: Path) -> None:
+def test_an_unusable_directory(make_client: MakeClient, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SpoolError):
         make_client(spool_dir=tmp_path / "file")
 
 
-def test_the_bounds_count_what_is_left(
+def test_the_bounds_count_unanswered_writes(
     make_client: MakeClient, server: Server, spool_dir: Path
 ) -> None:
     server.open.clear()
@@ -302,14 +302,14 @@ def test_the_bounds_count_what_is_left(
     track(client)
 
 
-def test_a_write_that_the_spool_does_not_take(
+def test_a_write_that_cannot_be_spooled(
     make_client: MakeClient, server: Server, spool_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = make_client(spool_dir=spool_dir, batch_age_max=600)
     track(client, "a")
     write = os.write
     with monkeypatch.context() as patched:
-        # A disk that fills up in the middle of a line.
+        # The disk is full in the middle of a line.
         patched.setattr(os, "write", lambda fd, data: write(fd, data[:10]))
         with pytest.raises(SpoolError):
             track(client, "b")
@@ -359,7 +359,7 @@ def test_kill(
             for _ in range(700):
                 tracked.append(child.stdout.readline().strip())
             child.send_signal(signal.SIGKILL)
-            # What it had written before it was gone counts as well; the last line may be torn.
+            # The rest of its output counts as well. The last line may be torn.
             rest = child.stdout.read()
             tracked += rest.splitlines()[: rest.count("\n")]
     assert len(tracked) >= 2100
@@ -370,7 +370,7 @@ def test_kill(
         client.flush()
         accepted |= {id for request in another.requests for id in request.ids}
     assert set(tracked) <= accepted
-    # At most the line that was written at the kill was torn, in each of the turns.
+    # Each kill tears at most one line.
     assert len(reported) <= 3
     assert {error.code for error in reported} <= {"spool_corrupt"}
     client.close()

@@ -1,4 +1,4 @@
-"""Streams that traced calls return: the shared cases, and Python's kinds of streams."""
+"""Streams of traced calls: the shared cases, and Python's kinds of streams."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def async_parts_of(case: Vector) -> AsyncGenerator[Any, None]:
 
 
 class ModelStream:
-    """As the client libraries of models have it: an iterator and a context manager."""
+    """A stream like those of model libraries: an iterator and a context manager."""
 
     def __init__(self, parts: Iterator[Any]) -> None:
         self.parts = parts
@@ -105,7 +105,7 @@ def only_item(server: Server) -> dict[str, Any]:
 
 
 def check(case: Vector, server: Server, passed: list[Any], raised: BaseException | None) -> None:
-    """Whether what was passed to the caller, and tracked, is what the case says."""
+    """Whether the caller's parts and the tracked event are those of the case."""
     expected = [
         base64.b64decode(part) if case.get("bytes") else part
         for part in case["parts"] * case.get("repeat", 1)
@@ -385,7 +385,7 @@ def test_a_stream_that_is_open_when_the_client_is_closed(client: Client, server:
     assert only_item(server)["output"] == "a"
 
 
-def test_what_is_set_on_the_span_while_it_streams(client: Client, server: Server) -> None:
+def test_fields_set_on_the_span_during_the_stream(client: Client, server: Server) -> None:
     def call(span: Span) -> Iterator[str]:
         yield "a"
         span.output = {"usage": 1}
@@ -438,7 +438,7 @@ def test_a_file(client: Client, server: Server) -> None:
 @pytest.mark.parametrize(
     "value", [[1], (1,), {"a": 1}, "text", b"text", {1}, range(2), MagicMock()]
 )
-def test_what_is_no_stream(value: Any, client: Client, server: Server) -> None:
+def test_values_that_are_not_streams(value: Any, client: Client, server: Server) -> None:
     assert client.trace("c1", lambda span: value) is value
     client.flush()
     assert "conversation_metadata" not in only_item(server)
@@ -486,7 +486,7 @@ def test_a_stream_that_is_collected_while_its_thread_has_the_queue(
     assert only_item(server)["output"] == "a"
 
 
-def test_a_flush_sees_what_waits_for_the_queue(
+def test_a_flush_includes_writes_that_wait_for_the_lock(
     client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sluice._queue._thread.start_new_thread", lambda *args: None)
@@ -498,7 +498,7 @@ def test_a_flush_sees_what_waits_for_the_queue(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_stream_that_is_open_at_a_fork_is_the_parents(client: Client, server: Server) -> None:
+def test_an_open_stream_stays_with_the_parent_of_a_fork(client: Client, server: Server) -> None:
     stream = client.trace("c1", lambda span: iter("ab"))
     pid = os.fork()
     if pid == 0:

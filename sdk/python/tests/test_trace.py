@@ -44,7 +44,7 @@ def test_a_call_that_returns(client: Client, server: Server) -> None:
         "input_embeddings": "AACAPw==",
         "output_embeddings": "AAAAQA==",
     }
-    # The id carries the time of the start.
+    # The id contains the time of the start.
     millis = int(seen[0].id.replace("-", "")[:12], 16)
     assert before * 1000 - 1 <= millis <= (time.time() - 0.02) * 1000 + 1
 
@@ -73,7 +73,7 @@ def test_an_exception_without_a_text(client: Client, server: Server) -> None:
     assert only_item(server)["error"] == "KeyboardInterrupt"
 
 
-def test_what_is_set_goes_first(client: Client, server: Server) -> None:
+def test_fields_set_on_the_span_win(client: Client, server: Server) -> None:
     def answer(span: Span) -> str:
         span.output = None
         span.error = "it was slow"
@@ -114,15 +114,13 @@ def test_a_result_that_is_not_json(client: Client, server: Server) -> None:
     assert only_item(server)["output"] == {"text": "hello"}
 
 
-def test_nothing_returned(client: Client, server: Server) -> None:
+def test_a_call_without_a_return_value(client: Client, server: Server) -> None:
     client.trace("c1", lambda span: None)
     client.flush()
     assert "output" not in only_item(server)
 
 
-def test_an_event_that_cannot_be(
-    client: Client, server: Server, reported: list[WriteError]
-) -> None:
+def test_an_invalid_event(client: Client, server: Server, reported: list[WriteError]) -> None:
     assert client.trace("", lambda span: "x") == "x"
     assert client.trace("\ud83d", lambda span: "x") == "x"
     assert client.trace(7, lambda span: "x") == "x"  # type: ignore[call-overload]
@@ -162,7 +160,7 @@ def test_an_exception_without_a_working_text(
     assert not reported
 
 
-def test_the_input_as_it_was(client: Client, server: Server) -> None:
+def test_the_input_is_encoded_when_it_is_set(client: Client, server: Server) -> None:
     messages = [{"role": "user", "content": "hello"}]
     plan = {"plan": "pro"}
 
@@ -194,7 +192,7 @@ def test_a_traced_call_that_is_too_large(
     assert not reported
 
 
-def test_embeddings_that_cannot_be_are_left_out(client: Client, server: Server) -> None:
+def test_invalid_embeddings_are_left_out(client: Client, server: Server) -> None:
     with client.trace("c1") as span:
         span.input_embeddings = [float("nan")]
         span.output = "x"

@@ -61,7 +61,7 @@ def test_sequence(vector: Vector) -> None:
 def test_own_ids(vector: Vector) -> None:
     if vector["kind"] != "invalid":
         check_id(vector["id"])
-    elif not vector["name"].startswith(("UUIDv8", "internal")):  # which the server tells
+    elif not vector["name"].startswith(("UUIDv8", "internal")):  # the server refuses those
         with pytest.raises(ValidationError):
             check_id(vector["id"])
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Literal
 
-from sluice import _json, _payload
+from sluice import _json, _payload, _truncate
 from sluice._ids import PROCESS
 from sluice._queue import Write
 from sluice.errors import ValidationError
@@ -284,7 +284,7 @@ def _metadata(value: object, strict: bool, traced: bool) -> bytes:
         encoded = _content(field, value, strict, traced)
     if not encoded.startswith(b"{"):
         raise ValidationError(field, "must be an object (a mapping)")
-    return _payload.fit_object(encoded, _payload.METADATA_BYTES_MAX)
+    return _truncate.fit_object(encoded, _payload.METADATA_BYTES_MAX)
 
 
 def _raw_json(value: object) -> str:
@@ -394,7 +394,7 @@ def _item(
             )
         contents = {name: text for name, text in fields.items() if name != "conversation_metadata"}
         over = size - WRITE_BYTES_MAX
-        fields |= _payload.fit(contents, sum(map(len, contents.values())) - over)
+        fields |= _truncate.fit(contents, sum(map(len, contents.values())) - over)
     body = b"".join(b',"%b":%b' % (name.encode(), text) for name, text in fields.items())
     return head + body + tail + b"}"
 

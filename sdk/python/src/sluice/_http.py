@@ -1,4 +1,4 @@
-"""HTTP requests on a few kept connections, and the rules for what is retried."""
+"""HTTP requests on a few kept connections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import http.client
 import itertools
 import json
 import os
-import random
 import socket
 import ssl
 import threading
@@ -18,13 +17,9 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
-from sluice import _clock, _proxies
+from sluice import _clock, _proxies, _retry
 from sluice._version import __version__
 from sluice.errors import ApiError, NetworkError, ValidationError
-
-PAUSE_MIN = 0.1
-PAUSE_MAX = 10.0
-RETRY_AFTER_MAX = 60.0
 
 REDIRECTS_MAX = 3
 
@@ -56,7 +51,7 @@ class Response:
         problem = self._problem()
         if not isinstance(problem.get("code"), str):
             return ApiError(self.status, detail=self.reason)
-        return problem_error(self.status, problem)
+        return _retry.problem_error(self.status, problem)
 
     def is_final(self) -> bool:
         """Whether the answer to a request with one write refuses that write for good.
@@ -65,7 +60,7 @@ class Response:
         """
         if self.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return True
-        return self._problem().get("code") in _JUDGING and self.is_problem()
+        return self._problem().get("code") in _retry.FINAL_CODES and self.is_problem()
 
     def is_problem(self) -> bool:
         """Whether the answer is a problem document of Sluice, not of a proxy."""
@@ -82,60 +77,6 @@ class Response:
         except (ValueError, RecursionError):
             return {}
         return problem if isinstance(problem, dict) else {}
-
-
-# The codes by which Sluice refuses a write for good. Other codes are about the request, its sender
-# or the server.
-_JUDGING = frozenset(
-    (
-        *("invalid_json", "too_deep", "duplicate_field", "unknown_field", "invalid_type"),
-        *("required", "invalid_value", "too_large", "immutable", "id_mismatch", "unknown_event"),
-        *(
-            "bad_record",
-            "unsupported_version",
-            "unreadable_batch",
-            "rejected_by_store",
-            "id_taken",
-            "event_deleted",
-        ),
-    )
-)
-
-
-class NotSentError(NetworkError):
-    """The connection failed, so that the request was not sent."""
-
-
-class UnreadableError(NetworkError):
-    """The answer has a status of 2xx, and is not Sluice's."""
-
-
-def problem_error(status: int, problem: dict[str, object]) -> ApiError:
-    """Returns the error for the members of a problem document, or of an item's error."""
-    texts = (problem.get(name) for name in ("code", "detail", "field"))
-    return ApiError(status, *(text if isinstance(text, str) else "" for text in texts))
-
-
-def is_retryable(error: ApiError | NetworkError) -> bool:
-    """Whether a retry may succeed without anybody changing anything."""
-    return isinstance(error, NetworkError) or error.status in (408, 425, 429) or error.status >= 500
-
-
-def is_final_item(error: ApiError) -> bool:
-    """Whether an item's error refuses its write for good. Only Sluice makes such errors."""
-    return error.code in _JUDGING or not (is_retryable(error) or error.status in (401, 403))
-
-
-def is_held(error: ApiError | NetworkError) -> bool:
-    """Whether the error holds writes until somebody changes something. They are retried."""
-    return isinstance(error, UnreadableError) or not is_retryable(error)
-
-
-def may_have_written(error: ApiError | NetworkError) -> bool:
-    """Whether the writes may have reached the log although the request ended with this error."""
-    if isinstance(error, NetworkError):
-        return not isinstance(error, NotSentError)
-    return error.status >= 500 or error.status == 408
 
 
 def may_follow(status: int, origin: str, target: str) -> bool:
@@ -165,15 +106,6 @@ def _shown(location: str) -> str:
         )
     except ValueError:
         return "what is no URL"
-
-
-def pause_after(tries: int, retry_after: float) -> float:
-    """Returns the pause in seconds after the given number of failed attempts.
-
-    It is exponential backoff with jitter, and at least `retry_after` seconds.
-    """
-    pause = min(PAUSE_MIN * (1 << min(tries - 1, 10)), PAUSE_MAX)
-    return max(pause * random.uniform(0.5, 1), min(retry_after, RETRY_AFTER_MAX))
 
 
 class Transport:
@@ -277,7 +209,7 @@ class Transport:
                     try:
                         connection.connect()
                     except OSError as e:
-                        raise NotSentError(_text(e)) from e
+                        raise _retry.NotSentError(_text(e)) from e
                 response, healthy = _exchange(connection, method, path, body, headers, deadline)
                 return response
             except ConnectionError as e:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from sluice import _http, _json
+from sluice import _http, _json, _retry
 from sluice._encode import check_conversation_id, check_id, datetime_micros, rfc3339
 from sluice._payload import to_json
 from sluice.errors import ApiError, ClosedError, NetworkError, ValidationError
@@ -132,7 +132,7 @@ def perform(
             raise response.error()
         except (ApiError, NetworkError) as e:
             tries += 1
-            pause = _http.pause_after(tries, retry_after)
+            pause = _retry.pause_after(tries, retry_after)
             if not _worth_another(e) or time.monotonic() + pause >= deadline:
                 raise
             if stopped.is_set():
@@ -144,7 +144,7 @@ def _worth_another(error: ApiError | NetworkError) -> bool:
     # A wait on the server that timed out is not repeated.
     if isinstance(error, ApiError) and error.code == "not_yet_applied":
         return False
-    return _http.is_retryable(error)
+    return _retry.is_retryable(error)
 
 
 def _decoded(body: bytes, raw: bool) -> Any:

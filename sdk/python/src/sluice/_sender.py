@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sluice import _http
+from sluice import _http, _retry
 from sluice._options import Options
 from sluice._queue import Queue, Write
 from sluice.errors import ApiError, NetworkError
@@ -109,7 +109,7 @@ class Sender:
                 # After an unexpected error, the queue must not stop for good.
                 _log.exception("BUG: the batch could not be sent; it is tried again")
                 self._queue.settle([], batch)
-                pause = _http.PAUSE_MAX
+                pause = _retry.PAUSE_MAX
             if pause:
                 self.sleep(pause)
 
@@ -143,7 +143,7 @@ class Sender:
                 self._report(_write_error(write, error))
             else:
                 write.tries += 1
-                write.unsure = write.unsure or _http.may_have_written(error)
+                write.unsure = write.unsure or _retry.may_have_written(error)
                 retried.append((write, error))
 
         pause = 0.0
@@ -155,7 +155,7 @@ class Sender:
             if not self._stopped.is_set():  # stopping breaks off the request by itself
                 self.last_error = error
                 self._tell_held(error)
-            pause = _http.pause_after(max(write.tries for write in again), retry_after)
+            pause = _retry.pause_after(max(write.tries for write in again), retry_after)
             if self._options.retry_for is not None:
                 end = time.monotonic() + pause - self._options.retry_for
                 for write, last_error in retried:
@@ -177,7 +177,7 @@ class Sender:
             text = f"{error.status} {error.code}".rstrip()
         else:
             text = str(error)
-        if _http.is_held(error) and text != self._told:
+        if _retry.is_held(error) and text != self._told:
             self._told = text
             _log.error(
                 "writes are held and retried: the server refuses this client, or is not Sluice; "
@@ -213,7 +213,7 @@ class Sender:
             results = _results(response.body, writes)
         if results is None:
             if status < 300:
-                raise _http.UnreadableError(f"the answer of status {status} is not Sluice's")
+                raise _retry.UnreadableError(f"the answer of status {status} is not Sluice's")
             if response.is_problem():
                 error = response.error()
                 self._observe(response, writes if _is_of_time(error) else 0)
@@ -223,8 +223,8 @@ class Sender:
         for result in results:
             problem = result.get("error")
             if isinstance(problem, dict):
-                error = _http.problem_error(problem["status"], problem)
-                outcomes.append(_Outcome(error, _http.is_final_item(error)))
+                error = _retry.problem_error(problem["status"], problem)
+                outcomes.append(_Outcome(error, _retry.is_final_item(error)))
                 self._keep(problem.get("receipt"))
             else:
                 outcomes.append(_Outcome(None, True))

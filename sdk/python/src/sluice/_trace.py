@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 
-from sluice import _encode, _json, _payload
+from sluice import _encode, _json, _payload, _truncate
 from sluice._core import Core
 from sluice._ids import PROCESS
 from sluice._queue import Write
@@ -92,7 +92,7 @@ def _snapshot(value: object) -> _encode.Snapshot | None:
         return None
     encoded = _payload.encode(value, rename=True)
     if len(encoded) > _encode.WRITE_BYTES_MAX:
-        encoded = _payload.fit({"input": encoded}, _encode.WRITE_BYTES_MAX)["input"]
+        encoded = _truncate.fit({"input": encoded}, _encode.WRITE_BYTES_MAX)["input"]
     return _encode.Snapshot(encoded)
 
 
