@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
@@ -287,48 +288,48 @@ func (c Config) InFlightBytesLeast() int64 {
 }
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.Addr, DefaultAddr)
-	setDefault(&c.BodyBytesMax, DefaultBodyBytesMax)
-	setDefault(&c.BatchBytesMax, DefaultBatchBytesMax)
-	setDefault(&c.BatchItemsMax, DefaultBatchItemsMax)
-	setDefault(&c.InFlightBytesMax, DefaultInFlightBytesMax)
-	setDefault(&c.ConnectionsMax, DefaultConnectionsMax)
-	setDefault(&c.HeaderBytesMax, DefaultHeaderBytesMax)
-	setDefault(&c.AnswerBytesMax, min(DefaultAnswerBytesMax, c.InFlightBytesMax/4))
-	setDefault(&c.PageEventsMax, DefaultPageEventsMax)
-	setDefault(&c.PageBytesMax, DefaultPageBytesMax)
-	setDefault(&c.PageReadsMax, DefaultPageReadsMax)
-	setDefault(&c.RowsMax, DefaultRowsMax)
-	setDefault(&c.BucketsMax, DefaultBucketsMax)
-	setDefault(&c.QuantilesMax, DefaultQuantilesMax)
-	setDefault(&c.MetadataFiltersMax, DefaultMetadataFiltersMax)
-	setDefault(&c.ReceiptsMax, DefaultReceiptsMax)
-	setDefault(&c.WaitMax, DefaultWaitMax)
-	setDefault(&c.AfterWait, DefaultAfterWait)
-	setDefault(&c.RetryAfter, DefaultRetryAfter)
-	setDefault(&c.QueryTimeout, DefaultQueryTimeout)
-	setDefault(&c.AnalyticsQueriesMax, max(2, runtime.GOMAXPROCS(0)))
-	setDefault(&c.AnalyticsQueueMax, DefaultAnalyticsQueue)
-	setDefault(&c.AnalyticsWait, DefaultAnalyticsWait)
-	setDefault(&c.PageTimeout, DefaultPageTimeout)
-	setDefault(&c.AnswerWait, DefaultAnswerWait)
-	setDefault(&c.AnswerBytesPerSecondMin, DefaultAnswerBytesPerSecondMin)
-	setDefault(&c.AnswerStallTimeout, DefaultAnswerStallTimeout)
-	setDefault(&c.ReadyTimeout, DefaultReadyTimeout)
-	setDefault(&c.HeaderTimeout, DefaultHeaderTimeout)
-	setDefault(&c.ReadTimeout, DefaultReadTimeout)
-	setDefault(&c.BatchReadTimeout, DefaultBatchReadTimeout)
-	setDefault(&c.InflateTimeout, DefaultInflateTimeout)
-	setDefault(&c.DrainBytesMax, DefaultDrainBytesMax)
-	setDefault(&c.DrainTimeout, DefaultDrainTimeout)
-	setDefault(&c.DrainIdleTimeout, DefaultDrainIdleTimeout)
-	setDefault(&c.WriteTimeout, max(DefaultWriteTimeout, c.readingMax()))
-	setDefault(&c.IdleTimeout, DefaultIdleTimeout)
-	setDefault(&c.ShutdownTimeout, DefaultShutdownTimeout)
+	c.Addr = cmp.Or(c.Addr, DefaultAddr)
+	c.BodyBytesMax = cmp.Or(c.BodyBytesMax, DefaultBodyBytesMax)
+	c.BatchBytesMax = cmp.Or(c.BatchBytesMax, DefaultBatchBytesMax)
+	c.BatchItemsMax = cmp.Or(c.BatchItemsMax, DefaultBatchItemsMax)
+	c.InFlightBytesMax = cmp.Or(c.InFlightBytesMax, DefaultInFlightBytesMax)
+	c.ConnectionsMax = cmp.Or(c.ConnectionsMax, DefaultConnectionsMax)
+	c.HeaderBytesMax = cmp.Or(c.HeaderBytesMax, DefaultHeaderBytesMax)
+	c.AnswerBytesMax = cmp.Or(c.AnswerBytesMax, min(DefaultAnswerBytesMax, c.InFlightBytesMax/4))
+	c.PageEventsMax = cmp.Or(c.PageEventsMax, DefaultPageEventsMax)
+	c.PageBytesMax = cmp.Or(c.PageBytesMax, DefaultPageBytesMax)
+	c.PageReadsMax = cmp.Or(c.PageReadsMax, DefaultPageReadsMax)
+	c.RowsMax = cmp.Or(c.RowsMax, DefaultRowsMax)
+	c.BucketsMax = cmp.Or(c.BucketsMax, DefaultBucketsMax)
+	c.QuantilesMax = cmp.Or(c.QuantilesMax, DefaultQuantilesMax)
+	c.MetadataFiltersMax = cmp.Or(c.MetadataFiltersMax, DefaultMetadataFiltersMax)
+	c.ReceiptsMax = cmp.Or(c.ReceiptsMax, DefaultReceiptsMax)
+	c.WaitMax = cmp.Or(c.WaitMax, DefaultWaitMax)
+	c.AfterWait = cmp.Or(c.AfterWait, DefaultAfterWait)
+	c.RetryAfter = cmp.Or(c.RetryAfter, DefaultRetryAfter)
+	c.QueryTimeout = cmp.Or(c.QueryTimeout, DefaultQueryTimeout)
+	c.AnalyticsQueriesMax = cmp.Or(c.AnalyticsQueriesMax, max(2, runtime.GOMAXPROCS(0)))
+	c.AnalyticsQueueMax = cmp.Or(c.AnalyticsQueueMax, DefaultAnalyticsQueue)
+	c.AnalyticsWait = cmp.Or(c.AnalyticsWait, DefaultAnalyticsWait)
+	c.PageTimeout = cmp.Or(c.PageTimeout, DefaultPageTimeout)
+	c.AnswerWait = cmp.Or(c.AnswerWait, DefaultAnswerWait)
+	c.AnswerBytesPerSecondMin = cmp.Or(c.AnswerBytesPerSecondMin, DefaultAnswerBytesPerSecondMin)
+	c.AnswerStallTimeout = cmp.Or(c.AnswerStallTimeout, DefaultAnswerStallTimeout)
+	c.ReadyTimeout = cmp.Or(c.ReadyTimeout, DefaultReadyTimeout)
+	c.HeaderTimeout = cmp.Or(c.HeaderTimeout, DefaultHeaderTimeout)
+	c.ReadTimeout = cmp.Or(c.ReadTimeout, DefaultReadTimeout)
+	c.BatchReadTimeout = cmp.Or(c.BatchReadTimeout, DefaultBatchReadTimeout)
+	c.InflateTimeout = cmp.Or(c.InflateTimeout, DefaultInflateTimeout)
+	c.DrainBytesMax = cmp.Or(c.DrainBytesMax, DefaultDrainBytesMax)
+	c.DrainTimeout = cmp.Or(c.DrainTimeout, DefaultDrainTimeout)
+	c.DrainIdleTimeout = cmp.Or(c.DrainIdleTimeout, DefaultDrainIdleTimeout)
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, max(DefaultWriteTimeout, c.readingMax()))
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, DefaultIdleTimeout)
+	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, DefaultShutdownTimeout)
 	if c.EventNames == nil {
 		c.EventNames = event.DefaultEventNames()
 	}
-	setDefault(&c.EventNamesMax, event.DefaultEventNamesMax)
+	c.EventNamesMax = cmp.Or(c.EventNamesMax, event.DefaultEventNamesMax)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -338,11 +339,4 @@ func (c Config) withDefaults() Config {
 // readingMax is how long a question may take until its answer begins.
 func (c *Config) readingMax() time.Duration {
 	return c.WaitMax + c.AnalyticsWait + c.AnswerWait + c.QueryTimeout
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }

@@ -286,10 +286,10 @@ func appendPlace(b []byte, p *problem) []byte {
 	b = append(b, `,"id":`...)
 	b = appendString(b, p.id)
 	b = append(b, `,"receipt":"`...)
-	b = appendReceipt(b, p.receipt)
+	b = p.receipt.AppendText(b)
 	if p.createdBy != (event.Receipt{}) {
 		b = append(b, `","created_by_receipt":"`...)
-		b = appendReceipt(b, p.createdBy)
+		b = p.createdBy.AppendText(b)
 	}
 	return append(b, '"')
 }

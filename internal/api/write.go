@@ -342,15 +342,7 @@ func appendWritten(b []byte, id string, r event.Receipt) []byte {
 	b = append(b, `{"id":`...)
 	b = appendString(b, id)
 	b = append(b, `,"receipt":"`...)
-	return append(appendReceipt(b, r), `"}`...)
-}
-
-func appendReceipt(b []byte, r event.Receipt) []byte {
-	b = strconv.AppendInt(b, int64(r.Generation), 10)
-	b = append(b, '.')
-	b = strconv.AppendInt(b, int64(r.Partition), 10)
-	b = append(b, '.')
-	return strconv.AppendInt(b, r.Offset, 10)
+	return append(r.AppendText(b), `"}`...)
 }
 
 // escapeID escapes an id for a path. The two ids that a path would take for

@@ -84,7 +84,7 @@ func benchApply(b *testing.B, c *Consumer, log []record.Record) {
 		if n := len(c.filling.poison) + len(c.fold.refused); n > 0 {
 			b.Fatalf("%d records refused", n)
 		}
-		c.remember()
+		c.cacheRows()
 		c.filling.reset()
 	}
 }

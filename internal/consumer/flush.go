@@ -47,12 +47,12 @@ func (c *Consumer) flush(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// apply writes the rows of the items. Those that the fold refuses go to the
-// dead letters before any row is written: a later delete among the rows would
-// have a replay take the update before it for one without effect. Where the
-// database refuses the data itself, apply halves the items until the one record
-// at fault is found; where what they need of the database is too large for the
-// memory, until it is not.
+// apply writes the rows of the items. Records that the fold refuses go to the dead
+// letters before any row is written; otherwise a delete among the rows would make a
+// replay take a refused update before it for one without effect. Where the database
+// refuses the data itself, apply halves the items until the one record at fault is
+// found. Where the rows to look up are too large for the memory, it halves the items
+// until they are not.
 func (c *Consumer) apply(ctx context.Context, items []item) error {
 	if len(items) == 0 {
 		return nil
@@ -102,7 +102,7 @@ func (c *Consumer) apply(ctx context.Context, items []item) error {
 		}
 		c.metrics.inserted(rows, insertStart)
 	}
-	c.remember()
+	c.cacheRows()
 	c.metrics.noEffect.Add(float64(c.fold.noEffect))
 	return nil
 }

@@ -8,26 +8,28 @@ import (
 	"github.com/sluicehq/sluice/internal/record"
 )
 
-// none marks an index that points nowhere.
+// none is the index of nothing.
 const none = -1
 
 // state is what a batch knows of one event while it is folded.
 type state struct {
 	id        event.ID
 	partition int32
-	// known: base is what the log says of the event before this batch. Without
-	// it the event may have a row that was not looked up.
-	known bool
-	// partial: base has only alias, created, version and deleted.
-	partial bool
-	// settled: a write of this batch makes the base irrelevant to later ones.
-	settled bool
-	// base indexes fold.bases, core fold.rows.Cores; core is the newer.
+	// baseLoaded says that base is the event's core row before this batch, or none
+	// where there was no row. Before it is set, the database may have a row.
+	baseLoaded bool
+	// basePartial says that the base row has only alias, created, version and deleted.
+	basePartial bool
+	// baseIrrelevant says that a write of this batch makes the base row irrelevant to
+	// the writes after it.
+	baseIrrelevant bool
+	// base is the index in fold.bases of the core row before this batch, core the
+	// index in fold.rows.Cores of the one that this batch writes.
 	base, core int32
-	// contents and embeddings index the rows of this batch, input first.
+	// contents and embeddings are the indices of the rows of this batch, input first.
 	contents, embeddings [2]int32
-	// dead: this batch deletes the event.
-	dead bool
+	// deleted says that this batch deletes the event.
+	deleted bool
 }
 
 // fold turns writes, in log order for each event, into the rows that they
@@ -42,7 +44,7 @@ type fold struct {
 
 	// noEffect counts writes that met a tombstone, and creates that lost.
 	noEffect int
-	// afterRefusal: there is a create that comes after a refused one.
+	// afterRefusal says that there is a create that comes after a refused one.
 	afterRefusal bool
 }
 
@@ -66,14 +68,14 @@ func (f *fold) reset() {
 	f.noEffect, f.afterRefusal = 0, false
 }
 
-// at returns the state of the event, a new one where the batch has none.
-func (f *fold) at(id event.ID, partition int32) *state {
-	i, _ := f.find(id, partition)
+// stateOf returns the state of the event, a new one where the batch has none.
+func (f *fold) stateOf(id event.ID, partition int32) *state {
+	i, _ := f.indexOf(id, partition)
 	return &f.states[i]
 }
 
-// find is at, but returns the index of the state, and whether it is new.
-func (f *fold) find(id event.ID, partition int32) (i int32, isNew bool) {
+// indexOf returns the index of the event's state, and whether the state is new.
+func (f *fold) indexOf(id event.ID, partition int32) (i int32, isNew bool) {
 	i, ok := f.index[id]
 	if ok {
 		return i, false
@@ -87,16 +89,17 @@ func (f *fold) find(id event.ID, partition int32) (i int32, isNew bool) {
 	return i, true
 }
 
-// learn says what the log holds of the event before this batch; nil for nothing.
-func (f *fold) learn(s *state, base *event.Core) {
-	s.known = true
+// setBase says which core row the event had before this batch; nil for none.
+func (f *fold) setBase(s *state, base *event.Core) {
+	s.baseLoaded = true
 	if base != nil {
 		s.base = int32(len(f.bases))
 		f.bases = append(f.bases, *base)
 	}
 }
 
-// current is the event's core row as of now, nil where the fold knows of none.
+// current is the event's core row at this point of the log, nil where the fold has
+// none.
 func (f *fold) current(s *state) *event.Core {
 	switch {
 	case s.core != none:
@@ -129,20 +132,20 @@ func makeVersion(class event.Class, at event.Position) event.Version {
 	return event.MakeVersion(class, at)
 }
 
-// create makes the event, unless something of it came before: a tombstone kills
-// it, an earlier create makes it lose whole, and a row with its own position
-// says that this is a replay of what the table already has.
+// create makes the event, unless a row of it came before: after a tombstone or an
+// earlier create it has no effect, and a row with its own position says that this is
+// a replay of what the table already has.
 //
 // After a create of the event that was refused, the contents and embeddings that
 // it does not bring are cleared, and outrank what the refused one may have left.
 func (f *fold) create(s *state, w *event.Write, at event.Position, afterRefusal bool) {
-	if s.dead || f.current(s) != nil {
+	if s.deleted || f.current(s) != nil {
 		f.noEffect++
 		return
 	}
 	if w.Fresh {
 		// Nobody could name the id before this create.
-		s.known = true
+		s.baseLoaded = true
 	}
 	version := makeVersion(event.ClassCreate, at)
 	core := event.Core{
@@ -165,7 +168,7 @@ func (f *fold) update(s *state, w *event.Write, rec *record.Record) {
 	at := rec.Position()
 	cur := f.current(s)
 	switch {
-	case s.dead || cur != nil && cur.Deleted:
+	case s.deleted || cur != nil && cur.Deleted:
 		f.noEffect++
 		return
 	case cur == nil:
@@ -233,7 +236,7 @@ func (f *fold) delete(s *state, at event.Position) {
 			ID: s.id, Field: event.FieldInputEmbeddings + event.Field(i), Version: version, Deleted: true,
 		})
 	}
-	s.dead = true
+	s.deleted = true
 }
 
 // refuseAgain refuses a create that the database refused before.

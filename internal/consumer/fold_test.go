@@ -334,7 +334,7 @@ func TestFold(t *testing.T) {
 			f.reset()
 
 			if tt.looked {
-				f.learn(f.at(testID(1), 0), tt.base)
+				f.setBase(f.stateOf(testID(1), 0), tt.base)
 			}
 			for _, w := range tt.writes {
 				foldOne(f, w.write, w.offset)
@@ -364,7 +364,7 @@ func TestFold(t *testing.T) {
 
 func foldOne(f *fold, w event.Write, offset int64) {
 	rec := recordOf(w, 0, offset)
-	f.apply(f.at(w.ID, 0), &w, &rec, false)
+	f.apply(f.stateOf(w.ID, 0), &w, &rec, false)
 }
 
 // Events of one batch must not mix.
@@ -402,7 +402,7 @@ func TestFoldManyEvents(t *testing.T) {
 func TestFoldLeavesTheBaseAlone(t *testing.T) {
 	f := newFold()
 	base := row(3, created(3))
-	f.learn(f.at(testID(1), 0), &base)
+	f.setBase(f.stateOf(testID(1), 0), &base)
 	foldOne(f, update(failure("e"), latency(2)), 5)
 	if diff := cmp.Diff(row(3, created(3)), base); diff != "" {
 		t.Errorf("base (-want +got):\n%s", diff)
@@ -416,7 +416,7 @@ func TestFoldLeavesTheBaseAlone(t *testing.T) {
 func TestFoldResetLetsPayloadsGo(t *testing.T) {
 	f := newFold()
 	base := row(3, created(3))
-	f.learn(f.at(testID(1), 0), &base)
+	f.setBase(f.stateOf(testID(1), 0), &base)
 	foldOne(f, update(failure("e"), output("out"), inputVector(1)), 5)
 	foldOne(f, update(id(2), output("out")), 6)
 	f.reset()

@@ -21,9 +21,9 @@ type item struct {
 	refusedAt event.Position
 }
 
-// resolve folds the items, in log order, into c.fold. It looks up what the
-// writes need and neither they nor the recent rows have: an alias's id, and
-// the core row of an event that is updated.
+// resolve folds the items, in log order, into c.fold. It looks up what the writes
+// need and neither the batch nor the cache has: the id of an alias, and the core row
+// of an event that is updated.
 func (c *Consumer) resolve(ctx context.Context, items []item) error {
 	f := c.fold
 	f.reset()
@@ -48,7 +48,7 @@ func (c *Consumer) resolve(ctx context.Context, items []item) error {
 			continue
 		}
 		s := &f.states[it.state]
-		if it.write.Alias == "" && it.refusedAt >= it.record.Position() && f.current(s) == nil && !s.dead {
+		if it.write.Alias == "" && it.refusedAt >= it.record.Position() && f.current(s) == nil && !s.deleted {
 			f.refuseAgain(it.record)
 			continue
 		}
@@ -101,7 +101,8 @@ func (c *Consumer) resolveAliases(ctx context.Context, items []item) error {
 	return nil
 }
 
-// batchAlias is what the batch knows of an alias; a row without a version is none.
+// batchAlias is the latest row of an alias at this point of the batch. A row without
+// a version stands for no row.
 type batchAlias struct {
 	row       event.AliasRow
 	partition int32
@@ -138,7 +139,7 @@ func (c *Consumer) resolveAlias(it *item) {
 		}
 		c.putAlias(a, row)
 		// The alias row is written before the core row, so there is none of the id.
-		f.learn(f.at(w.ID, it.record.Partition), nil)
+		f.setBase(f.stateOf(w.ID, it.record.Partition), nil)
 	case !exists:
 		f.refuse(it.record, event.CodeUnknownEvent, "no event with this id was created before this update")
 	case w.Op == event.OpCreate && a.row.ID != w.ID:
@@ -154,9 +155,9 @@ func (c *Consumer) putAlias(a batchAlias, row event.AliasRow) {
 	c.aliases[row.Alias] = a
 }
 
-// resolveBases looks up the core rows of the events that are updated and
-// neither created afresh in the batch, nor deleted by it, nor held, nor known
-// to have none.
+// resolveBases looks up the core rows of the events that are updated, except those
+// that are created afresh or deleted in the batch, are in the cache, or are known to
+// have no row.
 func (c *Consumer) resolveBases(ctx context.Context, items []item) error {
 	f := c.fold
 	clear(c.needs)
@@ -167,18 +168,18 @@ func (c *Consumer) resolveBases(ctx context.Context, items []item) error {
 			continue
 		}
 		var isNew bool
-		it.state, isNew = f.find(id, it.record.Partition)
+		it.state, isNew = f.indexOf(id, it.record.Partition)
 		s := &f.states[it.state]
 		// What was before matters neither to a delete nor to what follows it.
 		if isNew && (!w.Fresh || it.refusedAt != 0) && w.Op != event.OpDelete {
 			if core, ok := c.cache.Core(s.partition, id); ok {
-				f.learn(s, &core)
+				f.setBase(s, &core)
 			} else if c.cache.Absent(s.partition, id) {
-				f.learn(s, nil)
+				f.setBase(s, nil)
 			}
 		}
 		switch {
-		case s.known || s.settled:
+		case s.baseLoaded || s.baseIrrelevant:
 		case w.Op == event.OpUpdate:
 			c.needs[id] = c.needs[id] || w.Set&event.CoreFields != 0
 		case it.refusedAt != 0 && w.Op == event.OpCreate:
@@ -188,7 +189,7 @@ func (c *Consumer) resolveBases(ctx context.Context, items []item) error {
 		default:
 			// A delete is final whatever was before it, and nothing comes
 			// before a fresh create.
-			s.settled = w.Fresh || w.Op == event.OpDelete
+			s.baseIrrelevant = w.Fresh || w.Op == event.OpDelete
 		}
 	}
 	if len(c.needs) == 0 {
@@ -202,13 +203,14 @@ func (c *Consumer) resolveBases(ctx context.Context, items []item) error {
 			states = append(states, id)
 		}
 	}
-	if err := c.learn(ctx, whole, c.store.Cores, false); err != nil {
+	if err := c.loadBases(ctx, whole, c.store.Cores, false); err != nil {
 		return err
 	}
-	return c.learn(ctx, states, c.store.CoreStates, true)
+	return c.loadBases(ctx, states, c.store.CoreStates, true)
 }
 
-func (c *Consumer) learn(
+// loadBases looks up core rows as the bases of their events.
+func (c *Consumer) loadBases(
 	ctx context.Context, ids []event.ID,
 	lookup func(context.Context, []event.ID) (map[event.ID]event.Core, error), partial bool,
 ) error {
@@ -222,25 +224,26 @@ func (c *Consumer) learn(
 	c.metrics.lookups.WithLabelValues("core").Add(float64(len(ids)))
 	for _, id := range ids {
 		s := &c.fold.states[c.fold.index[id]]
-		s.partial = partial
+		s.basePartial = partial
 		if core, ok := cores[id]; ok {
-			c.fold.learn(s, &core)
+			c.fold.setBase(s, &core)
 		} else {
-			c.fold.learn(s, nil)
+			c.fold.setBase(s, nil)
 		}
 	}
 	return nil
 }
 
-// remember keeps what the fold knows for certain, once its rows are written.
-func (c *Consumer) remember() {
+// cacheRows puts the core rows and aliases of the fold into the cache, once its rows
+// are written.
+func (c *Consumer) cacheRows() {
 	f := c.fold
 	for i := range f.states {
 		s := &f.states[i]
 		switch {
-		case s.core != none && (s.known || s.dead):
+		case s.core != none && (s.baseLoaded || s.deleted):
 			c.cache.PutCore(s.partition, f.rows.Cores[s.core])
-		case s.base != none && !s.partial:
+		case s.base != none && !s.basePartial:
 			c.cache.PutCore(s.partition, f.bases[s.base])
 		}
 	}

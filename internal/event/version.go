@@ -81,8 +81,15 @@ type Receipt struct {
 }
 
 // String is the receipt's text, which [ParseReceipt] reads.
-func (r Receipt) String() string {
-	return strconv.Itoa(r.Generation) + "." + strconv.Itoa(int(r.Partition)) + "." + strconv.FormatInt(r.Offset, 10)
+func (r Receipt) String() string { return string(r.AppendText(nil)) }
+
+// AppendText appends the receipt's text to b.
+func (r Receipt) AppendText(b []byte) []byte {
+	b = strconv.AppendInt(b, int64(r.Generation), 10)
+	b = append(b, '.')
+	b = strconv.AppendInt(b, int64(r.Partition), 10)
+	b = append(b, '.')
+	return strconv.AppendInt(b, r.Offset, 10)
 }
 
 // ParseReceipt reads a receipt's text. The error is an [*Error] that names the
