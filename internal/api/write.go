@@ -270,10 +270,11 @@ func (b requestBody) Read(p []byte) (int, error) {
 
 // bodyProblem says how an error of reading or inflating a body is answered.
 func bodyProblem(err error, bytesMax int) error {
+	if err == nil {
+		return nil
+	}
 	var invalid *body.EncodingError
 	switch {
-	case err == nil:
-		return nil
 	case errors.Is(err, body.ErrTooLarge):
 		return tooLarge(bytesMax)
 	case errors.Is(err, body.ErrOverloaded):
