@@ -1,4 +1,5 @@
-// Package spec holds the contract of Sluice's HTTP API.
+// Package spec embeds the OpenAPI document, which is the contract of Sluice's HTTP
+// API.
 package spec
 
 import _ "embed"
