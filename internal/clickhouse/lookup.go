@@ -1,13 +1,10 @@
 package clickhouse
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
@@ -15,40 +12,6 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/event"
 )
-
-// byKeys selects the rows of the ids in the external table "keys". The tuple is
-// the primary key, by whose index they are found. It is only a hint: an id has
-// all of its key in it, so that no other column is read to compare.
-const byKeys = `id IN (SELECT id FROM keys)
-WHERE indexHint((toDate(timestamp), conversation_hash, timestamp) IN (SELECT toDate(timestamp), conversation_hash, timestamp FROM keys))`
-
-// literalKeysMax is the most keys that stand in the text of a query. An external
-// table takes a quarter of the time of a query of few keys.
-const literalKeysMax = 128
-
-// byLiteralKeys is byKeys with the keys in it. It is false where there are too
-// many, or one whose time ClickHouse might not read.
-func byLiteralKeys(ids []event.ID) (string, bool) {
-	if len(ids) > literalKeysMax {
-		return "", false
-	}
-	names := make([]byte, 0, 40*len(ids))
-	keys := make([]byte, 0, 64*len(ids))
-	for i, id := range ids {
-		at := time.UnixMicro(id.Micros()).UTC()
-		if at.Year() < 1971 || at.Year() > 2100 {
-			return "", false
-		}
-		if i > 0 {
-			names, keys = append(names, ','), append(keys, ',')
-		}
-		names = fmt.Appendf(names, "'%s'", id)
-		keys = at.AppendFormat(keys, "('2006-01-02',")
-		keys = strconv.AppendUint(keys, uint64(id.ConversationHash()), 10)
-		keys = at.AppendFormat(keys, ",'2006-01-02 15:04:05.000000')")
-	}
-	return fmt.Sprintf("id IN (%s) WHERE indexHint((toDate(timestamp), conversation_hash, timestamp) IN (%s))", names, keys), true
-}
 
 // Cores returns the core row with the highest version of each of the events
 // that has one within the retention, tombstones too. Duplicate ids are allowed.
@@ -298,117 +261,4 @@ func (s *Store) Refused(ctx context.Context, rowsMax int) (refused []event.Alias
 		return refused[:rowsMax], true, nil
 	}
 	return refused, false, nil
-}
-
-// eachKeys runs the query for chunks of the ids, in the order of the sort key,
-// so that each chunk reads its own part of the table. The query gets the clauses
-// that select the rows of a chunk.
-func (s *Store) eachKeys(ctx context.Context, r conn.Role, name string, timeout time.Duration, ids []event.ID, query func(byKey string) ch.Query) error {
-	sorted := slices.Clone(ids)
-	slices.SortFunc(sorted, compareKeys)
-	sorted = slices.Compact(sorted)
-	for chunk := range slices.Chunk(sorted, s.cfg.LookupKeysMax) {
-		prewhere := " PREWHERE "
-		if first := chunk[0].ConversationHash(); !slices.ContainsFunc(chunk, func(id event.ID) bool { return id.ConversationHash() != first }) {
-			// Of one conversation: said so that no other shard is asked.
-			prewhere += "conversation_hash = " + strconv.FormatUint(uint64(first), 10) + " AND "
-		}
-		var q ch.Query
-		if literal, ok := byLiteralKeys(chunk); ok {
-			q = query(prewhere + literal)
-		} else {
-			q = query(prewhere + byKeys)
-			q.ExternalTable, q.ExternalData = "keys", keysTable(chunk)
-		}
-		q.Settings = append(q.Settings, conn.LookupSettings...)
-		if err := s.db.Query(ctx, r, name, timeout, q); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// keysTable is the external table "keys" of byKeys.
-func keysTable(ids []event.ID) proto.Input {
-	var (
-		hash      = make(proto.ColUInt32, len(ids))
-		timestamp = column[event.ID]{typ: typeTimestamp, rows: ids, order: make([]uint64, len(ids)), passes: []put[event.ID]{
-			func(b *proto.Buffer, id *event.ID, _ *uint64) { b.PutInt64(id.Micros()) },
-		}}
-		key = make(proto.ColUUID, len(ids))
-	)
-	for i, id := range ids {
-		hash[i], key[i] = id.ConversationHash(), [16]byte(id)
-		timestamp.order[i] = uint64(i)
-	}
-	return proto.Input{
-		{Name: "conversation_hash", Data: hash},
-		{Name: "timestamp", Data: &timestamp},
-		{Name: "id", Data: key},
-	}
-}
-
-// compareKeys orders ids nearly as the tables do.
-func compareKeys(a, b event.ID) int {
-	return cmp.Or(
-		cmp.Compare(a.Micros()/microsPerDay, b.Micros()/microsPerDay),
-		cmp.Compare(a.ConversationHash(), b.ConversationHash()),
-		bytes.Compare(a[:], b[:]),
-	)
-}
-
-const coreColumns = "id, conversation_id, event_name, error, latency, metadata, alias, created, version, deleted"
-
-// coreResult decodes blocks of coreColumns.
-type coreResult struct {
-	id                              proto.ColUUID
-	conversationID, metadata, alias proto.ColStr
-	eventName                       *proto.ColLowCardinality[string]
-	errorText                       proto.ColStr
-	error                           *proto.ColNullable[string]
-	latencies                       proto.ColFloat64
-	latency                         *proto.ColNullable[float64]
-	created, version                proto.ColUInt64
-	deleted                         proto.ColUInt8
-}
-
-func newCoreResult() *coreResult {
-	r := &coreResult{eventName: new(proto.ColStr).LowCardinality()}
-	r.error, r.latency = r.errorText.Nullable(), r.latencies.Nullable()
-	return r
-}
-
-func (r *coreResult) result() proto.Results {
-	return proto.Results{
-		{Name: "id", Data: &r.id},
-		{Name: "conversation_id", Data: &r.conversationID},
-		{Name: "event_name", Data: r.eventName},
-		{Name: "error", Data: r.error},
-		{Name: "latency", Data: r.latency},
-		{Name: "metadata", Data: &r.metadata},
-		{Name: "alias", Data: &r.alias},
-		{Name: "created", Data: &r.created},
-		{Name: "version", Data: &r.version},
-		{Name: "deleted", Data: &r.deleted},
-	}
-}
-
-func (r *coreResult) core(i int) event.Core {
-	c := event.Core{
-		ID:             event.ID(r.id[i]),
-		ConversationID: r.conversationID.Row(i),
-		EventName:      r.eventName.Row(i),
-		Metadata:       r.metadata.Row(i),
-		Alias:          r.alias.Row(i),
-		Created:        event.Position(r.created[i]),
-		Version:        event.Version(r.version[i]),
-		Deleted:        r.deleted[i] != 0,
-	}
-	if !r.error.IsElemNull(i) {
-		c.Error = r.errorText.Row(i)
-	}
-	if !r.latency.IsElemNull(i) {
-		c.Latency, c.HasLatency = r.latencies[i], true
-	}
-	return c
 }

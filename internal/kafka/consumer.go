@@ -6,19 +6,13 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
-	"maps"
-	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/sluicehq/sluice/internal/event"
-	"github.com/sluicehq/sluice/internal/fault"
 	"github.com/sluicehq/sluice/internal/record"
 )
 
@@ -273,232 +267,12 @@ func (c *Consumer) fetchFailed(topic string, partition int32, err error) {
 	}
 }
 
-// newRecord is a record of the events topic of the generation.
-func newRecord(generation int, r *kgo.Record) record.Record {
-	return record.Record{
-		Generation: generation, Partition: r.Partition, Offset: r.Offset,
-		Key: r.Key, Value: r.Value, Version: recordVersion(r.Headers), AppendTime: r.Timestamp,
-		ReplayOf: replayOf(r.Headers),
-	}
-}
-
-// replayOf is the receipt of the write that a record repeats, zero where its
-// headers name none.
-func replayOf(headers []kgo.RecordHeader) event.Receipt {
-	for _, h := range headers {
-		if h.Key == headerReplayOf {
-			r, _ := event.ParseReceipt(string(h.Value)) // zero if it is none
-			return r
-		}
-	}
-	return event.Receipt{}
-}
-
 // isUnreadable reports whether the error may be of a batch, and not of a broker
 // or a connection.
 func isUnreadable(err error) bool {
 	var code *kerr.Error
 	var session *kgo.ErrGroupSession
 	return !errors.As(err, &code) && !errors.As(err, &session)
-}
-
-// recordVersion is the value of the version header, 0 where there is none that
-// is a number.
-func recordVersion(headers []kgo.RecordHeader) int {
-	for _, h := range headers {
-		if h.Key == headerVersion {
-			if len(h.Value) == 1 && h.Value[0] >= '0' && h.Value[0] <= '9' {
-				return int(h.Value[0] - '0')
-			}
-			n, err := strconv.Atoi(string(h.Value))
-			if err != nil || n < 0 {
-				return 0
-			}
-			return n
-		}
-	}
-	return 0
-}
-
-func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
-	partitions := assigned[c.topic]
-	if len(partitions) == 0 {
-		return
-	}
-	c.mu.Lock()
-	for _, p := range partitions {
-		c.epoch++
-		c.owned[p] = &assignment{epoch: c.epoch, start: -1, next: -1}
-	}
-	c.mu.Unlock()
-	slices.Sort(partitions)
-	c.log.Info("partitions assigned", "topic", c.topic, "partitions", partitions)
-}
-
-// starting decides where each newly assigned partition is read from. Without
-// it, a missing commit or one out of range would quietly move to some other place.
-func (c *Consumer) starting(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Consumer.RebalanceTimeout/2)
-	defer cancel()
-	c.mu.Lock()
-	adm := c.adm
-	c.mu.Unlock()
-	first, err := adm.ListStartOffsets(ctx, c.topic)
-	if err == nil {
-		err = first.Error()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list start offsets of %s: %w", c.topic, err)
-	}
-	end, err := adm.ListEndOffsets(ctx, c.topic)
-	if err == nil {
-		err = end.Error()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list end offsets of %s: %w", c.topic, err)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for p, o := range offsets[c.topic] {
-		from, _ := first.Lookup(c.topic, p)
-		to, _ := end.Lookup(c.topic, p)
-		next := o.EpochOffset().Offset
-		if next < 0 && fault.Planted(fault.ResetToLatest) {
-			next = to.Offset
-			offsets[c.topic][p] = kgo.NewOffset().At(next)
-		}
-		switch {
-		case next < 0 && from.Offset > 0:
-			err = c.lost(p, "group %q has no commit and the log begins at offset %d, not 0", c.cfg.Group, from.Offset)
-		case next < 0:
-			next = 0
-			offsets[c.topic][p] = kgo.NewOffset().At(0)
-		case next < from.Offset:
-			err = c.lost(p, "group %q is at offset %d and the log begins at %d", c.cfg.Group, next, from.Offset)
-		case next > to.Offset:
-			err = c.lost(p, "group %q is at offset %d and the log ends at %d", c.cfg.Group, next, to.Offset)
-		}
-		if err != nil {
-			c.fail(err)
-			return nil, err
-		}
-		if a := c.owned[p]; a != nil {
-			a.start, a.next = next, next
-		}
-	}
-	return offsets, nil
-}
-
-func (c *Consumer) onRevoked(ctx context.Context, _ *kgo.Client, revoked map[string][]int32) {
-	partitions := c.held(revoked)
-	if len(partitions) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Consumer.RebalanceTimeout*9/10)
-	defer cancel()
-	if c.revoked != nil {
-		c.revoked(ctx, partitions, false)
-	}
-	c.drop(partitions)
-	c.log.Info("partitions revoked", "topic", c.topic, "partitions", partitions)
-}
-
-func (c *Consumer) onLost(ctx context.Context, _ *kgo.Client, lost map[string][]int32) {
-	partitions := c.held(lost)
-	if len(partitions) == 0 {
-		return
-	}
-	c.drop(partitions)
-	if c.revoked != nil {
-		ctx, cancel := context.WithTimeout(ctx, c.cfg.Consumer.RebalanceTimeout*9/10)
-		defer cancel()
-		c.revoked(ctx, partitions, true)
-	}
-	c.log.Warn("partitions lost", "topic", c.topic, "partitions", partitions)
-}
-
-func (c *Consumer) held(m map[string][]int32) []int32 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var held []int32
-	for _, p := range m[c.topic] {
-		if c.owned[p] != nil {
-			held = append(held, p)
-		}
-	}
-	slices.Sort(held)
-	return held
-}
-
-func (c *Consumer) drop(partitions []int32) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, p := range partitions {
-		delete(c.owned, p)
-	}
-}
-
-// Commit records the next offset to read of each partition, and returns once
-// the group has them. Partitions that this member does not have any more are
-// left out, as are offsets before the one that its assignment began at: their
-// owner reads them again, or has committed more.
-//
-// The error wraps [ErrFenced] where the group has gone on without this member.
-// The same Commit may be tried again: it succeeds once the member is back, for
-// the partitions that it still has.
-func (c *Consumer) Commit(ctx context.Context, offsets map[int32]int64) error {
-	commit := make(map[int32]kgo.EpochOffset, len(offsets))
-	c.mu.Lock()
-	for p, next := range offsets {
-		if a := c.owned[p]; a != nil && a.start >= 0 && next >= a.start {
-			commit[p] = kgo.EpochOffset{Epoch: a.leaderOf(next - 1), Offset: next}
-		}
-	}
-	c.mu.Unlock()
-	if len(commit) == 0 {
-		return nil
-	}
-	err := c.commit(ctx, commit)
-	if isFenced(err) {
-		// The member cannot join again while Poll's last answer holds a rebalance up.
-		c.cl.AllowRebalance()
-		return fmt.Errorf("%w: %w", ErrFenced, err)
-	}
-	if err != nil {
-		return fmt.Errorf("commit offsets of %s: %w", c.topic, err)
-	}
-	return nil
-}
-
-func (c *Consumer) commit(ctx context.Context, offsets map[int32]kgo.EpochOffset) error {
-	var err error
-	// The client waits for the end of this call and ends it with ctx.
-	c.cl.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{c.topic: offsets},
-		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, e error) {
-			if err = e; err != nil {
-				return
-			}
-			for _, t := range resp.Topics {
-				for _, p := range t.Partitions {
-					if e := kerr.ErrorForCode(p.ErrorCode); e != nil && err == nil {
-						err = fmt.Errorf("partition %d: %w", p.Partition, e)
-					}
-				}
-			}
-		})
-	return err
-}
-
-// leaderOf is the leader epoch of the record at the offset, -1 where it is not
-// known. It forgets those before. The consumer's mu is held.
-func (a *assignment) leaderOf(offset int64) int32 {
-	for len(a.leaders) > 1 && a.leaders[1].from <= offset {
-		a.leaders = a.leaders[1:]
-	}
-	if len(a.leaders) == 0 || a.leaders[0].from > offset {
-		return -1
-	}
-	return a.leaders[0].epoch
 }
 
 // Pause stops the fetching of all partitions, also of those that are assigned
@@ -514,45 +288,6 @@ func (c *Consumer) Leads() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.owned[0] != nil
-}
-
-// Lag is, for every partition of the topic, the number of records that the
-// group has not committed.
-func (c *Consumer) Lag(ctx context.Context) (map[int32]int64, error) {
-	end, err := c.adm.ListEndOffsets(ctx, c.topic)
-	if err == nil {
-		err = end.Error()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list end offsets of %s: %w", c.topic, err)
-	}
-	committed, err := fetchCommitted(ctx, c.adm, c.cfg.Group, c.topic)
-	if err != nil {
-		return nil, err
-	}
-	lag := make(map[int32]int64)
-	for p, o := range end[c.topic] {
-		lag[p] = max(0, o.Offset-committed[p])
-	}
-	return lag, nil
-}
-
-// fetchCommitted reads the group's commits; a partition without one is absent.
-func fetchCommitted(ctx context.Context, adm *kadm.Client, group, topic string) (map[int32]int64, error) {
-	resp, err := adm.FetchOffsets(ctx, group)
-	if err == nil {
-		err = resp.Error()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("fetch offsets of group %s: %w", group, err)
-	}
-	committed := make(map[int32]int64)
-	for p, o := range maps.All(resp[topic]) {
-		if o.At >= 0 {
-			committed[p] = o.At
-		}
-	}
-	return committed, nil
 }
 
 // Close leaves the group, so that other members take over at once, and closes

@@ -10,7 +10,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicehq/sluice/internal/event"
@@ -239,12 +238,11 @@ func (d *DeadLetters) Read(ctx context.Context, from int64, fn func(StoredLetter
 // that the topic has when read is called, which it returns. It stops at fn's
 // first error.
 func (d *DeadLetters) read(ctx context.Context, from int64, fn func(*kgo.Record) error) (end int64, _ error) {
-	adm := kadm.NewClient(d.cl)
-	start, err := topicOffset(ctx, adm.ListStartOffsets, d.topic)
+	start, err := listOffset(ctx, d.cl, d.topic, offsetFirst)
 	if err != nil {
 		return 0, err
 	}
-	end, err = topicOffset(ctx, adm.ListEndOffsets, d.topic)
+	end, err = listOffset(ctx, d.cl, d.topic, offsetEnd)
 	if err != nil {
 		return 0, err
 	}
@@ -280,22 +278,6 @@ func (d *DeadLetters) read(ctx context.Context, from int64, fn func(*kgo.Record)
 		}
 	}
 	return end, nil
-}
-
-// topicOffset asks for an offset of partition 0.
-func topicOffset(ctx context.Context, list func(context.Context, ...string) (kadm.ListedOffsets, error), topic string) (int64, error) {
-	offsets, err := list(ctx, topic)
-	if err == nil {
-		err = offsets.Error()
-	}
-	if err != nil {
-		return 0, fmt.Errorf("list offsets of %s: %w", topic, err)
-	}
-	o, ok := offsets.Lookup(topic, 0)
-	if !ok {
-		return 0, fmt.Errorf("list offsets of %s: partition 0 is missing", topic)
-	}
-	return o.Offset, nil
 }
 
 // Close closes the dead letters. Call it when no Send is under way.

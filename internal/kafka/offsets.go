@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // PartitionOffsets say where the group is in one partition of the events topic.
@@ -139,4 +142,51 @@ func readOffsets(ctx context.Context, adm *kadm.Client, group, topic string) ([]
 	})
 	slices.SortFunc(all, func(a, b PartitionOffsets) int { return cmp.Compare(a.Partition, b.Partition) })
 	return all, nil
+}
+
+// fetchCommitted reads the group's commits; a partition without one is absent.
+func fetchCommitted(ctx context.Context, adm *kadm.Client, group, topic string) (map[int32]int64, error) {
+	resp, err := adm.FetchOffsets(ctx, group)
+	if err == nil {
+		err = resp.Error()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fetch offsets of group %s: %w", group, err)
+	}
+	committed := make(map[int32]int64)
+	for p, o := range maps.All(resp[topic]) {
+		if o.At >= 0 {
+			committed[p] = o.At
+		}
+	}
+	return committed, nil
+}
+
+// What [listOffset] can be asked for instead of a time.
+const (
+	offsetEnd   = -1
+	offsetFirst = -2
+)
+
+// listOffset asks for an offset of a topic's partition 0: the first whose record
+// is of the time, in Unix milliseconds, or later; -1 where there is none.
+func listOffset(ctx context.Context, cl *kgo.Client, topic string, millis int64) (int64, error) {
+	p := kmsg.NewListOffsetsRequestTopicPartition()
+	p.Timestamp = millis
+	t := kmsg.NewListOffsetsRequestTopic()
+	t.Topic, t.Partitions = topic, append(t.Partitions, p)
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID, req.Topics = -1, append(req.Topics, t)
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return 0, fmt.Errorf("list offsets of %s: %w", topic, err)
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return 0, fmt.Errorf("list offsets of %s: partition 0 is missing", topic)
+	}
+	listed := &resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(listed.ErrorCode); err != nil {
+		return 0, fmt.Errorf("list offsets of %s: %w", topic, err)
+	}
+	return listed.Offset, nil
 }

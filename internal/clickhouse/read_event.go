@@ -1,0 +1,127 @@
+package clickhouse
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
+	"github.com/sluicehq/sluice/internal/event"
+)
+
+// readGrace is how much longer a reader waits for the server than its query may
+// take there. The server's error says that the query was too long; without one,
+// nothing is known but that the server does not answer.
+const readGrace = 5 * time.Second
+
+// readTimeout is how long a reader waits for the answer to a query.
+func (s *Store) readTimeout() time.Duration { return s.cfg.QueryTimeout + readGrace }
+
+// readSettings make a query of a reader true and bounded.
+func (s *Store) readSettings() []ch.Setting {
+	seconds := strconv.FormatFloat(s.cfg.QueryTimeout.Seconds(), 'f', 3, 64)
+	return []ch.Setting{
+		// Versions of one event share a partition: both follow from the id.
+		conn.Setting("do_not_merge_across_partitions_select_final", "1"),
+		// The skip indexes are on columns of the sort key, which all versions of a
+		// row share, so they may skip granules before FINAL without a second look.
+		conn.Setting("use_skip_indexes_if_final", "1"),
+		conn.Setting("use_skip_indexes_if_final_exact_mode", "0"),
+		conn.Setting("max_execution_time", seconds),
+		conn.Setting("timeout_overflow_mode", "throw"),
+		conn.Setting("max_memory_usage", strconv.FormatInt(s.cfg.QueryMemoryBytesMax, 10)),
+		conn.Setting("use_query_cache", "0"),
+	}
+}
+
+// Event returns the event, or nil when there is none or it is deleted. An
+// internal id is found by its alias only. An event that takes more than
+// bytesMax bytes of memory is a [*event.LargeError]; a bytesMax of 0 stands for
+// [Config.PageBytesMax]. Calls at the same time share queries: see [gather].
+func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error) {
+	bytesMax = cmp.Or(bytesMax, s.cfg.PageBytesMax)
+	gathered := bytesMax <= gatherBytesMax
+	if gathered {
+		e, err := s.gather.wait(ctx, ref, bytesMax, s.readBatch)
+		if !errors.Is(err, errAlone) {
+			return e, err
+		}
+	}
+	id := ref.ID
+	if ref.Alias != "" {
+		rows, err := s.aliases(ctx, conn.RoleRead, []string{ref.Alias})
+		if err != nil {
+			return nil, err
+		}
+		row, ok := rows[ref.Alias]
+		if !ok || row.Deleted || row.Refused {
+			return nil, nil
+		}
+		id = row.ID
+	}
+	r := &room{left: bytesMax}
+	for try := range measuresMax {
+		if try > 0 || !gathered {
+			e, err := s.event(ctx, id, ref.Alias, r)
+			if !isTooLarge(err) {
+				return e, err
+			}
+		}
+		size, err := s.eventSize(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if size > bytesMax {
+			return nil, &event.LargeError{Bytes: size}
+		}
+		r = &room{left: bytesMax, newest: true}
+	}
+	return nil, &event.LargeError{Bytes: 2 * bytesMax} // it grows faster than it can be measured
+}
+
+func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (*event.Event, error) {
+	cores, err := s.cores(ctx, conn.RoleRead, []event.ID{id}, r)
+	if err != nil {
+		return nil, err
+	}
+	core, ok := cores[id]
+	if !ok || core.Deleted || core.Alias != alias {
+		return nil, nil
+	}
+	// The core row comes first: what is deleted after it shows as a tombstone
+	// in the other tables, which are written before.
+	events, err := s.assemble(ctx, []event.Core{core}, true, r)
+	if err != nil || len(events) == 0 {
+		return nil, err
+	}
+	return &events[0], nil
+}
+
+// eventSize is the memory that the event takes.
+func (s *Store) eventSize(ctx context.Context, id event.ID) (int, error) {
+	events := []sized{{id: id, bytes: eventBytes}}
+	var bytes proto.ColUInt64
+	err := s.eachKeys(ctx, conn.RoleRead, "sizes", s.readTimeout(), []event.ID{id}, func(byKey string) ch.Query {
+		return ch.Query{
+			Body:     "SELECT toUInt64(" + coreBytes + ") AS bytes FROM events FINAL" + byKey,
+			Settings: s.readSettings(),
+			Result:   proto.Results{{Name: "bytes", Data: &bytes}},
+			OnResult: func(context.Context, proto.Block) error {
+				for _, n := range bytes {
+					events[0].bytes += int(n)
+				}
+				return nil
+			},
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	err = s.measure(ctx, events, true)
+	return events[0].bytes, err
+}

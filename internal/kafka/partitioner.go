@@ -1,0 +1,34 @@
+package kafka
+
+import (
+	"github.com/twmb/franz-go/pkg/kgo"
+	"math/rand/v2"
+
+	"github.com/sluicehq/sluice/internal/fault"
+)
+
+// pinned chooses partitions among the number that the topic was made with. Were
+// partitions added to the live topic, the usual choice would send an event's
+// next write to another partition than its first, and their order would be lost.
+type pinned struct {
+	kgo.Partitioner
+	partitions int
+}
+
+func (p pinned) ForTopic(topic string) kgo.TopicPartitioner {
+	return pinnedTopic{p.Partitioner.ForTopic(topic), p.partitions}
+}
+
+type pinnedTopic struct {
+	kgo.TopicPartitioner
+	partitions int
+}
+
+func (pinnedTopic) RequiresConsistency(*kgo.Record) bool { return true }
+
+func (p pinnedTopic) Partition(r *kgo.Record, _ int) int {
+	if fault.Planted(fault.RandomPartition) {
+		return rand.IntN(p.partitions) //nolint:gosec // not for secrets
+	}
+	return p.TopicPartitioner.Partition(r, p.partitions)
+}
