@@ -32,14 +32,14 @@ func newClient(cfg *Config, log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, err
 		kgo.ClientID(cfg.ClientID),
 		kgo.WithLogger(clientLogger{log}),
 		kgo.DialTimeout(cfg.DialTimeout),
-		// A new leader is to be found soon after the old one is gone.
+		// So that a new leader is found soon after the old one is gone.
 		kgo.MetadataMinAge(250 * time.Millisecond),
-		// A connection that swallows what is sent is given up when an answer is so
-		// much later than the brokers may take for it.
+		// A connection that swallows requests is given up when an answer is this much
+		// later than the brokers' own timeout.
 		kgo.RequestTimeoutOverhead(requestTimeout),
 		kgo.RetryBackoffFn(retryPause),
-		// Of what other producers wrote, a few kilobytes can inflate to a gigabyte.
-		// The consumer of the events has a bound of its own.
+		// A few kilobytes that another producer wrote can inflate to a gigabyte. The
+		// consumer of the events topic has a limit of its own.
 		kgo.MaxDecompressBatchBytes(inflatedBatchBytesMax),
 	}
 	if cfg.TLS.Enabled {
@@ -60,7 +60,7 @@ func newClient(cfg *Config, log *slog.Logger, opts ...kgo.Opt) (*kgo.Client, err
 	return cl, nil
 }
 
-// clientMetrics has a client measured as the one that does name.
+// clientMetrics is the option that registers a client's metrics under the name.
 func clientMetrics(cfg *Config, name string) kgo.Opt {
 	if cfg.ClientMetrics == nil {
 		return kgo.WithHooks()
@@ -74,9 +74,10 @@ func clientMetrics(cfg *Config, name string) kgo.Opt {
 	))
 }
 
-// retryPause is the client's pause after so many failures. Its own default, up
-// to 5 s, is long for a group without rebalances: it takes each loss of the
-// coordinator, of however long ago, for one more failure of a row.
+// retryPause returns the client's pause after a number of failures in a row. The
+// client's default of up to 5 s is too long for a group without rebalances,
+// because it counts each loss of the coordinator, however long ago, as one more
+// failure of the row.
 func retryPause(failures int) time.Duration {
 	const least, most = 250 * time.Millisecond, time.Second
 	pause := most

@@ -39,8 +39,8 @@ const (
 	topicBytesMax      = RecordBytesMax + envelopeBytes
 	deadLetterBytesMax = topicBytesMax + envelopeBytes
 
-	// inflatedBatchBytesMax is the largest batch that a client inflates, but for
-	// the consumer of the events.
+	// inflatedBatchBytesMax is the largest batch that a client inflates. The
+	// consumer of the events topic has a limit of its own.
 	inflatedBatchBytesMax = 64 << 20
 
 	// DeadLetterSuffix follows the topic prefix in the name of the dead-letter topic.
@@ -64,23 +64,23 @@ type Config struct {
 	// Generation is that of the events topic, from 1. Default 1.
 	Generation int
 	// Partitions is the number of partitions of the events topic. It cannot be
-	// changed within a generation: the order of an event's writes hangs on it.
-	// 0, the default, is what the topic has, which [EnsureTopics] and
-	// [FindTopics] tell; a producer and a watcher have to know it.
+	// changed within a generation, because the order of an event's writes depends
+	// on it. Default 0: as many as the topic has. [EnsureTopics] and [FindTopics]
+	// return that number; a producer and a watcher need it.
 	Partitions int
-	// TopicID is the events topic's own, which [EnsureTopics] and [FindTopics]
-	// tell: a producer is not ready for another topic of the same name. Default:
-	// any.
+	// TopicID is the id of the events topic, as [EnsureTopics] and [FindTopics]
+	// return it. A producer is not ready while a topic of the same name has
+	// another id. Default: any id.
 	TopicID string
-	// PartitionsNew is the number of a topic that is made where Partitions is 0.
+	// PartitionsNew is the number of partitions of a new topic if Partitions is 0.
 	// Default 12.
 	PartitionsNew int
-	// ReplicationFactor of new topics. Default 3 where there are three brokers
-	// or more, else 1. Above 2, a write must reach all replicas but one.
+	// ReplicationFactor is that of new topics. Default 3 if there are three brokers
+	// or more, otherwise 1. Above 2, a write must reach all replicas but one.
 	ReplicationFactor int
 	// Retention is how long the events topic keeps records. Default 7 days.
 	Retention time.Duration
-	// DeadLetterRetention is the same for dead letters. Default 30 days.
+	// DeadLetterRetention is how long the dead-letter topic keeps them. Default 30 days.
 	DeadLetterRetention time.Duration
 	// Group is the consumer group. Default "sluice".
 	Group string
@@ -91,15 +91,15 @@ type Config struct {
 	Consumer ConsumerConfig
 	Watcher  WatcherConfig
 
-	// ClientMetrics is where the producer, the consumer, the watcher and the dead
-	// letters register what their Kafka clients measure: connections, requests,
-	// bytes, buffers and errors, by broker, as sluice_kafka_client_*, with the
-	// label client. A registry takes one client of each kind at a time. Default:
-	// nowhere.
+	// ClientMetrics is where the Kafka clients of the producer, the consumer, the
+	// watcher and the dead letters register their metrics sluice_kafka_client_*:
+	// connections, requests, bytes, buffers and errors, by broker and by the label
+	// client. A registry takes one client of each kind at a time. Default nil: no
+	// metrics.
 	ClientMetrics prometheus.Registerer
 }
 
-// TLSConfig says how to speak TLS with the brokers.
+// TLSConfig configures TLS with the brokers.
 type TLSConfig struct {
 	// Enabled turns TLS on.
 	Enabled bool
@@ -115,7 +115,7 @@ type TLSConfig struct {
 	InsecureSkipVerify bool
 }
 
-// SASLConfig says how to log in to the brokers.
+// SASLConfig configures the login to the brokers.
 type SASLConfig struct {
 	// Mechanism is one of the Mechanism constants; empty for no login.
 	Mechanism string
@@ -128,8 +128,8 @@ type ProducerConfig struct {
 	// AckTimeout is how long [Producer.Produce] waits for the brokers.
 	// Writes that were not sent by then are dropped soon after. Default 4.5 s.
 	AckTimeout time.Duration
-	// Fence, unless it is nil, is asked before a write is acknowledged. The
-	// producer does not close it.
+	// Fence is asked before a write is acknowledged, unless it is nil. The producer
+	// does not close it.
 	Fence *Fence
 	// BufferBytesMax and BufferRecordsMax bound the writes that wait for an
 	// acknowledgement, as encoded. When they do not fit, Produce refuses the
@@ -153,11 +153,11 @@ type ProducerConfig struct {
 
 // ConsumerConfig bounds the consumer of the events topic.
 type ConsumerConfig struct {
-	// FetchBytesMax bounds one fetch of one broker, as compressed, but for a
-	// single batch that is larger. The records of batches that are not compressed
-	// take up to 28 times as much where they are as small as can be. Default 4 MiB.
+	// FetchBytesMax bounds the compressed bytes of one fetch from one broker, unless
+	// a single batch is larger. The smallest possible records of uncompressed
+	// batches take up to 28 times as much memory. Default 4 MiB.
 	FetchBytesMax int
-	// PartitionBytesMax is the same for one partition. Default 1 MiB.
+	// PartitionBytesMax bounds the bytes of one partition in a fetch. Default 1 MiB.
 	PartitionBytesMax int
 	// InflatedBytesMax bounds what the records of compressed batches take in
 	// memory from the fetch until Poll returns them: their bytes, 256 for each
@@ -180,8 +180,8 @@ type WatcherConfig struct {
 	// to be applied soon, and near the second while the group makes no progress or
 	// has much to do before them. Defaults 15 ms and 250 ms.
 	PollInterval, PollIntervalMax time.Duration
-	// RefusedMax is how many of the latest refused records are remembered beside
-	// those that are waited for. What else there was is not known then; see
+	// RefusedMax is how many of the latest refusals are remembered, besides the
+	// refusals of writes that somebody waits for. Older refusals are unknown; see
 	// [Watcher.Outcomes]. Default 65,536.
 	RefusedMax int
 }
@@ -229,7 +229,8 @@ func (c Config) EventsTopic() string {
 // DeadLetterTopic is the name of the topic of refused records.
 func (c Config) DeadLetterTopic() string { return c.WithDefaults().TopicPrefix + DeadLetterSuffix }
 
-// Validate reports every mistake, naming the fields, after filling in the defaults.
+// Validate fills in the defaults and returns all mistakes, joined; each names its
+// field.
 func (c Config) Validate() error {
 	c = c.WithDefaults()
 	var errs []error

@@ -16,10 +16,10 @@ import (
 	"github.com/sluicehq/sluice/internal/record"
 )
 
-// RevokedFunc is told that partitions are being given up. When they are not
-// lost it may still commit them, and no other member has them before it
-// returns; its ctx ends when the group waits no longer. Lost partitions may
-// belong to another member already.
+// RevokedFunc is called when this member gives partitions up. If they are not
+// lost, it may still commit their offsets, and no other member gets them before
+// it returns; ctx ends when the group waits no longer. Lost partitions may
+// already belong to another member.
 type RevokedFunc func(ctx context.Context, partitions []int32, lost bool)
 
 // Consumer reads the events topic as a member of the group. Commit, Pause and
@@ -32,10 +32,11 @@ type Consumer struct {
 	adm     *kadm.Client
 	log     *slog.Logger
 	revoked RevokedFunc
-	// inflater bounds what the client has fetched.
+	// inflater bounds the memory of the fetched batches.
 	inflater *inflater
 	seed     maphash.Seed
-	// suspects: a partition may be at a batch that cannot be read. Owned by Poll.
+	// suspects says that a partition may be at a batch that cannot be read. Only
+	// Poll uses it.
 	suspects bool
 
 	mu    sync.Mutex
@@ -47,12 +48,12 @@ type Consumer struct {
 // assignment is a partition while this member has it.
 type assignment struct {
 	epoch int64
-	// start and next are the offset that reading began at and the one to come;
-	// -1 until the group's commit is known.
+	// start is the offset that reading began at, and next the offset that comes
+	// next. Both are -1 until the group's commit is known.
 	start, next int64
-	// leaders are the leader epochs of the records read and not committed, each
-	// from the first record that has it. A commit carries its record's, so that
-	// the next owner finds out if that part of the log has been replaced.
+	// leaders are the leader epochs of the records that are read and not yet
+	// committed, each with its first record. A commit carries the epoch of its
+	// record, so that the next owner notices if that part of the log was replaced.
 	leaders []leaderEpoch
 	// suspect is set while the batch at next may be unreadable.
 	suspect *suspicion
@@ -70,8 +71,8 @@ type leaderEpoch struct {
 
 // NewConsumer returns a member of the group, which joins in the background.
 //
-// A group without commits begins at offset 0, if that is still there; see
-// [ErrDataLoss]. Assignment is cooperative: a rebalance takes only the
+// A group without commits begins at offset 0. If offset 0 is gone, see
+// [ErrDataLoss]. Assignment is cooperative: a rebalance interrupts only the
 // partitions that move.
 func NewConsumer(cfg Config, revoked RevokedFunc, log *slog.Logger) (*Consumer, error) {
 	cfg = cfg.WithDefaults()
@@ -102,14 +103,14 @@ func NewConsumer(cfg Config, revoked RevokedFunc, log *slog.Logger) (*Consumer, 
 		kgo.RebalanceTimeout(cfg.Consumer.RebalanceTimeout),
 		kgo.SessionTimeout(cfg.Consumer.SessionTimeout),
 		kgo.HeartbeatInterval(cfg.Consumer.SessionTimeout/15),
-		// To join again it does not take the connection that it joined on: only a
-		// new one is known to be answered on. On one that swallows what is sent, it
-		// would wait for RebalanceTimeout before it found out, as joining may take
-		// that long.
+		// To join again, the member must not use the connection that it joined on. A
+		// connection that swallows requests would be noticed only after
+		// RebalanceTimeout, because joining may take that long. So idle connections
+		// end early.
 		kgo.ConnIdleTimeout(requestTimeout),
 		kgo.FetchMaxBytes(int32(cfg.Consumer.FetchBytesMax)),
 		kgo.FetchMaxPartitionBytes(int32(cfg.Consumer.PartitionBytesMax)),
-		// A transaction's end takes an offset.
+		// The end of a transaction takes an offset too.
 		kgo.KeepControlRecords(),
 	)...)
 	if err != nil {
@@ -119,22 +120,22 @@ func NewConsumer(cfg Config, revoked RevokedFunc, log *slog.Logger) (*Consumer, 
 	return c, nil
 }
 
-// Poll waits for records until some are there or ctx ends, and returns at most
-// recordsMax of them. The records of one partition come in the order of their
-// offsets and without gaps. They are the caller's to keep; keeping one keeps
-// the records in memory that it came with. An answer has at most
-// [ConsumerConfig.InflatedBytesMax] and what the brokers sent uncompressed.
+// Poll waits until there are records or ctx ends, and returns at most recordsMax
+// of them. The records of one partition come in the order of their offsets and
+// without gaps. The caller may keep them; keeping one record keeps the records
+// of its chunk in memory. The records take at most
+// [ConsumerConfig.InflatedBytesMax], plus those that the brokers sent
+// uncompressed.
 //
-// A batch that the client cannot read for what is in it comes as a chunk of its
-// own, once it was fetched several times with the same bytes; the log goes on
-// after it.
+// A batch whose content the client cannot read comes as a chunk of its own, once
+// it was fetched several times with the same bytes. Reading goes on after it.
 //
-// Every assignment of a partition has a new epoch, higher than those before. A
-// chunk of an assignment that has ended meanwhile can be told by its epoch;
-// to apply it is harmless, and [Consumer.Commit] leaves it out.
+// Every assignment of a partition has a higher epoch than those before. The epoch
+// of a chunk shows whether its assignment has ended meanwhile. Applying such a
+// chunk is harmless, and [Consumer.Commit] ignores its offsets.
 //
-// An error other than ctx's is final: it wraps [ErrDataLoss], or
-// [kgo.ErrClientClosed] after Close. What the client can retry is logged.
+// An error other than that of ctx is final. It wraps [ErrDataLoss], or
+// [kgo.ErrClientClosed] after Close. Errors that the client retries are logged.
 func (c *Consumer) Poll(ctx context.Context, recordsMax int) ([]record.Chunk, error) {
 	for {
 		if err := c.failure(); err != nil {
@@ -150,8 +151,8 @@ func (c *Consumer) Poll(ctx context.Context, recordsMax int) ([]record.Chunk, er
 		chunks := c.take(fetches)
 		c.inflater.release()
 		chunks = append(chunks, c.examineSuspects(ctx)...)
-		// Only here may partitions move: they could not between the fetch and
-		// its being marked with epochs.
+		// Partitions may move only here, and not between a fetch and the marking of
+		// its chunks with epochs.
 		c.cl.AllowRebalance()
 		switch {
 		case len(chunks) > 0:
@@ -171,7 +172,7 @@ func (c *Consumer) failure() error {
 	return c.fatal
 }
 
-// fail keeps the first final error. c.mu is held.
+// fail records the first final error. The caller holds c.mu.
 func (c *Consumer) fail(err error) {
 	if c.fatal == nil {
 		c.fatal = err
@@ -182,9 +183,9 @@ func (c *Consumer) lost(partition int32, format string, args ...any) error {
 	return lostError(c.topic, partition, format, args...)
 }
 
-// take turns fetches into chunks, and checks that no offset is missing: on a
-// topic that is neither compacted nor written to by transactions there are no
-// gaps, so one that appears is records gone.
+// take turns fetches into chunks and checks that no offset is missing. A topic
+// that is not compacted and not written by transactions has no gaps, so a gap
+// means that records are gone.
 func (c *Consumer) take(fetches kgo.Fetches) []record.Chunk {
 	var chunks []record.Chunk
 	c.mu.Lock()
@@ -240,8 +241,8 @@ func (c *Consumer) take(fetches kgo.Fetches) []record.Chunk {
 	return chunks
 }
 
-// fetchFailed tells loss, which is final, from what the client goes on
-// retrying by itself. c.mu is held.
+// fetchFailed handles the error of a fetch. Loss of data is final; the client
+// retries everything else by itself. The caller holds c.mu.
 func (c *Consumer) fetchFailed(topic string, partition int32, err error) {
 	var loss *kgo.ErrDataLoss
 	switch {
@@ -263,35 +264,36 @@ func (c *Consumer) fetchFailed(topic string, partition int32, err error) {
 		}
 		fallthrough
 	default:
-		c.log.Warn("fetch interrupted", "topic", c.topic, "partition", partition, "error", err)
+		c.log.Warn("fetch failed; the client tries again", "topic", c.topic, "partition", partition, "error", err)
 	}
 }
 
-// isUnreadable reports whether the error may be of a batch, and not of a broker
-// or a connection.
+// isUnreadable reports whether the error may come from the content of a batch
+// rather than from a broker or a connection.
 func isUnreadable(err error) bool {
 	var code *kerr.Error
 	var session *kgo.ErrGroupSession
 	return !errors.As(err, &code) && !errors.As(err, &session)
 }
 
-// Pause stops the fetching of all partitions, also of those that are assigned
-// later, until [Consumer.Resume]. Poll goes on taking part in the group.
+// Pause stops fetching all partitions until [Consumer.Resume], also those that are
+// assigned later. Poll keeps the member in the group.
 func (c *Consumer) Pause() { c.cl.PauseFetchTopics(c.topic) }
 
 // Resume ends [Consumer.Pause].
 func (c *Consumer) Resume() { c.cl.ResumeFetchTopics(c.topic) }
 
-// Leads reports whether this member has partition 0, which one member of a group
-// has: for work that one process is to do, and that two may do for a moment.
+// Leads reports whether this member has partition 0. One member of a group has
+// it, so it may do work that one process should do. For a moment, two members
+// may both believe that they have it.
 func (c *Consumer) Leads() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.owned[0] != nil
 }
 
-// Close leaves the group, so that other members take over at once, and closes
-// the consumer. Partitions still held are given up first, as in a rebalance.
+// Close leaves the group, so that other members take over at once, and closes the
+// consumer. It first gives up the member's partitions, as a rebalance does.
 func (c *Consumer) Close(ctx context.Context) error {
 	c.cl.AllowRebalance()
 	closed := make(chan struct{})

@@ -9,14 +9,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Commit records the next offset to read of each partition, and returns once
-// the group has them. Partitions that this member does not have any more are
-// left out, as are offsets before the one that its assignment began at: their
-// owner reads them again, or has committed more.
+// Commit commits the next offset to read of each partition, and returns when the
+// group has them. It ignores partitions that this member does not have any more,
+// and offsets before the start of its assignment: the owner of such a partition
+// reads the records again, or has committed more.
 //
-// The error wraps [ErrFenced] where the group has gone on without this member.
-// The same Commit may be tried again: it succeeds once the member is back, for
-// the partitions that it still has.
+// The error wraps [ErrFenced] if the group has gone on without this member. The
+// same Commit may be tried again. It succeeds when the member is back, for the
+// partitions that it still has.
 func (c *Consumer) Commit(ctx context.Context, offsets map[int32]int64) error {
 	commit := make(map[int32]kgo.EpochOffset, len(offsets))
 	c.mu.Lock()
@@ -31,7 +31,7 @@ func (c *Consumer) Commit(ctx context.Context, offsets map[int32]int64) error {
 	}
 	err := c.commit(ctx, commit)
 	if isFenced(err) {
-		// The member cannot join again while Poll's last answer holds a rebalance up.
+		// The member cannot join again while the last Poll blocks a rebalance.
 		c.cl.AllowRebalance()
 		return fmt.Errorf("%w: %w", ErrFenced, err)
 	}
@@ -43,7 +43,7 @@ func (c *Consumer) Commit(ctx context.Context, offsets map[int32]int64) error {
 
 func (c *Consumer) commit(ctx context.Context, offsets map[int32]kgo.EpochOffset) error {
 	var err error
-	// The client waits for the end of this call and ends it with ctx.
+	// CommitOffsetsSync returns after the callback, and ends with ctx.
 	c.cl.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{c.topic: offsets},
 		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, e error) {
 			if err = e; err != nil {
@@ -60,8 +60,8 @@ func (c *Consumer) commit(ctx context.Context, offsets map[int32]kgo.EpochOffset
 	return err
 }
 
-// leaderOf is the leader epoch of the record at the offset, -1 where it is not
-// known. It forgets those before. The consumer's mu is held.
+// leaderOf returns the leader epoch of the record at the offset, or -1 if it is
+// not known. It forgets the earlier epochs. The caller holds the consumer's mu.
 func (a *assignment) leaderOf(offset int64) int32 {
 	for len(a.leaders) > 1 && a.leaders[1].from <= offset {
 		a.leaders = a.leaders[1:]
@@ -72,8 +72,8 @@ func (a *assignment) leaderOf(offset int64) int32 {
 	return a.leaders[0].epoch
 }
 
-// Lag is, for every partition of the topic, the number of records that the
-// group has not committed.
+// Lag returns the number of records that the group has not committed, for every
+// partition of the topic.
 func (c *Consumer) Lag(ctx context.Context) (map[int32]int64, error) {
 	end, err := c.adm.ListEndOffsets(ctx, c.topic)
 	if err == nil {

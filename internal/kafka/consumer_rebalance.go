@@ -25,8 +25,9 @@ func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, assigned map[str
 	c.log.Info("partitions assigned", "topic", c.topic, "partitions", partitions)
 }
 
-// starting decides where each newly assigned partition is read from. Without
-// it, a missing commit or one out of range would quietly move to some other place.
+// starting decides where reading begins in each newly assigned partition. The
+// client's own choice would silently begin elsewhere after a commit that is
+// missing or out of range.
 func (c *Consumer) starting(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Consumer.RebalanceTimeout/2)
 	defer cancel()

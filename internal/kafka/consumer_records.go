@@ -9,7 +9,7 @@ import (
 	"github.com/sluicehq/sluice/internal/record"
 )
 
-// newRecord is a record of the events topic of the generation.
+// newRecord returns the record of the events topic of a generation.
 func newRecord(generation int, r *kgo.Record) record.Record {
 	return record.Record{
 		Generation: generation, Partition: r.Partition, Offset: r.Offset,
@@ -18,7 +18,7 @@ func newRecord(generation int, r *kgo.Record) record.Record {
 	}
 }
 
-// replayOf is the receipt of the write that a record repeats, zero where its
+// replayOf returns the receipt of the write that a record repeats, or zero if its
 // headers name none.
 func replayOf(headers []kgo.RecordHeader) event.Receipt {
 	for _, h := range headers {
@@ -30,8 +30,8 @@ func replayOf(headers []kgo.RecordHeader) event.Receipt {
 	return event.Receipt{}
 }
 
-// recordVersion is the value of the version header, 0 where there is none that
-// is a number.
+// recordVersion returns the value of the version header, or 0 if there is no such
+// header or it is not a number.
 func recordVersion(headers []kgo.RecordHeader) int {
 	for _, h := range headers {
 		if h.Key == headerVersion {

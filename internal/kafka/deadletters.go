@@ -25,7 +25,7 @@ const (
 	headerGeneration = "sluice-generation"
 	headerPartition  = "sluice-partition"
 	headerOffset     = "sluice-offset"
-	// headerLastOffset is of a letter that stands for several records.
+	// headerLastOffset is set on a letter that stands for several records.
 	headerLastOffset = "sluice-last-offset"
 
 	detailBytesMax = 1 << 10
@@ -73,9 +73,10 @@ func NewDeadLetters(cfg Config, log *slog.Logger) (*DeadLetters, error) {
 	return &DeadLetters{cfg: cfg, log: log, topic: topic, cl: cl}, nil
 }
 
-// Send writes the letters, and returns once the brokers have them all, or with
-// an error when one is not acknowledged within AckTimeout or before ctx is
-// over. Some may be written then; sending them again only adds copies.
+// Send writes the letters and returns when the brokers have all of them. It
+// returns an error when one is not acknowledged within AckTimeout or before ctx
+// ends. Some of the letters may be written then; sending them again only adds
+// copies.
 func (d *DeadLetters) Send(ctx context.Context, letters []record.DeadLetter) error {
 	records := make([]*kgo.Record, len(letters))
 	for i := range letters {
@@ -130,10 +131,10 @@ func newLetterRecord(topic string, l *record.DeadLetter) *kgo.Record {
 	return &kgo.Record{Topic: topic, Key: key, Value: value, Headers: headers}
 }
 
-// fitting is what a letter has of the record's key and value, and what it says
-// of the rest. A record that Sluice has not written may be longer than any
-// letter: brokers measure its batch as it is compressed. It must not stop the
-// log for that.
+// fitting returns as much of the record's key and value as fits into a letter,
+// and a note about the rest. A record that Sluice did not write may be longer
+// than any letter, because brokers measure the compressed batch. Such a record
+// must not stop the consumer.
 func fitting(r *record.Record) (key, value []byte, left string) {
 	switch {
 	case len(r.Key)+len(r.Value) <= topicBytesMax:
@@ -213,9 +214,9 @@ func (d *DeadLetters) List(ctx context.Context, from int64, limit int) ([]Stored
 
 var errStop = errors.New("stop")
 
-// Read calls fn with every letter from the place on, oldest first, up to the
-// end that the topic has when Read is called. It stops at fn's first error and
-// returns it. A record that is no dead letter is left out, and logged.
+// Read calls fn with every letter from the place on, oldest first, up to the end
+// that the topic has when Read is called. It stops at the first error of fn and
+// returns it. A record that is not a dead letter is skipped and logged.
 func (d *DeadLetters) Read(ctx context.Context, from int64, fn func(StoredLetter) error) error {
 	_, err := d.read(ctx, from, func(r *kgo.Record) error {
 		if isReplayed(r) {
@@ -223,7 +224,7 @@ func (d *DeadLetters) Read(ctx context.Context, from int64, fn func(StoredLetter
 		}
 		l, err := parseLetter(r)
 		if err != nil {
-			d.log.Warn("record of the dead-letter topic left out", "topic", d.topic, "offset", r.Offset, "error", err)
+			d.log.Warn("skipped a record of the dead-letter topic that is not a dead letter", "topic", d.topic, "offset", r.Offset, "error", err)
 			return nil
 		}
 		return fn(StoredLetter{Seq: r.Offset, At: r.Timestamp, Letter: l})

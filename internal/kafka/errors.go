@@ -14,17 +14,17 @@ var (
 	// the offsets, and is final: going on would skip acknowledged writes.
 	ErrDataLoss = errors.New("records are missing from the log")
 
-	// ErrFenced is wrapped by [Consumer.Commit] when the group has gone on
-	// without this member, which then joins again by itself. The partitions that
-	// it does not get back are reported given up.
+	// ErrFenced is wrapped by [Consumer.Commit] when the group has gone on without
+	// this member. The member joins again by itself; the [RevokedFunc] is called
+	// for the partitions that it does not get back.
 	ErrFenced = errors.New("the consumer group has gone on without this member")
 
-	// ErrGenerationOver is wrapped where something would write to a generation of
-	// the events topic after a later one has begun.
+	// ErrGenerationOver is wrapped when a write would go to a generation of the
+	// events topic after a later generation has begun.
 	ErrGenerationOver = errors.New("a later generation has begun: writes to this one would lose to its")
 
-	// ErrNotDrained is wrapped by [BeginGeneration] where records of an earlier
-	// generation are not applied, and nobody is about to.
+	// ErrNotDrained is wrapped by [BeginGeneration] when records of an earlier
+	// generation are not applied, and no consumer is there to apply them.
 	ErrNotDrained = errors.New("the generation before is not drained: consume it to its end first")
 
 	// ErrGenerationGap is wrapped by [BeginGeneration] where the generation is too

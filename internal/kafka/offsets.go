@@ -144,7 +144,8 @@ func readOffsets(ctx context.Context, adm *kadm.Client, group, topic string) ([]
 	return all, nil
 }
 
-// fetchCommitted reads the group's commits; a partition without one is absent.
+// fetchCommitted returns the group's committed offsets by partition. A partition
+// without a commit has no entry.
 func fetchCommitted(ctx context.Context, adm *kadm.Client, group, topic string) (map[int32]int64, error) {
 	resp, err := adm.FetchOffsets(ctx, group)
 	if err == nil {

@@ -7,9 +7,10 @@ import (
 	"github.com/sluicehq/sluice/internal/fault"
 )
 
-// pinned chooses partitions among the number that the topic was made with. Were
-// partitions added to the live topic, the usual choice would send an event's
-// next write to another partition than its first, and their order would be lost.
+// pinned chooses among the partitions that the topic had when it was created. If
+// partitions were added to the live topic, the usual partitioner would send the
+// next write of an event to another partition than the first one, and their
+// order would be lost.
 type pinned struct {
 	kgo.Partitioner
 	partitions int

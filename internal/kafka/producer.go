@@ -20,9 +20,9 @@ import (
 
 const (
 	headerVersion = "sluice-version"
-	// blockBytes is the size of the blocks that records are encoded into. A
-	// record in flight pins its block, so that blocks much larger would hold
-	// memory that the buffer's limit does not see.
+	// blockBytes is the size of the blocks that records are encoded into. A record
+	// in flight keeps its block in memory, so much larger blocks would hold memory
+	// that the limit of the buffer does not count.
 	blockBytes = 256 << 10
 	// recordOverheadBytes is what a buffered record takes besides its bytes.
 	recordOverheadBytes = 256
@@ -65,8 +65,8 @@ func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Prod
 		// A connection that swallowed a request is given up after this much more;
 		// until then its partitions wait.
 		kgo.RequestTimeoutOverhead(max(time.Second, cfg.Producer.AckTimeout)),
-		// What the caller was told is unavailable should not be written much
-		// later: records that were never sent are dropped when their time is over.
+		// A write whose caller was told that it is unavailable should not be written
+		// much later, so records that were not sent in time are dropped.
 		kgo.RecordDeliveryTimeout(cfg.Producer.AckTimeout+max(0, cfg.Producer.Linger)),
 	)...)
 	if err != nil {
@@ -77,9 +77,9 @@ func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Prod
 	return p, nil
 }
 
-// ProducerOptions are those of a [Producer]'s client that decide how records
-// get to the brokers, but for times. The configuration has its defaults, and
-// names the partitions.
+// ProducerOptions returns the options of a [Producer]'s client that decide how
+// records get to the brokers, except for timeouts. The configuration must have
+// its defaults filled in and name the partitions.
 func ProducerOptions(cfg *Config) []kgo.Opt {
 	return append(acks(),
 		kgo.DefaultProduceTopic(cfg.EventsTopic()),
@@ -87,13 +87,13 @@ func ProducerOptions(cfg *Config) []kgo.Opt {
 		kgo.ProducerLinger(max(0, cfg.Producer.Linger)),
 		kgo.ProducerBatchMaxBytes(int32(cfg.Producer.BatchBytesMax)),
 		kgo.ProducerBatchCompression(codec(cfg.Producer.Compression)),
-		// Produce has reserved its share of the buffer before it gets here; the
-		// client's own limits count otherwise and must not bite first.
+		// Produce has reserved its share of the buffer before. The client's own limits
+		// count differently and must not apply first.
 		kgo.MaxBufferedRecords(2*cfg.Producer.BufferRecordsMax),
 	)
 }
 
-// acks is what a write waits for.
+// acks returns the options that say which brokers a write waits for.
 func acks() []kgo.Opt {
 	if fault.Planted(fault.AckFirst) {
 		return []kgo.Opt{kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite()}
@@ -146,14 +146,14 @@ func codec(name string) kgo.CompressionCodec {
 	return kgo.NoCompression()
 }
 
-// Produce writes all of writes, in order, and answers each: its receipt, or
-// why there is none. The answer has the length of writes. It returns when all
-// are decided, or when AckTimeout or ctx is over; what is undecided then may
-// be in the log or not, and its error wraps [event.ErrUnavailable]. A call that
-// does not fit into the buffer is refused whole, at once, with the same error;
-// nothing of it is in the log. A write that is too large has an [*event.Error].
+// Produce writes the writes in order and returns an acknowledgement for each: a
+// receipt, or why there is none. It returns when all are decided, or when
+// AckTimeout or ctx is over. An undecided write may be in the log or not, and its
+// error wraps [event.ErrUnavailable]. A call that does not fit into the buffer is
+// refused whole and at once, with the same error, and none of it is in the log.
+// The error of a write that is too large is an [*event.Error].
 //
-// Produce has encoded the writes when it returns, and keeps none of their memory.
+// When Produce returns it has encoded the writes, and keeps none of their memory.
 func (p *Producer) Produce(ctx context.Context, writes []event.Write) []event.Ack {
 	c := p.newCall(len(writes))
 	for i := range writes {
@@ -179,13 +179,13 @@ func (p *Producer) Produce(ctx context.Context, writes []event.Write) []event.Ac
 	return c.run(ctx)
 }
 
-// Replay writes the records of dead letters to the events topic again, with
-// the answers of [Producer.Produce]. A valid write loses its Fresh mark: other
-// writes of its id may precede it by now. Whatever else is written as it was. A
-// header names the write that the record repeats.
+// Replay writes the records of dead letters to the events topic again, and
+// returns what [Producer.Produce] would. A valid write loses its Fresh mark,
+// because other writes of its id may be before it by now. Everything else is
+// written unchanged. A header names the write that the record repeats.
 //
-// Where partitions were added to the topic since, which nothing here can tell but
-// the letters, nothing is written: the error wraps [ErrTopicMismatch].
+// If partitions were added to the topic since, nothing is written, and the error
+// wraps [ErrTopicMismatch]. Only the letters show that here.
 func (p *Producer) Replay(ctx context.Context, letters []record.DeadLetter) []event.Ack {
 	if err := p.checkPartitions(letters); err != nil {
 		acks := make([]event.Ack, len(letters))
@@ -206,8 +206,8 @@ func (p *Producer) Replay(ctx context.Context, letters []record.DeadLetter) []ev
 		if r.Version != 0 {
 			headers = append(headers, VersionHeader(r.Version))
 		}
-		// Not what merely can be decoded: to encode that again might make a
-		// write of it.
+		// A record that can be decoded but is not a valid write stays as it is:
+		// encoding it again could turn it into a valid one.
 		if w, err := record.Read(&r); err == nil && w.Fresh {
 			w.Fresh = false
 			value = record.AppendWrite(nil, &w)
@@ -221,8 +221,8 @@ func (p *Producer) Replay(ctx context.Context, letters []record.DeadLetter) []ev
 	return c.run(ctx)
 }
 
-// checkPartitions looks for a write that would not go where the other writes of
-// its event are.
+// checkPartitions returns an error if a write would go to another partition than
+// the other writes of its event.
 func (p *Producer) checkPartitions(letters []record.DeadLetter) error {
 	partitions := kgo.StickyKeyPartitioner(nil).ForTopic(p.topic)
 	for i := range letters {
@@ -247,7 +247,7 @@ func sizeHint(w *event.Write) int {
 		len(w.Input.Data) + len(w.Output.Data) + len(w.InputEmbeddings) + len(w.OutputEmbeddings)
 }
 
-// reserve takes a share of the buffer, and reports whether it fitted.
+// reserve takes a share of the buffer. It reports false if the share does not fit.
 func (p *Producer) reserve(records, bytes int) bool {
 	if p.bufferedRecords.Add(int64(records)) > int64(p.cfg.Producer.BufferRecordsMax) {
 		p.bufferedRecords.Add(-int64(records))
@@ -261,9 +261,10 @@ func (p *Producer) reserve(records, bytes int) bool {
 	return true
 }
 
-// Ready reports whether the events topic can be written to: that the brokers
-// answer, that it is the one it was, and that every partition has a leader.
-// It wraps [event.ErrWritesStopped] where the fence has stopped writes.
+// Ready returns nil if the events topic can be written to: the brokers answer,
+// the topic has the configured id and number of partitions, and every partition
+// has a leader. The error wraps [event.ErrWritesStopped] if the fence has stopped
+// writes.
 func (p *Producer) Ready(ctx context.Context) error {
 	if f := p.cfg.Producer.Fence; f != nil {
 		if err := f.Err(); err != nil {
@@ -292,8 +293,8 @@ func (p *Producer) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Close waits until what is buffered is written or given up, or ctx is over,
-// and closes the producer.
+// Close waits until all buffered records are written or given up, or until ctx
+// ends, and closes the producer.
 func (p *Producer) Close(ctx context.Context) error {
 	err := p.cl.Flush(ctx)
 	p.cl.Close()

@@ -16,16 +16,16 @@ import (
 )
 
 // block holds encoded records. It goes back to the pool when the brokers have
-// acknowledged all of them; after an error it is left to the garbage collector,
-// in case a request that is still being written reads it.
+// acknowledged all of them. After an error it is left to the garbage collector,
+// because a request that is still being written may read it.
 type block struct {
 	buf    []byte
 	refs   int
 	failed bool
 }
 
-// call is one call of Produce. The records' promises may outlive it; they
-// write to acks under mu, and what the caller gets is a copy.
+// call is one call of Produce. The client may decide records after the call has
+// returned. It writes to acks under mu, and the caller gets a copy.
 type call struct {
 	p       *Producer
 	start   time.Time
@@ -50,9 +50,9 @@ func (p *Producer) newCall(n int) *call {
 
 func (c *call) expect(size int) { c.expected += size }
 
-// room returns a block that has room for size bytes. A small call has one of
-// its own size: a pooled one, pinned by every waiting call, would take many
-// times the memory that the buffer's limit counts.
+// room returns a block that has room for size bytes. A small call gets a block of
+// its own size: a pooled block in each waiting call would take many times the
+// memory that the limit of the buffer counts.
 func (c *call) room(size int) *block {
 	if c.last != nil && cap(c.last.buf)-len(c.last.buf) >= size {
 		return c.last
@@ -106,7 +106,7 @@ func (c *call) run(ctx context.Context) []event.Ack {
 	return acks
 }
 
-// refuse answers a call of which nothing was sent.
+// refuse fails all writes of a call of which nothing was sent.
 func (c *call) refuse(err error) []event.Ack {
 	c.p.metrics.refused.Add(float64(len(c.records)))
 	for i := range c.acks {
@@ -122,8 +122,8 @@ func (c *call) produce(ctx context.Context) []event.Ack {
 	if !p.reserve(len(c.records), c.bytes) {
 		return c.refuse(fmt.Errorf("%w: the producer's buffer is full", event.ErrUnavailable))
 	}
-	// The deadline is kept here and not by the client: its own has been
-	// measured to come 20 s late when a broker dies.
+	// The deadline is kept here: the client's own was measured to come 20 s late
+	// when a broker dies.
 	timer := time.NewTimer(p.cfg.Producer.AckTimeout)
 	defer timer.Stop()
 	// A caller that goes away must not take records out of the middle of a
@@ -192,7 +192,7 @@ func (c *call) decide(i int, r *kgo.Record, err error) {
 	}
 }
 
-// release gives up a record's hold on its block.
+// release ends a record's use of its block.
 func (c *call) release(i int, failed bool) {
 	b := c.blocks[i]
 	c.blocks[i] = nil

@@ -19,7 +19,7 @@ const (
 	requestTimeout = 5 * time.Second
 )
 
-// TopicInfo is the events topic as the brokers have it.
+// TopicInfo describes the events topic, as the brokers have it.
 type TopicInfo struct {
 	Topic      string
 	Generation int
@@ -46,10 +46,10 @@ func (c *Config) topicSpecs() (events, letters topicSpec) {
 	return events, topicSpec{c.DeadLetterTopic(), 1, 1, c.DeadLetterRetention, deadLetterBytesMax}
 }
 
-// EnsureTopics makes the topics where they do not exist, and checks those that
-// do. It is safe to call from several processes at once. An error wraps
-// [ErrTopicMismatch] where a topic is not as it has to be: its partitions,
-// timestamps, clean-up or longest record.
+// EnsureTopics creates the topics that do not exist, and checks those that do.
+// Several processes may call it at once. The error wraps [ErrTopicMismatch] if a
+// topic has other partitions, timestamps, another clean-up policy or a shorter
+// longest record than required.
 func EnsureTopics(ctx context.Context, cfg Config, log *slog.Logger) (TopicInfo, error) {
 	cl, err := newClient(&cfg, log)
 	if err != nil {
@@ -66,10 +66,10 @@ func EnsureTopics(ctx context.Context, cfg Config, log *slog.Logger) (TopicInfo,
 	return findTopics(ctx, &cfg, adm)
 }
 
-// errPartitionsUnknown is of a client that has to know the number of partitions.
+// errPartitionsUnknown is the error of a client that needs the number of partitions.
 var errPartitionsUnknown = errors.New("partitions: required; EnsureTopics and FindTopics tell it")
 
-// FindTopics is [EnsureTopics] without making them.
+// FindTopics is [EnsureTopics], but creates nothing.
 func FindTopics(ctx context.Context, cfg Config, log *slog.Logger) (TopicInfo, error) {
 	cl, err := newClient(&cfg, log)
 	if err != nil {
@@ -95,9 +95,9 @@ func findTopics(ctx context.Context, cfg *Config, adm *kadm.Client) (TopicInfo, 
 	}, nil
 }
 
-// CheckCommits checks that the log of the events has all that the consumer group
-// has committed. An error that wraps [ErrDataLoss] says that it has not: what is
-// written to it would get offsets, and so versions, that other writes had.
+// CheckCommits checks that the events topic still has every offset that the
+// consumer group has committed. Otherwise the error wraps [ErrDataLoss]: new
+// writes would get offsets, and so versions, that other writes had before.
 func CheckCommits(ctx context.Context, cfg Config, log *slog.Logger) error {
 	cl, err := newClient(&cfg, log)
 	if err != nil {
@@ -162,7 +162,7 @@ func checkTopic(ctx context.Context, adm *kadm.Client, spec topicSpec) (kadm.Top
 		return detail, fmt.Errorf("describe topic %s: %w", spec.name, err)
 	}
 	if n := len(detail.Partitions); spec.partitions != 0 && n != spec.partitions {
-		return detail, fmt.Errorf("%w: %s has %d partitions, expected %d: the order of an event's writes hangs on their number",
+		return detail, fmt.Errorf("%w: %s has %d partitions, expected %d: the order of an event's writes depends on their number",
 			ErrTopicMismatch, spec.name, n, spec.partitions)
 	}
 	described, err := adm.DescribeTopicConfigs(ctx, spec.name)
@@ -193,7 +193,7 @@ func checkTopic(ctx context.Context, adm *kadm.Client, spec topicSpec) (kadm.Top
 	return detail, errors.Join(errs...)
 }
 
-// settle reads the topic until every partition has a leader: the brokers learn
+// settle reads the topic until every partition has a leader. The brokers learn
 // of a new topic one after the other.
 func settle(ctx context.Context, adm *kadm.Client, topic string) (kadm.TopicDetail, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
@@ -222,7 +222,7 @@ func settle(ctx context.Context, adm *kadm.Client, topic string) (kadm.TopicDeta
 	}
 }
 
-// pause waits for d, and reports whether ctx still holds.
+// pause waits for d. It reports false if ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

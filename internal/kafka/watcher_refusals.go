@@ -53,14 +53,14 @@ func (w *Watcher) follow(ctx context.Context) {
 		fetches := w.cl.PollRecords(ctx, 1000)
 		fetches.EachError(func(topic string, partition int32, err error) {
 			if ctx.Err() == nil {
-				w.log.Warn("fetch interrupted", "topic", topic, "partition", partition, "error", err)
+				w.log.Warn("fetch failed; the client tries again", "topic", topic, "partition", partition, "error", err)
 			}
 		})
 		fetches.EachRecord(func(r *kgo.Record) {
 			l, err := parseLetter(r)
 			isLetter := err == nil && !isReplayed(r)
 			if err != nil && !isReplayed(r) {
-				w.log.Warn("record of the dead-letter topic left out", "topic", r.Topic, "offset", r.Offset, "error", err)
+				w.log.Warn("skipped a record of the dead-letter topic that is not a dead letter", "topic", r.Topic, "offset", r.Offset, "error", err)
 			}
 			w.mu.Lock()
 			defer w.mu.Unlock()
