@@ -1,6 +1,7 @@
 package event
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 )
@@ -121,3 +122,42 @@ func ErrDimensions(f Field) *Error {
 func ErrNotFinite(f Field, i int) *Error {
 	return Errorf(CodeInvalidValue, f.String()+"["+strconv.Itoa(i)+"]", "must be a finite float32")
 }
+
+// Errors that the log wraps. Whether the write is in the log is unknown with both.
+var (
+	// ErrUnavailable: the log did not acknowledge a write in time. Sending the write
+	// again is harmless where the caller gave its id.
+	ErrUnavailable = errors.New("the log is unavailable")
+	// ErrWritesStopped: this process takes no more writes, for good, because another
+	// log has taken the place of its log. Other processes may take the write.
+	ErrWritesStopped = errors.New("this process takes no more writes")
+)
+
+// Errors that the database wraps when it answers but does not fit this process. All
+// of them end without a restart.
+var (
+	// ErrSchemaMissing: the database has no tables, or does not exist.
+	ErrSchemaMissing = errors.New(`the database has no tables; "sluice migrate" or a consumer makes them`)
+	// ErrSchemaOld: the tables are those of an earlier version.
+	ErrSchemaOld = errors.New(`the tables are older than this process; "sluice migrate" or a consumer brings them up to date`)
+	// ErrDatabaseOld: the database itself is of a version that lacks something that
+	// this process needs.
+	ErrDatabaseOld = errors.New("the database is older than the oldest version that works")
+)
+
+// Errors that the database wraps.
+var (
+	// ErrRejected: the database refuses a row for the data in it, so that another try
+	// cannot help. The consumer retries all other errors of an insert.
+	ErrRejected = errors.New("rejected by the storage")
+	// ErrTooExpensive: a question took more time or memory than its answer is worth.
+	// Nothing is wrong with the database, and another try should end the same way.
+	ErrTooExpensive = errors.New("the question takes too much of the storage")
+	// ErrQueryTooLarge: a query of a reader took more memory or rows than one query
+	// may, and another try should end the same way. A lack of memory that others
+	// caused is another error.
+	ErrQueryTooLarge = errors.New("the query takes more memory or rows than one query may")
+	// ErrQueryTimeout: a query of a reader took longer than one query may, and another
+	// try should end the same way. A database that does not answer is another error.
+	ErrQueryTimeout = errors.New("the query takes longer than one query may")
+)

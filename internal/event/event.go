@@ -156,7 +156,7 @@ func NewDelete(ref Ref) Write {
 
 // Event is an event as readers see it.
 type Event struct {
-	// ID is the alias where there is one, else the minted id.
+	// ID is the alias where there is one, otherwise the minted id.
 	ID             string
 	ConversationID string
 	EventName      string

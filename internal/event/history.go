@@ -1,16 +1,16 @@
 package event
 
-// History is what is left of an event's past in the tables, whatever became of
-// it. Generations begin at 1, so that no position is 0.
+// History is what the tables tell of an event's past. Generations begin at 1, so
+// that no position is 0.
 //
-// It can be less than what happened: of what the consumer has in one batch with
-// a delete, only a tombstone is left, and a merge of the tables does the same
-// later. So a position of 0 says only that nothing tells of a create or delete,
-// and Deleted may be a later delete than the first.
+// The tables may tell less than what happened. Of the writes that the consumer has
+// in one batch with a delete, only a tombstone is left, and a merge of the tables has
+// the same effect later. So a position of 0 says only that nothing tells of a create
+// or delete, and Deleted may be a later delete than the first.
 type History struct {
-	// Stored says that the event has rows, and not only its alias.
+	// Stored says that the event has rows besides that of its alias.
 	Stored bool
-	// Created is the position of the first create, 0 where nothing tells of one.
+	// Created is the position of the first create, 0 where the tables tell of none.
 	Created Position
 	// Deleted is the position of the first delete that left a tombstone, 0 for none.
 	Deleted Position
@@ -19,7 +19,7 @@ type History struct {
 	Expired bool
 }
 
-// Add adds a write of the event that was made and not refused.
+// Add adds a write of the event that was not refused.
 func (h *History) Add(op Op, at Position) {
 	switch {
 	case op == OpCreate && (h.Created == 0 || at < h.Created):
@@ -29,15 +29,14 @@ func (h *History) Add(op Op, at Position) {
 	}
 }
 
-// Effect is what a write has come to.
+// Effect is what became of a write.
 type Effect uint8
 
 // The effects.
 const (
-	// EffectUnknown: nothing tells of it.
+	// EffectUnknown: nothing tells what became of the write.
 	EffectUnknown Effect = iota
-	// EffectApplied: the write did what it was to do; other writes may have
-	// followed it.
+	// EffectApplied: the write had its effect; other writes may have followed it.
 	EffectApplied
 	// EffectTaken: a create that came after another one of the same id.
 	EffectTaken
@@ -47,14 +46,14 @@ const (
 	EffectExpired
 )
 
-// Effect tells what a write has come to that is at a place in the log and that
-// the consumer has gone past. NotRefused says that the consumer did not refuse it;
-// where it is false, that is not known. Beside is what else the caller knows to
-// have been written of the event, and not refused; it may have the write itself.
+// Effect tells what became of a write at a position of the log that the consumer has
+// passed. notRefused says that the consumer did not refuse the write; false says that
+// this is not known. beside has other writes of the event that the caller knows of
+// and that were not refused; it may have the write itself.
 //
-// The answer is exact but for a create or update that a delete followed so soon
-// that only a tombstone is left: that one counts as applied, if nothing beside
-// says otherwise.
+// The answer is exact, with one exception: a create or update that a delete followed
+// so soon that only a tombstone is left counts as applied, unless beside says
+// otherwise.
 func (h History) Effect(op Op, at Position, notRefused bool, beside History) Effect {
 	all := h
 	for _, w := range [...]struct {

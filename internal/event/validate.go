@@ -10,10 +10,10 @@ import (
 	"github.com/sluicehq/sluice/internal/jsonscan"
 )
 
-// Validate reports the first thing that makes the write unfit for the log, or
-// nil. Times may lie up to [TimestampAhead] after now; nothing else depends on
-// when it is asked, nor on anything but the write. Which event names are allowed
-// is not its business, see [Rules].
+// Validate reports the first thing that makes the write unfit for the log, or nil.
+// The result depends on the write alone, except that times may lie up to
+// [TimestampAhead] after now. Validate does not check which event names are allowed,
+// see [Rules].
 //
 // The error is an [*Error]. A valid write goes through the log unchanged, and
 // its rows can be stored.

@@ -110,3 +110,10 @@ func ParseReceipt(s string) (Receipt, error) {
 	}
 	return Receipt{Generation: int(n[0]), Partition: int32(n[1]), Offset: n[2]}, nil
 }
+
+// Ack is the log's answer to one write: its receipt, or the error that says why
+// there is none. Err wraps [ErrUnavailable] or [ErrWritesStopped], or is an [*Error].
+type Ack struct {
+	Receipt Receipt
+	Err     error
+}
