@@ -8,10 +8,11 @@ WORKDIR /src
 # The modules change less often than the code, so they have a layer of their own.
 COPY go.mod go.sum ./
 RUN go mod download
+RUN CGO_ENABLED=0 go install -trimpath github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 COPY . .
 ARG VERSION=unknown
 RUN CGO_ENABLED=0 go build -trimpath -tags noengine -ldflags "-s -w -X main.version=${VERSION}" -o /out/sluice ./cmd/sluice
-RUN go run ./internal/tools/sbom /out/sluice >/out/sbom.cdx.json
+RUN cyclonedx-gomod bin -json -std -version "${VERSION}" -output /out/sbom.cdx.json /out/sluice
 
 FROM scratch
 ARG VERSION=unknown

@@ -39,19 +39,20 @@ kafka: ## install Apache Kafka, for the tests
 	@scripts/install-tools.sh java mvn
 	@scripts/install-kafka.sh
 	@KAFKA_VERSION=3.9.1 scripts/install-kafka.sh # has ZooKeeper, for replicated tables
-	@$(GO) run ./internal/tools/kafkaarchive
+	@cd tools && $(GO) run ./kafkaarchive
 
 prometheus: ## build Prometheus, for make monitoring
 	@scripts/install-prometheus.sh
 
-# What measures, and the programs for documents. They are run without the race
-# detector, which slows what they measure.
-MEASURES := /internal/(bench|tools)(/|$$)
+# The benchmark and the programs of tools run without the race detector, which
+# slows what they measure.
+MEASURES := /internal/bench$$
 
 test: engine kafka sdk ## every test, with the race detector, on real engines
 	@scripts/install-tools.sh gcc curl
 	CGO_ENABLED=1 SLUICE_TEST_SDK=1 $(GO) test -race -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -vE '$(MEASURES)')
 	$(GO) test -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -E '$(MEASURES)')
+	cd tools && $(GO) test -timeout 20m $(TESTFLAGS) ./...
 
 sdk: ## build, lint and test the client libraries; make test has them work with a server
 	@scripts/install-tools.sh gcc npm python3 python3-venv chromium
@@ -90,30 +91,27 @@ monitoring: engine prometheus ## dashboard and alerts, run by a real Prometheus 
 
 walkthrough: build engine kafka ## docs/walkthrough: play its script and record it as a cast, an SVG and an MP4; 2 min
 	@scripts/install-tools.sh bash curl ffmpeg fonts-dejavu-core jq kcat protoc python3 python3-venv
-	$(GO) build -o bin/walkthrough-servers ./internal/tools/walkthrough
-	internal/tools/walkthrough/walkthrough.sh docs/walkthrough
+	cd tools && $(GO) build -o ../bin/walkthrough-servers ./walkthrough
+	tools/walkthrough/walkthrough.sh docs/walkthrough
 
 bench: build engine ## 500,000 creates, 200,000 updates, 200,000 deletes: time until visible
 	./bin/sluice bench
 
 bench-report: build engine kafka ## docs/benchmarks: all loads, on the embedded broker and Apache Kafka; 20 min
-	$(GO) run ./internal/tools/benchreport -version $(VERSION)
-	$(GO) run ./internal/tools/plots
+	cd tools && $(GO) run ./benchreport -version $(VERSION) && $(GO) run ./plots
 
-# Not what npm installs.
-GOFILES := cmd internal e2e sdk/go sdk/spec deploy
+# What gofmt reads: not what npm installs.
+GOFILES := cmd internal e2e tools sdk/go sdk/spec deploy
+# Go modules beside the product's.
+MODULES := tools sdk/go deploy/validate
 check: ## formatting, vet, linters, tidy modules
 	@test -z "$$(gofmt -l $(GOFILES))" || { gofmt -l $(GOFILES); exit 1; }
-	$(GO) mod tidy -diff
-	$(GO) mod verify
-	$(GO) vet ./...
-	$(GO) run $(GOLANGCI_LINT) run ./...
 	$(GO) run $(ACTIONLINT) -shellcheck= .github/workflows/*.yml
-	cd sdk/go && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) run $(GOLANGCI_LINT) run ./...
-	cd deploy/validate && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) run $(GOLANGCI_LINT) run ./...
+	set -e; for module in . $(MODULES); do (set -ex; cd $$module; \
+		$(GO) mod tidy -diff; $(GO) mod verify; $(GO) vet ./...; $(GO) run $(GOLANGCI_LINT) run ./...); done
 
 fmt: ## format the code
-	$(GO) run $(GOLANGCI_LINT) fmt ./...
+	set -e; for module in . $(MODULES); do (cd $$module; $(GO) run $(GOLANGCI_LINT) fmt ./...); done
 
 clean: ## remove what was built; data stays
 	rm -rf bin

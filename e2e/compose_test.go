@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +88,7 @@ func testCompose(t *testing.T, name string, files []string) {
 	requirePublished(t, c, addr)
 
 	requireGrafanaUser(t, c)
+	requireBill(t, c)
 
 	records, _ := conversationsFile.read(t)
 	records = records[:len(records)/4]
@@ -168,6 +170,14 @@ func requirePublished(t *testing.T, c *compose, addr string) {
 	if want := "api " + addr; len(published) != 1 || published[0] != want {
 		t.Errorf("published are %q, want only %q", published, want)
 	}
+}
+
+// requireBill checks the bill of materials in the image.
+func requireBill(t *testing.T, c *compose) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "sbom.cdx.json")
+	c.run(t, composeBound, "cp", "api:/sbom.cdx.json", path)
+	checkBill(t, path)
 }
 
 // requireGrafanaUser checks that the dashboard's user reads events, and nothing

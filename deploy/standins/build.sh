@@ -64,10 +64,12 @@ golang() {
 	mkdir -p "$context" "$modules"
 	cp deploy/standins/golang.Dockerfile "$context/Dockerfile"
 	cp -r "$(go env GOROOT)" "$context/go"
-	# The modules of the build alone, from those that this machine has.
-	local proxy
+	# Only the modules of the build, from this machine's where it has them.
+	local proxy bill
 	proxy=file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)
 	GOMODCACHE=$modules GOPROXY=$proxy go mod download
+	bill=$(sed -nE 's|.*go install .* ([^ ]*/cyclonedx-gomod@[^ ]*)$|\1|p' Dockerfile)
+	GOMODCACHE=$modules GOPROXY=$proxy GOBIN=$work/bin CGO_ENABLED=0 go install -trimpath "$bill"
 	mv "$modules/cache/download" "$context/proxy"
 	build "$image" "$context"
 }

@@ -19,7 +19,7 @@ import (
 func TestDocuments(t *testing.T) {
 	for _, name := range []string{"scale.md", "decisions.md"} {
 		t.Run(name, func(t *testing.T) {
-			text, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", name))
+			text, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -28,7 +28,7 @@ func TestDocuments(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(string(text), string(renewed)); diff != "" {
-				t.Errorf("renew it: go run ./internal/tools/scalemodel docs/%s (-document +computed):\n%s", name, diff)
+				t.Errorf("renew it: cd tools && go run ./scalemodel ../docs/%s (-document +computed):\n%s", name, diff)
 			}
 		})
 	}

@@ -4,7 +4,7 @@
 // a replay takes. It writes them between marks in the documents, so that none
 // is computed by hand:
 //
-//	go run ./internal/tools/scalemodel docs/scale.md docs/decisions.md
+//	cd tools && go run ./scalemodel ../docs/scale.md ../docs/decisions.md
 //
 // What they start from is measured by -measure, on a real engine.
 package main

@@ -25,7 +25,9 @@ func TestReport(t *testing.T) {
 	kafkatest.Require(t)
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "sluice")
-	if out, err := exec.Command("go", "build", "-o", binary, "../../../cmd/sluice").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-o", binary, "./cmd/sluice")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build sluice: %v: %s", err, out)
 	}
 	if err := run(t.Context(), []string{"-binary", binary, "-out", dir, "-dir", dir, "-creates", "2000", "-changes", "500", "-sample", "20", "-only", "^text; (batches|single requests on 1 connection)"}, io.Discard, t.Output()); err != nil {

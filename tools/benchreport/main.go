@@ -51,9 +51,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	s := suite{progress: stdout, log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	flags := flag.NewFlagSet("benchreport", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&s.binary, "binary", "bin/sluice", "the sluice to measure")
+	flags.StringVar(&s.binary, "binary", "../bin/sluice", "the sluice to measure")
 	flags.StringVar(&s.version, "version", "unknown", "the version of it")
-	flags.StringVar(&s.out, "out", "docs/benchmarks", "directory to write report.json and report.md to")
+	flags.StringVar(&s.out, "out", "../docs/benchmarks", "directory to write report.json and report.md to")
 	flags.StringVar(&s.dir, "dir", "", "directory for the data, which is removed; the system's for temporary files where empty")
 	flags.IntVar(&s.creates, "creates", 500_000, "events to create in each case")
 	flags.IntVar(&s.changes, "changes", 200_000, "random events to update, and then to delete")

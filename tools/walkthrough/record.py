@@ -256,7 +256,7 @@ def record(script: Path, directory: Path, repository: Path) -> Cast:
 def main() -> int:
     """Record, and say what went wrong."""
     script, out = (Path(name) for name in sys.argv[1:])
-    repository = Path(__file__).resolve().parents[3]
+    repository = Path(__file__).resolve().parents[2]
     directory = Path(tempfile.mkdtemp(prefix="sluice-walkthrough-"))
     # So that what was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	committed = "../../../docs/walkthrough"
+	committed = "../../docs/walkthrough"
 
 	bytesMax    = 10 << 20
 	svgBytesMax = 1 << 20 // the README shows it
