@@ -50,8 +50,9 @@ MEASURES := /internal/bench$$
 
 test: engine kafka sdk ## every test, with the race detector, on real engines
 	@scripts/install-tools.sh gcc curl
-	CGO_ENABLED=1 SLUICE_TEST_SDK=1 $(GO) test -race -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -vE '$(MEASURES)')
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -vE '$(MEASURES)')
 	$(GO) test -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -E '$(MEASURES)')
+	cd test && CGO_ENABLED=1 SLUICE_TEST_SDK=1 $(GO) test -race -timeout 20m $(TESTFLAGS) ./...
 	cd tools && $(GO) test -timeout 20m $(TESTFLAGS) ./...
 
 sdk: ## build, lint and test the client libraries; make test has them work with a server
@@ -68,14 +69,14 @@ guard: engine ## that creates have not become much slower than what limits them
 	$(GO) test -count=1 -timeout 10m -run '^TestCreatesKeepUp$$' -v ./internal/bench
 
 compose-test: engine ## docker compose up, tested on a Docker daemon of its own, with images that are built here
-	scripts/docker.sh sh -c 'deploy/standins/build.sh && \
+	scripts/docker.sh sh -c 'deploy/standins/build.sh && cd test && \
 		SLUICE_TEST_DOCKER=1 $(GO) test -count=1 -timeout 25m -run "^TestCompose$$" -v $(TESTFLAGS) ./e2e'
 
 # How much of the fault suite: SHORT=1 is what CI runs, RELEASE=1 takes hours.
 SHORT ?=
 RELEASE ?=
 faults: engine kafka ## break everything and check that nothing is lost: SHORT=1, RELEASE=1
-	CGO_ENABLED=$(if $(findstring -race,$(TESTFLAGS)),1,0) SLUICE_FAULTS=$(if $(RELEASE),release,$(if $(SHORT),short,full)) \
+	cd test && CGO_ENABLED=$(if $(findstring -race,$(TESTFLAGS)),1,0) SLUICE_FAULTS=$(if $(RELEASE),release,$(if $(SHORT),short,full)) \
 		$(GO) test -tags faults -count=1 -timeout $(if $(RELEASE),24h,2h) -parallel 4 -run '^TestFault' -v $(TESTFLAGS) ./e2e
 
 # How long each fuzz target runs.
@@ -84,10 +85,10 @@ fuzz: engine ## every fuzz target, at once
 	@scripts/fuzz.sh $(FUZZTIME)
 
 e2e: engine kafka ## the end-to-end tests alone, on the whole corpus with DATA=DIR
-	SLUICE_DATA=$(DATA) $(GO) test -timeout 30m -v $(TESTFLAGS) ./e2e
+	cd test && SLUICE_DATA=$(abspath $(DATA)) $(GO) test -timeout 30m -v $(TESTFLAGS) ./e2e
 
 monitoring: engine prometheus ## dashboard and alerts, run by a real Prometheus on a Sluice under load
-	SLUICE_TEST_PROMETHEUS=1 $(GO) test -count=1 -timeout 10m -run '^Test(Dashboard|Alerts|Monitoring)' -v $(TESTFLAGS) ./e2e
+	cd test && SLUICE_TEST_PROMETHEUS=1 $(GO) test -count=1 -timeout 10m -run '^Test(Dashboard|Alerts|Monitoring)' -v $(TESTFLAGS) ./e2e
 
 walkthrough: build engine kafka ## docs/walkthrough: play its script and record it as a cast, an SVG and an MP4; 2 min
 	@scripts/install-tools.sh bash curl ffmpeg fonts-dejavu-core jq kcat protoc python3 python3-venv
@@ -101,9 +102,9 @@ bench-report: build engine kafka ## docs/benchmarks: all loads, on the embedded 
 	cd tools && $(GO) run ./benchreport -version $(VERSION) && $(GO) run ./plots
 
 # What gofmt reads: not what npm installs.
-GOFILES := cmd internal e2e tools sdk/go sdk/spec deploy
+GOFILES := cmd internal test tools sdk/go sdk/spec deploy
 # Go modules beside the product's.
-MODULES := tools sdk/go deploy/validate
+MODULES := test tools sdk/go deploy/validate
 check: ## formatting, vet, linters, tidy modules
 	@test -z "$$(gofmt -l $(GOFILES))" || { gofmt -l $(GOFILES); exit 1; }
 	$(GO) run $(ACTIONLINT) -shellcheck= .github/workflows/*.yml

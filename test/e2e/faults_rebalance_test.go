@@ -189,7 +189,7 @@ func TestFaultMigration(t *testing.T) {
 // buildBefore builds the program without the last migration.
 func buildBefore(t *testing.T) string {
 	t.Helper()
-	files, err := filepath.Glob("../internal/clickhouse/schema/migrations/*.sql")
+	files, err := filepath.Glob("../../internal/clickhouse/schema/migrations/*.sql")
 	if err != nil || len(files) < 2 {
 		t.Fatalf("migrations: %v, error %v", files, err)
 	}

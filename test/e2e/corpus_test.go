@@ -25,7 +25,7 @@ var (
 // read returns the events as they are in the file, and whether it is the whole one.
 func (f corpusFile) read(t *testing.T) (records []eventObject, whole bool) {
 	t.Helper()
-	path := filepath.Join("..", "internal", "workload", "corpus", f.slice)
+	path := filepath.Join("..", "..", "internal", "workload", "corpus", f.slice)
 	if dir := os.Getenv(dataVar); dir != "" {
 		path, whole = filepath.Join(dir, f.whole), true
 	}

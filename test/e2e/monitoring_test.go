@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	monitoringDir = "../deploy/monitoring"
+	monitoringDir = "../../deploy/monitoring"
 	// prometheusUID and clickhouseUID are of the data sources that Grafana is provisioned with.
 	prometheusUID = "sluice-prometheus"
 	clickhouseUID = "sluice-clickhouse"

@@ -36,7 +36,7 @@ func (c *compose) command(ctx context.Context, args ...string) *exec.Cmd {
 		all = append(all, "--file", f)
 	}
 	cmd := exec.CommandContext(ctx, "docker", append(all, args...)...)
-	cmd.Dir = ".."
+	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), c.env...)
 	return cmd
 }

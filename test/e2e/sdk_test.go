@@ -151,7 +151,7 @@ func TestBrowser(t *testing.T) {
 
 func sdkDir(t *testing.T) string {
 	t.Helper()
-	dir, err := filepath.Abs(filepath.Join("..", "sdk"))
+	dir, err := filepath.Abs(filepath.Join("..", "..", "sdk"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func buildInSDK(t *testing.T, path string) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), filepath.Base(path))
 	cmd := exec.Command("go", "build", "-o", binary, path)
-	cmd.Dir = filepath.Join("..", "sdk", "go")
+	cmd.Dir = filepath.Join("..", "..", "sdk", "go")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", path, err, out)
 	}
@@ -377,7 +377,7 @@ func TestSDK(t *testing.T) {
 
 func readVectors(t *testing.T, file string, v any) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "sdk", "spec", "vectors", file))
+	text, err := os.ReadFile(filepath.Join("..", "..", "sdk", "spec", "vectors", file))
 	if err == nil {
 		err = json.Unmarshal(text, v)
 	}

@@ -520,7 +520,7 @@ func TestDeletedIsErased(t *testing.T) {
 	// What the documents say of ids, at the operator's risk.
 	server.Query(t, "INSERT INTO "+database+".events (timestamp, alias, version, deleted) VALUES ('2026-03-01', 'of an earlier build', 1, 1)")
 	server.Query(t, "INSERT INTO "+database+".event_aliases (alias, version, deleted) VALUES ('never was', 1, 1)")
-	page, err := os.ReadFile("../docs/operations.md")
+	page, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}

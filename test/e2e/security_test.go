@@ -67,7 +67,7 @@ type operation struct {
 
 func operations(t *testing.T) []operation {
 	t.Helper()
-	doc, err := openapi3.NewLoader().LoadFromFile("../sdk/spec/openapi.yaml")
+	doc, err := openapi3.NewLoader().LoadFromFile("../../sdk/spec/openapi.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

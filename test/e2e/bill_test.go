@@ -13,7 +13,7 @@ import (
 // TestBill runs what the Dockerfile runs to write the bill of materials, of the
 // version that the Dockerfile names, on the binary of the tests.
 func TestBill(t *testing.T) {
-	dockerfile, err := os.ReadFile("../Dockerfile")
+	dockerfile, err := os.ReadFile("../../Dockerfile")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,11 +13,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sluicehq/sluice/internal/checker"
+	"github.com/sluicehq/sluice/test/checker"
 	"github.com/sluicehq/sluice/internal/engine"
 )
 
-const clusterFiles = "../deploy/cluster/"
+const clusterFiles = "../../deploy/cluster/"
 
 func readFile(t *testing.T, path string) string {
 	t.Helper()

@@ -50,7 +50,7 @@ var atEnd []func()
 // of its source: go test then knows that a cached result depends on them.
 func build(target string) error {
 	for _, dir := range []string{"cmd", "internal", "sdk", "web"} {
-		err := filepath.WalkDir(filepath.Join("..", dir), func(string, fs.DirEntry, error) error { return nil })
+		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(string, fs.DirEntry, error) error { return nil })
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("walk %s: %w", dir, err)
 		}
@@ -66,7 +66,8 @@ func goBuild(target string, flags ...string) error {
 		flags, cgo = append(flags, "-race"), "CGO_ENABLED=1"
 	}
 	args := append([]string{"build", "-tags", buildTags, "-o", target}, flags...)
-	cmd := exec.Command("go", append(args, "../cmd/sluice")...)
+	cmd := exec.Command("go", append(args, "./cmd/sluice")...)
+	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build sluice: %w\n%s", err, out)
