@@ -92,11 +92,13 @@ monitoring: engine prometheus ## dashboard and alerts, run by a real Prometheus 
 
 walkthrough: build engine kafka ## docs/walkthrough: play its script and record it as a cast, an SVG and an MP4; 2 min
 	@scripts/install-tools.sh bash curl ffmpeg fonts-dejavu-core jq kcat protoc python3 python3-venv
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/sluice-bench ./cmd/sluice-bench
 	cd tools && $(GO) build -o ../bin/walkthrough-servers ./walkthrough
 	tools/walkthrough/walkthrough.sh docs/walkthrough
 
 bench: build engine ## 500,000 creates, 200,000 updates, 200,000 deletes: time until visible
-	./bin/sluice bench
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/sluice-bench ./cmd/sluice-bench
+	./bin/sluice-bench
 
 bench-report: build engine kafka ## docs/benchmarks: all loads, on the embedded broker and Apache Kafka; 20 min
 	cd tools && $(GO) run ./benchreport -version $(VERSION) && $(GO) run ./plots

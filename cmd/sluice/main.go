@@ -41,7 +41,6 @@ type cli struct {
 	DLQ         dlqCmd         `cmd:"" name:"dlq" help:"Look into the dead-letter topic, and replay from it."`
 	Offsets     offsetsCmd     `cmd:"" help:"Show where the consumer group is in the log, and set it back."`
 	Erase       eraseCmd       `cmd:"" help:"Merge, now, every month that has deleted content, so that it leaves ClickHouse's disk. Consumers do it by themselves, later: see --erase-after."`
-	Bench       benchCmd       `cmd:"" help:"Measure a Sluice, with real conversations."`
 	Key         keyCmd         `cmd:"" help:"Make API keys."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running sluice whether it is well: exit code 0 if it is."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`

@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/sluicehq/sluice/internal/bench"
-	"github.com/sluicehq/sluice/internal/workload"
+	"github.com/sluicehq/sluice/internal/bench/workload"
 )
 
 // The functions compare what is there afterwards with what was sent, and fail

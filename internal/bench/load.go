@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/sluicehq/sluice/internal/workload"
+	"github.com/sluicehq/sluice/internal/bench/workload"
 )
 
 const (

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/sluicehq/sluice/internal/bench"
-	"github.com/sluicehq/sluice/internal/workload"
+	"github.com/sluicehq/sluice/internal/bench/workload"
 )
 
 // A load runs through a real Sluice, and is verified, in every way of sending it.

@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sluicehq/sluice/internal/workload"
+	"github.com/sluicehq/sluice/internal/bench/workload"
 )
 
 const (

@@ -22,9 +22,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sluicehq/sluice/internal/bench/workload"
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/engine"
-	"github.com/sluicehq/sluice/internal/workload"
 )
 
 const (

@@ -13,8 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sluicehq/sluice/test/checker"
 	"github.com/sluicehq/sluice/internal/engine"
+	"github.com/sluicehq/sluice/test/checker"
 )
 
 const clusterFiles = "../../deploy/cluster/"

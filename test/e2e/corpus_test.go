@@ -11,7 +11,7 @@ import (
 )
 
 // dataVar names a directory with the whole files, to be used instead of the
-// slices that come with internal/workload. See its corpus/README.md.
+// slices that come with internal/bench/workload. See its corpus/README.md.
 const dataVar = "SLUICE_DATA"
 
 // corpusFile is a file of events in the shape of POST /event.
@@ -25,7 +25,7 @@ var (
 // read returns the events as they are in the file, and whether it is the whole one.
 func (f corpusFile) read(t *testing.T) (records []eventObject, whole bool) {
 	t.Helper()
-	path := filepath.Join("..", "..", "internal", "workload", "corpus", f.slice)
+	path := filepath.Join("..", "..", "internal", "bench", "workload", "corpus", f.slice)
 	if dir := os.Getenv(dataVar); dir != "" {
 		path, whole = filepath.Join(dir, f.whole), true
 	}

@@ -17,9 +17,9 @@ import (
 	"syscall"
 
 	"github.com/sluicehq/sluice/internal/bench"
+	"github.com/sluicehq/sluice/internal/bench/workload"
 	"github.com/sluicehq/sluice/internal/engine"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
-	"github.com/sluicehq/sluice/internal/workload"
 )
 
 const apacheKafka = "Apache Kafka " + kafkatest.Version

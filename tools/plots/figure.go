@@ -21,7 +21,7 @@ const (
 	margin      vg.Length = 12
 	legendWidth vg.Length = 210
 	sourceText            = "measured by: make bench"
-	scaleSource           = "measured by: sluice bench scale"
+	scaleSource           = "measured by: sluice-bench scale"
 )
 
 // Colors that people who see few of them can tell apart (Okabe and Ito).

@@ -26,8 +26,8 @@ func main() {
 func run(args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("plots", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	in := flags.String("in", "../docs/benchmarks/report.json", "figures of sluice bench; empty for none")
-	scale := flags.String("scale", "../docs/benchmarks/scale.json", "figures of sluice bench scale; empty for none")
+	in := flags.String("in", "../docs/benchmarks/report.json", "figures of sluice-bench; empty for none")
+	scale := flags.String("scale", "../docs/benchmarks/scale.json", "figures of sluice-bench scale; empty for none")
 	out := flags.String("out", "../docs/benchmarks", "directory to write to")
 	if err := flags.Parse(args); err != nil {
 		return err

@@ -9,9 +9,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicehq/sluice/internal/api/body"
+	"github.com/sluicehq/sluice/internal/bench/workload"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/record"
-	"github.com/sluicehq/sluice/internal/workload"
 )
 
 // skewTable compares how evenly two keys spread the conversations that come with

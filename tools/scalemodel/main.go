@@ -23,8 +23,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/sluicehq/sluice/internal/bench/workload"
 	"github.com/sluicehq/sluice/internal/engine"
-	"github.com/sluicehq/sluice/internal/workload"
 )
 
 func main() {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sluicehq/sluice/internal/workload"
+	"github.com/sluicehq/sluice/internal/bench/workload"
 )
 
 // The documents have the tables that the program computes. Those that take a

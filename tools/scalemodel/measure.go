@@ -16,12 +16,12 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/bench"
+	"github.com/sluicehq/sluice/internal/bench/workload"
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/engine"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/record"
-	"github.com/sluicehq/sluice/internal/workload"
 )
 
 const queryTimeout = 10 * time.Minute

@@ -5,25 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"strings"
 
 	"github.com/sluicehq/sluice/internal/bench"
-	"github.com/sluicehq/sluice/internal/workload"
+	"github.com/sluicehq/sluice/internal/bench/workload"
 )
 
-// benchCmd measures a Sluice.
-type benchCmd struct {
-	Scale   benchScaleCmd   `cmd:"" help:"Measure what writes and queries cost as the table grows."`
-	Readers benchReadersCmd `cmd:"" help:"Measure what readers wait, alone and beside others who ask for much."`
-	Run     benchRunCmd     `cmd:"" default:"withargs" help:"Create, update and delete events, and report the time until all of it is visible and verified."`
-}
-
-type benchRunCmd struct {
+// runCmd measures a load.
+type runCmd struct {
+	systemFlags
 	URL          string   `help:"API of a running Sluice. Default: one is started, on an empty directory, and removed in the end." placeholder:"URL"`
 	APIKey       string   `help:"API key with the scopes read and write." placeholder:"KEY"`
 	KafkaBrokers []string `help:"Kafka that the started Sluice uses instead of its embedded broker." placeholder:"HOST:PORT,..."`
-	Libchdb      string   `help:"ClickHouse's library, for the started Sluice." placeholder:"FILE" type:"path"`
 	Events       int      `help:"Events to create." default:"500000"`
 	Updates      int      `help:"Random events to update then." default:"200000"`
 	Deletes      int      `help:"Random events to delete then." default:"200000"`
@@ -37,7 +30,7 @@ type benchRunCmd struct {
 }
 
 // Run runs the benchmark.
-func (c *benchRunCmd) Run(ctx context.Context, e *env) (err error) {
+func (c *runCmd) Run(ctx context.Context, e *env) (err error) {
 	cfg := bench.LoadConfig{
 		Encoding: map[string]workload.Encoding{"none": workload.Text, "base64": workload.Base64, "json": workload.JSONArrays}[c.Embeddings],
 		Corpus:   c.Data, Seed: c.Seed, Events: c.Events, Updates: c.Updates, Deletes: c.Deletes,
@@ -58,7 +51,7 @@ func (c *benchRunCmd) Run(ctx context.Context, e *env) (err error) {
 }
 
 // measure runs the load on the Sluice that the flags say.
-func (c *benchRunCmd) measure(ctx context.Context, e *env, cfg bench.LoadConfig) (measured *bench.Case, err error) {
+func (c *runCmd) measure(ctx context.Context, e *env, cfg bench.LoadConfig) (measured *bench.Case, err error) {
 	if c.URL != "" {
 		if c.Compare {
 			return nil, errors.New("--compare: needs a Sluice that is started here, not --url")
@@ -71,7 +64,7 @@ func (c *benchRunCmd) measure(ctx context.Context, e *env, cfg bench.LoadConfig)
 		measured.Phases, err = bench.Load(ctx, target, cfg)
 		return measured, err
 	}
-	system, remove, err := newBenchSystem("", c.Libchdb)
+	system, remove, err := c.system("")
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +78,7 @@ func (c *benchRunCmd) measure(ctx context.Context, e *env, cfg bench.LoadConfig)
 }
 
 // broker says which one the load went through.
-func (c *benchRunCmd) broker() string {
+func (c *runCmd) broker() string {
 	switch {
 	case c.URL != "":
 		return c.URL
@@ -93,19 +86,4 @@ func (c *benchRunCmd) broker() string {
 		return strings.Join(c.KafkaBrokers, ",")
 	}
 	return bench.EmbeddedBroker
-}
-
-// newBenchSystem is a Sluice of this program to be measured, whose data is in a
-// directory of its own within parent, by default the system's for temporary
-// files. Call remove when it is stopped.
-func newBenchSystem(parent, library string) (cfg bench.SystemConfig, remove func() error, err error) {
-	binary, err := os.Executable()
-	if err != nil {
-		return cfg, nil, err
-	}
-	dir, err := os.MkdirTemp(parent, "sluice-bench-")
-	if err != nil {
-		return cfg, nil, err
-	}
-	return bench.SystemConfig{Dir: dir, Binary: binary, Library: library}, func() error { return os.RemoveAll(dir) }, nil
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/internal/api/body"
+	"github.com/sluicehq/sluice/internal/bench/workload"
 	"github.com/sluicehq/sluice/internal/event"
-	"github.com/sluicehq/sluice/internal/workload"
 )
 
 func plan(t *testing.T, e workload.Encoding, events int) *workload.Plan {

@@ -1,0 +1,138 @@
+// Command sluice-bench measures a whole Sluice, with real conversations.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/sluicehq/sluice/internal/bench"
+	"github.com/sluicehq/sluice/internal/engine"
+)
+
+// version is set by the linker.
+var version string
+
+func main() {
+	engine.ChildMain()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// cli is the command line. Every flag is also read from the environment, as
+// SLUICE_ and its name in capitals with underscores.
+type cli struct {
+	LogLevel  slog.Level `help:"Lowest level that is logged: debug, info, warn or error." default:"info"`
+	LogFormat string     `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
+
+	Run     runCmd     `cmd:"" default:"withargs" help:"Create, update and delete events, and report the time until all of it is visible and verified."`
+	Readers readersCmd `cmd:"" help:"Measure what readers wait, alone and beside others who ask for much."`
+	Scale   scaleCmd   `cmd:"" help:"Measure what writes and queries cost as the table grows."`
+}
+
+// env is what a command gets from its surroundings.
+type env struct {
+	stdout io.Writer
+	log    *slog.Logger
+}
+
+// exit is how kong's help and errors leave run.
+type exit int
+
+// run runs the command line and returns the process's exit code: 0 when all
+// went well, 1 when the command failed, 2 when the command line is wrong.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case exit:
+			code = int(r)
+		default:
+			panic(r)
+		}
+	}()
+	var c cli
+	command, err := newParser(&c, stdout, stderr).Parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "sluice-bench: %v\nRun \"sluice-bench --help\" for what there is.\n", err)
+		return 2
+	}
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	var handler slog.Handler = slog.NewTextHandler(stderr, options)
+	if c.LogFormat == "json" {
+		handler = slog.NewJSONHandler(stderr, options)
+	}
+	command.BindTo(ctx, (*context.Context)(nil))
+	if err := command.Run(&env{stdout: stdout, log: slog.New(handler)}); err != nil {
+		fmt.Fprintf(stderr, "sluice-bench %s: %v\n", command.Command(), err)
+		return 1
+	}
+	return 0
+}
+
+// newParser returns the parser of a command line, which leaves by panicking with
+// an exit code.
+func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
+	parser, err := kong.New(c,
+		kong.Name("sluice-bench"),
+		kong.Description("Measures a Sluice: the time of a load until all of it is visible and verified, what readers wait, and what a large table costs.\n\n"+
+			"Every flag can be given as a variable: --kafka-brokers is SLUICE_KAFKA_BROKERS."),
+		kong.DefaultEnvars("SLUICE"),
+		kong.UsageOnError(),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { panic(exit(code)) }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		panic(fmt.Sprintf("BUG: command line: %v", err))
+	}
+	return parser
+}
+
+// systemFlags say which Sluice is started to be measured.
+type systemFlags struct {
+	Binary  string `help:"The program sluice that is started. Default: the one beside this program, or on the PATH." placeholder:"FILE" type:"path"`
+	Libchdb string `help:"ClickHouse's library, for the started Sluice." placeholder:"FILE" type:"path"`
+}
+
+// system returns the configuration of a Sluice that keeps its data in a new
+// directory within parent, which is the system's for temporary files where it is
+// empty. Call remove when that Sluice is stopped.
+func (f *systemFlags) system(parent string) (cfg bench.SystemConfig, remove func() error, err error) {
+	binary, err := f.binary()
+	if err != nil {
+		return cfg, nil, err
+	}
+	dir, err := os.MkdirTemp(parent, "sluice-bench-")
+	if err != nil {
+		return cfg, nil, err
+	}
+	return bench.SystemConfig{Dir: dir, Binary: binary, Library: f.Libchdb}, func() error { return os.RemoveAll(dir) }, nil
+}
+
+// binary finds the program to start.
+func (f *systemFlags) binary() (string, error) {
+	if f.Binary != "" {
+		return f.Binary, nil
+	}
+	if self, err := os.Executable(); err == nil {
+		if beside, err := exec.LookPath(filepath.Join(filepath.Dir(self), "sluice")); err == nil {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath("sluice")
+	if err != nil {
+		return "", fmt.Errorf("--binary is required: %w", err)
+	}
+	return path, nil
+}
