@@ -61,7 +61,7 @@ func TestValuesThatAreNotJSON(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := tracked(t, sluice.Event{Input: tt.value, Output: tt.value, ConversationMetadata: map[string]any{"m": tt.value}})
-			if tt.want == nil { // which order two keys have is not told
+			if tt.want == nil { // the order of two keys is not specified
 				if n := len(got["input"].(map[string]any)); n != 4 {
 					t.Errorf("%d keys: %v", n, got["input"])
 				}

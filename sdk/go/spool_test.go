@@ -408,7 +408,7 @@ func FuzzReadSegment(f *testing.F) {
 				t.Errorf("the error is %v", err)
 			}
 		}
-		// Nothing is passed over in silence.
+		// Every corrupt line is reported.
 		rest := data[min(max(0, from), int64(len(data))):]
 		want := int64(strings.Count(string(rest), "\n"))
 		if len(rest) > 0 && rest[len(rest)-1] != '\n' {
@@ -417,7 +417,7 @@ func FuzzReadSegment(f *testing.F) {
 		if got := found + int64(len(corrupt)); got != want {
 			t.Errorf("%d lines, want %d", got, want)
 		}
-		// What follows a broken segment is not harmed by it.
+		// A corrupt segment does not affect the next segment.
 		if len(rest) == 0 || rest[len(rest)-1] == '\n' {
 			after, _ := sluice.ReadSegment(append(slices.Clone(data), line(`{"id":"after"}`)...), from)
 			id := ""

@@ -92,7 +92,7 @@ func (c *Client) TraceReader(ctx context.Context, conversationID string, fn func
 	return &tracedReader{reader, s}, nil
 }
 
-// run calls fn with a stream that ends when fn does.
+// run calls fn with a new stream, and ends the stream when fn returns.
 func run(ctx context.Context, c *Client, conversationID string, fn func(s *stream)) {
 	s := c.newStream(ctx, conversationID)
 	_ = s.call(func() error { fn(s); return nil }) // which returns none
@@ -150,17 +150,17 @@ func (c *Client) newStream(ctx context.Context, conversationID string) *stream {
 	return s
 }
 
-// call calls fn. A panic of fn is the stream's failure, and goes on.
+// call calls fn. A panic of fn becomes the stream's failure, and goes on.
 func (s *stream) call(fn func() error) error {
 	returned := false
 	defer func() {
 		if returned {
 			return
 		}
-		// A panic, or else runtime.Goexit.
+		// fn panicked, or ended the goroutine by runtime.Goexit.
 		v := recover()
 		s.mu.Lock()
-		mine := !s.yielding // or else the loop's own
+		mine := !s.yielding // whether fn panicked, and not the body of the caller's loop
 		s.mu.Unlock()
 		switch {
 		case mine && v != nil:

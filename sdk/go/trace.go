@@ -99,15 +99,15 @@ func (s *Span) set(set func(*Event)) {
 	}
 }
 
-// Trace calls fn and tracks one event of the conversation for it: its timestamp
-// is when fn was called, its latency how long it took, its error the one that
-// fn returned or panicked with, unless set, and the rest what fn set on the
-// span.
+// Trace calls fn and tracks one event of the conversation for the call. The event's
+// timestamp is the start of the call, and its latency the duration in milliseconds.
+// Its error is the error that fn returned or panicked with, unless fn sets one on
+// the span. The other fields are those that fn sets on the span.
 //
-// The error is that of fn, unchanged, and a panic goes on. That the event could
-// not be queued never fails the call that is traced: eventID is then empty, and
-// [Options].OnError is told why. For a call that returns a stream, there are
-// [TraceSeq], [TraceSeq2] and [Client.TraceReader].
+// Trace returns the event's id and the error of fn, unchanged; a panic of fn goes
+// on. If the event cannot be queued, the call does not fail: eventID is empty, and
+// [Options].OnError is called. [TraceSeq], [TraceSeq2] and [Client.TraceReader]
+// trace calls that return a stream.
 func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx context.Context, span *Span) error) (eventID string, err error) {
 	span := c.newSpan(conversationID)
 	returned := false
@@ -115,7 +115,7 @@ func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx c
 		if returned {
 			return
 		}
-		// A panic, or else runtime.Goexit.
+		// fn panicked, or ended the goroutine by runtime.Goexit.
 		v := recover()
 		if v == nil {
 			c.trackSpan(ctx, span, "the function did not return", time.Now())
@@ -127,12 +127,12 @@ func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx c
 	err = fn(ctx, span)
 	returned = true
 	if err != nil {
-		return c.trackSpan(ctx, span, fmt.Sprint(err), time.Now()), err // which outlives an Error that panics
+		return c.trackSpan(ctx, span, fmt.Sprint(err), time.Now()), err // fmt.Sprint survives an Error method that panics
 	}
 	return c.trackSpan(ctx, span, "", time.Now()), nil
 }
 
-// trackSpan ends the span and tracks its event, of a call that lasted until at.
+// trackSpan ends the span and tracks its event. The call ended at the time at.
 func (c *Client) trackSpan(ctx context.Context, span *Span, failure string, at time.Time) (eventID string) {
 	span.mu.Lock()
 	span.ended = true

@@ -1,7 +1,7 @@
-"""What an event costs: python bench/bench.py [--events N]
+"""Measures the client: python bench/bench.py [--events N]
 
-The time and memory of track_event, and events a second until all are answered, by a server in
-another process that discards them, and by that of SLUICE_URL where it is set.
+It measures the time and memory of track_event, and the events per second until all are answered: by
+a server in another process that discards them, and by the server of SLUICE_URL if it is set.
 """
 
 from __future__ import annotations

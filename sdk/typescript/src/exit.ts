@@ -25,6 +25,7 @@ export function watchExit(client: object, hooks: ExitHooks): void {
   process.off('beforeExit', sendUnsent).on('beforeExit', sendUnsent);
 }
 
+/** Ends {@link watchExit} for a client that was closed. */
 export function unwatchExit(client: object): void {
   openClients.delete(client);
 }

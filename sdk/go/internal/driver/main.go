@@ -413,7 +413,7 @@ func (m members) event() (e sluice.Event, err error) {
 	); err != nil {
 		return e, err
 	}
-	maps.DeleteFunc(fields, func(_ string, v json.RawMessage) bool { return isNull(v) }) // as good as absent
+	maps.DeleteFunc(fields, func(_ string, v json.RawMessage) bool { return isNull(v) }) // null means absent
 	f, err := fields.fields()
 	e.ConversationMetadata, e.EventName, e.Error, e.Latency = f.ConversationMetadata, f.EventName, f.Error, f.Latency
 	e.Input, e.Output, e.InputEmbeddings, e.OutputEmbeddings = f.Input, f.Output, f.InputEmbeddings, f.OutputEmbeddings

@@ -163,7 +163,7 @@ class Transport:
             url = place
             parts = urlsplit(url)
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        raise AssertionError  # for ever
+        raise AssertionError  # the loop has no end
 
     def _request(
         self,
