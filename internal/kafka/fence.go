@@ -21,8 +21,8 @@ import (
 const (
 	// fenceInterval is the pause between two looks at the topics.
 	fenceInterval = 2 * time.Second
-	// fenceLease is how long writes may be acknowledged after a look has begun
-	// that found no later generation.
+	// fenceLease is how long writes may be acknowledged after the beginning of a
+	// look that found no later generation.
 	fenceLease = 5 * time.Second
 	// FenceWait is how long after the topic of a generation was made the last
 	// write to an earlier generation may be acknowledged: fenceLease, and what
@@ -32,18 +32,18 @@ const (
 	GenerationsAhead = 16
 )
 
-// Fence says whether writes to an events topic may still be acknowledged. They
-// may not once the topic of a later generation exists, because nobody need apply
-// the writes of the earlier one any more, and none to a topic that was deleted
-// and made again.
+// Fence says whether writes to an events topic may still be acknowledged. They may
+// not once the topic of a later generation exists, because no consumer needs to
+// apply the earlier generation any more. They may not either if the topic was
+// deleted and created again.
 //
-// What it says holds for fenceLease. A producer that has a fence asks it after
-// the brokers have acknowledged and before it passes that on, also when the
-// process was stopped in between. So whoever begins a generation makes its topic,
-// waits for [FenceWait], and then finds all writes that were acknowledged in the
-// earlier ones before their topics' ends.
+// An answer holds for fenceLease. A producer with a fence asks it after the brokers
+// have acknowledged a write and before the caller hears of it, even if the process
+// was suspended in between. So a process that begins a generation creates the
+// topic, waits for [FenceWait], and then finds every acknowledged write of the
+// earlier generations before the ends of their topics.
 //
-// Its methods are safe for concurrent use. Close it with [Fence.Close].
+// A Fence is safe for concurrent use. Close it with [Fence.Close].
 type Fence struct {
 	topic   string
 	topicID string
@@ -54,9 +54,9 @@ type Fence struct {
 
 	// base is when the fence was made.
 	base time.Time
-	// until and untilWall are when the last look ceases to hold: the time since
-	// base, which stands still while the machine is suspended, and the Unix time,
-	// in nanoseconds, which may be set. The earlier one counts.
+	// until and untilWall say until when the last look holds; the earlier one
+	// counts. until is the time since base, which stands still while the machine is
+	// suspended. untilWall is a Unix time, which may be set. Both are nanoseconds.
 	until, untilWall atomic.Int64
 	// looking is held by the one look under way.
 	looking chan struct{}
@@ -65,8 +65,8 @@ type Fence struct {
 	blind   atomic.Bool   // it has warned that it cannot look
 }
 
-// NewFence returns a fence of the events topic of cfg, whose TopicID should be
-// known. It does not connect.
+// NewFence returns a fence for the events topic of cfg, which should have the
+// TopicID. It does not connect.
 func NewFence(cfg Config, log *slog.Logger) (*Fence, error) {
 	cfg = cfg.WithDefaults()
 	cl, err := newClient(&cfg, log, clientMetrics(&cfg, "fence"))
@@ -108,8 +108,8 @@ func (f *Fence) Run(ctx context.Context) error {
 	return nil
 }
 
-// Stop has no write acknowledged any more, for a reason that the fence cannot see
-// by itself. The first reason counts, and is logged.
+// Stop ends the acknowledging of writes, for a reason that the fence cannot see by
+// itself. The first reason counts and is logged.
 func (f *Fence) Stop(reason error) {
 	reason = fmt.Errorf("%w: %w", event.ErrWritesStopped, reason)
 	if f.stopped.CompareAndSwap(nil, &reason) {
@@ -118,8 +118,8 @@ func (f *Fence) Stop(reason error) {
 	}
 }
 
-// Err is why no write is acknowledged any more, for good; it wraps
-// [event.ErrWritesStopped]. It is nil as long as no reason was found.
+// Err returns why no write is acknowledged any more, which is final and wraps
+// [event.ErrWritesStopped]. It returns nil as long as there is no reason.
 func (f *Fence) Err() error {
 	if reason := f.stopped.Load(); reason != nil {
 		return *reason
@@ -127,9 +127,9 @@ func (f *Fence) Err() error {
 	return nil
 }
 
-// Allow returns nil where a write that the brokers have acknowledged may be
-// acknowledged. Where the last look has ceased to hold, it looks again, until
-// ctx ends.
+// Allow returns nil if a write that the brokers have acknowledged may be
+// acknowledged to its caller. If the last look does not hold any more, Allow looks
+// again, until ctx ends.
 func (f *Fence) Allow(ctx context.Context) error {
 	for {
 		if err := f.Err(); err != nil {
@@ -145,7 +145,8 @@ func (f *Fence) Allow(ctx context.Context) error {
 	}
 }
 
-// look asks for the topics once, unless others do; then it waits for them.
+// look asks the brokers for the topics once. If another look is under way, it waits
+// for that one.
 func (f *Fence) look(ctx context.Context) error {
 	since := time.Since(f.base)
 	select {
@@ -171,8 +172,9 @@ func (f *Fence) look(ctx context.Context) error {
 	return nil
 }
 
-// find asks the brokers, not the client's cache. The error says that they do not
-// tell; over is why no write may be acknowledged any more.
+// find asks the brokers, not the client's cache. over is why no write may be
+// acknowledged any more, nil if there is no reason. err says that the brokers gave
+// no answer.
 func (f *Fence) find(ctx context.Context) (over, err error) {
 	req := kmsg.NewPtrMetadataRequest()
 	for _, name := range append([]string{f.topic}, f.later...) {
@@ -218,8 +220,8 @@ func (f *Fence) find(ctx context.Context) (over, err error) {
 	return nil, nil // a topic without a leader is there all the same
 }
 
-// CheckGeneration returns an error that wraps [ErrGenerationOver] where a later
-// generation has begun, that is, where its topic exists.
+// CheckGeneration returns an error that wraps [ErrGenerationOver] if a later
+// generation has begun, that is, if its topic exists.
 func CheckGeneration(ctx context.Context, cfg Config, log *slog.Logger) error {
 	cfg.TopicID, cfg.ClientMetrics = "", nil
 	f, err := NewFence(cfg, log)
@@ -234,8 +236,8 @@ func CheckGeneration(ctx context.Context, cfg Config, log *slog.Logger) error {
 	return errors.Join(over, err)
 }
 
-// GenerationOver is the error that says that a generation takes no writes any
-// more, because a later one has begun. It wraps [ErrGenerationOver].
+// GenerationOver returns the error for a write to a generation after a later one has
+// begun. It wraps [ErrGenerationOver].
 func GenerationOver(generation, last int) error {
 	return fmt.Errorf("generation %d: %w; give --kafka-generation=%s", generation, ErrGenerationOver, strconv.Itoa(last))
 }

@@ -17,18 +17,18 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// Generation is an events topic that there is.
+// Generation is an events topic that exists.
 type Generation struct {
 	Number int
 	Topic  string
 	// Pending is the number of its records that the group has not committed.
 	Pending int64
-	// Used says that something was written to it, ever.
+	// Used says that something was written to it at some time.
 	Used bool
 }
 
-// Generations are all events topics under the prefix, the oldest first.
-// Neither the config's generation nor its partitions matter.
+// Generations returns all events topics under the prefix, the oldest first. It
+// ignores the generation and the partitions of cfg.
 func Generations(ctx context.Context, cfg Config, log *slog.Logger) ([]Generation, error) {
 	cl, err := newClient(&cfg, log)
 	if err != nil {
@@ -105,18 +105,18 @@ const (
 	drainInterval = 250 * time.Millisecond
 )
 
-// BeginGeneration makes the topics of the configured generation and returns when
-// it may be written to and applied: when no process acknowledges writes to an
-// earlier generation any more, and all that was acknowledged in them is applied.
-// It may be called by several processes, and again after an error.
+// BeginGeneration creates the topics of the configured generation and returns when
+// the generation may be written and applied: no process acknowledges writes to an
+// earlier generation any more, and everything acknowledged there is applied.
+// Several processes may call it, and it may be called again after an error.
 //
-// The topic is what tells processes of earlier generations to stop; see [Fence].
-// It is made where the earlier ones are applied, or consumers of them are there
-// to do that. Otherwise nothing is made, and the error wraps [ErrNotDrained]. It
-// does so too, with the topic made, where these consumers have applied nothing
-// for 5 s.
+// The new topic tells the processes of earlier generations to stop; see [Fence].
+// It is created if the earlier generations are applied or have consumers that
+// apply them. Otherwise nothing is created, and the error wraps [ErrNotDrained].
+// The error also wraps it, with the topic created, if these consumers have
+// applied nothing for 5 s.
 //
-// It waits for [FenceWait], unless there is no earlier topic.
+// BeginGeneration waits for [FenceWait], unless there is no earlier topic.
 func BeginGeneration(ctx context.Context, cfg Config, log *slog.Logger) error {
 	cfg = cfg.WithDefaults()
 	pending, err := earlierGenerations(ctx, cfg, log)
@@ -160,9 +160,9 @@ func BeginGeneration(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 }
 
-// undrained are the records of earlier generations that are not applied.
+// undrained describes the records of earlier generations that are not applied.
 type undrained struct {
-	topics  bool // there are some
+	topics  bool // whether there are earlier topics
 	records int64
 	in      []string // the topics that have them
 }

@@ -22,14 +22,14 @@ const (
 	fetchedHeaderBytes = 64
 )
 
-// errInflatedFull says that what was fetched already is as much as may be in
-// memory. The client fetches the batch again once that is polled.
+// errInflatedFull says that the fetched batches take all the memory that they may.
+// The client fetches the batch again after the others were polled.
 var errInflatedFull = errors.New("the fetched records take all the memory that they may")
 
-// inflater decompresses fetched batches for a client, and bounds what they take
-// in memory until they are polled. A batch that is larger by itself is
-// [kgo.ErrMaxDecompress]. It is the client's decompressor, its pool and one of its
-// hooks; its methods are safe for concurrent use.
+// inflater decompresses fetched batches for a client and bounds the memory that they
+// take until they are polled. A batch that alone takes more fails with
+// [kgo.ErrMaxDecompress]. An inflater is the client's decompressor, pool and hook
+// at once, and is safe for concurrent use.
 type inflater struct {
 	bytesMax int
 	zstd     *zstd.Decoder
@@ -53,7 +53,7 @@ func newInflater(bytesMax int) (*inflater, error) {
 	return &inflater{bytesMax: bytesMax, zstd: decoder, sizes: make(map[*byte]int), read: make(map[int32]int)}, nil
 }
 
-// options are those of the client whose batches it inflates.
+// options returns the options of the client whose batches it inflates.
 func (in *inflater) options() []kgo.Opt {
 	return []kgo.Opt{kgo.WithDecompressor(in), kgo.WithPools(in), kgo.WithHooks(in)}
 }
@@ -163,8 +163,8 @@ func (in *inflater) inflateSnappy(src []byte) ([]byte, error) {
 	return out, nil
 }
 
-// recordsBytes is what the records take as the client's, the batch included. It
-// stops at what is no record.
+// recordsBytes returns the memory that the client needs for the records and their
+// batch. It stops at bytes that are not a record.
 func recordsBytes(batch []byte) int {
 	total := len(batch)
 	for len(batch) > 0 {
@@ -178,7 +178,7 @@ func recordsBytes(batch []byte) int {
 	return total
 }
 
-// headers is the number of headers of a record, 0 where that is unreadable.
+// headers returns the number of headers of a record, or 0 if it is unreadable.
 func headers(record []byte) int {
 	next := func() int64 {
 		v, n := binary.Varint(record)
@@ -199,7 +199,7 @@ func headers(record []byte) int {
 	return int(min(max(0, n), int64(len(record)))) // each has a byte at least
 }
 
-// GetDecompressBytes is never called: the client has a decompressor of ours.
+// GetDecompressBytes is never called, because the client uses this decompressor.
 func (in *inflater) GetDecompressBytes([]byte, kgo.CompressionCodecType) []byte { return nil }
 
 // PutDecompressBytes is called when the last record of a batch was recycled.
@@ -225,7 +225,7 @@ func (in *inflater) OnFetchRecordUnbuffered(r *kgo.Record, polled bool) {
 	in.polled = append(in.polled, r)
 }
 
-// release lets go of all records that were polled. They must not be used after.
+// release frees all records that were polled. They must not be used afterwards.
 func (in *inflater) release() {
 	in.mu.Lock()
 	polled := in.polled
@@ -249,7 +249,7 @@ func (in *inflater) OnFetchBatchRead(_ kgo.BrokerMetadata, _ string, partition i
 	in.read[partition]++
 }
 
-// batchesRead is how many batches of the partition the client has read.
+// batchesRead returns how many batches of the partition the client has read.
 func (in *inflater) batchesRead(partition int32) int {
 	in.mu.Lock()
 	defer in.mu.Unlock()

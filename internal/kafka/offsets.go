@@ -15,17 +15,19 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// PartitionOffsets say where the group is in one partition of the events topic.
+// PartitionOffsets is the progress of the group in one partition of the events
+// topic.
 type PartitionOffsets struct {
 	Partition int32
-	// First and End are the log's own: the first record that is there, and the
-	// one that comes next.
+	// First is the offset of the first record in the log, and End the offset of the
+	// next record to come.
 	First, End int64
-	// Committed is the next record to apply, -1 where nothing was committed.
+	// Committed is the offset of the next record to apply, or -1 if nothing was
+	// committed.
 	Committed int64
 }
 
-// Offsets says where the group is in the events topic, partition by partition.
+// Offsets returns the progress of the group in the events topic, by partition.
 func Offsets(ctx context.Context, cfg Config, log *slog.Logger) ([]PartitionOffsets, error) {
 	cl, err := newClient(&cfg, log)
 	if err != nil {
@@ -35,15 +37,16 @@ func Offsets(ctx context.Context, cfg Config, log *slog.Logger) ([]PartitionOffs
 	return readOffsets(ctx, kadm.NewClient(cl), cfg.Group, cfg.EventsTopic())
 }
 
-// Rewind has the group apply again what is in the log from an offset of each of
-// the partitions on, which the rows' versions make harmless. Where the group
-// has not got that far, an offset is an error that wraps [ErrForward]: records
-// would never be applied. One before the first record is one that wraps
-// [ErrDataLoss], and [ErrGroupActive] says that there are consumers. After an
-// error nothing is changed, unless it is the brokers' on writing.
+// Rewind sets the group back, so that consumers apply the log again from the given
+// offset of each partition on. The versions of the rows make that harmless.
 //
-// With acceptLoss the first record is no error, even if the group has not got
-// that far: what was before it is gone in any case.
+// The error wraps [ErrForward] if an offset is after the group's, because records
+// would never be applied; [ErrDataLoss] if an offset is before the first record;
+// and [ErrGroupActive] if the group has consumers. After any of these errors
+// nothing has changed.
+//
+// With acceptLoss, the offset of the first record is allowed even if the group has
+// not got that far: the records before it are gone in any case.
 func Rewind(ctx context.Context, cfg Config, to map[int32]int64, acceptLoss bool, log *slog.Logger) error {
 	cl, err := newClient(&cfg, log)
 	if err != nil {
@@ -94,7 +97,7 @@ func Rewind(ctx context.Context, cfg Config, to map[int32]int64, acceptLoss bool
 	return nil
 }
 
-// members is the number of consumers that a group has.
+// members returns the number of consumers in a group.
 func members(ctx context.Context, adm *kadm.Client, group string) (int, error) {
 	groups, err := adm.DescribeGroups(ctx, group)
 	if err == nil {
@@ -106,7 +109,8 @@ func members(ctx context.Context, adm *kadm.Client, group string) (int, error) {
 	return len(groups[group].Members), nil
 }
 
-// readOffsets reads the commits before the log's ends, which only grow.
+// readOffsets reads the commits first and the ends of the log afterwards, because
+// the ends only grow.
 func readOffsets(ctx context.Context, adm *kadm.Client, group, topic string) ([]PartitionOffsets, error) {
 	commits, err := adm.FetchOffsets(ctx, group)
 	if err == nil {
@@ -163,14 +167,14 @@ func fetchCommitted(ctx context.Context, adm *kadm.Client, group, topic string) 
 	return committed, nil
 }
 
-// What [listOffset] can be asked for instead of a time.
+// Special times for [listOffset].
 const (
 	offsetEnd   = -1
 	offsetFirst = -2
 )
 
-// listOffset asks for an offset of a topic's partition 0: the first whose record
-// is of the time, in Unix milliseconds, or later; -1 where there is none.
+// listOffset returns the first offset of a topic's partition 0 whose record has the
+// time, in Unix milliseconds, or a later one; -1 if there is none.
 func listOffset(ctx context.Context, cl *kgo.Client, topic string, millis int64) (int64, error) {
 	p := kmsg.NewListOffsetsRequestTopicPartition()
 	p.Timestamp = millis

@@ -3,62 +3,61 @@ package kafka
 import "time"
 
 const (
-	// ageShare is the part of the time since the last progress that a next look
-	// waits, so that an answer is at most so much late.
+	// ageShare is the fraction of the time since the last progress after which the
+	// offsets are read again. An answer is late by at most this fraction.
 	ageShare = 8
-	// backlogRecords is the distance from which a rate tells when an offset will
-	// be reached. Fewer records may all be in the next commit.
+	// backlogRecords is the number of records from which the rate predicts when an
+	// offset is reached. Fewer records may all be in the next commit.
 	backlogRecords = 1000
-	// expectedMax is the longest time that is expected because it was seen before.
-	// A longer one was an outage, or a backlog.
+	// expectedMax is the longest time that is expected again after it was seen. A
+	// longer time was an outage or a backlog.
 	expectedMax = 400 * time.Millisecond
 )
 
-// pace decides when to read the group's offsets. It does no I/O, and its caller
-// locks.
+// pace decides when to read the group's offsets. It does no I/O. Its caller holds a
+// lock.
 //
-// A partition's offsets are applied in order, so what it does next is told by
-// its first offset that is waited for and by its progress until now, whoever
-// waits: a waiter that joins behind a backlog brings no look nearer. While the
-// offsets do not move, looks get rarer with the time since they last did, up to
-// one in PollIntervalMax.
+// The offsets of a partition are applied in order. So the next read depends only
+// on the first offset that somebody waits for and on the progress until now: a
+// waiter that joins behind a backlog does not make it earlier. While the offsets
+// do not move, reads become rarer, down to one in PollIntervalMax.
 type pace struct {
 	least, most time.Duration
 	// polled is when the offsets were last read.
 	polled time.Time
-	// quiet is how long a write takes to be applied where none is before it.
+	// quiet is how long a write takes to be applied when no other is before it.
 	quiet estimate
 	parts map[int32]*progress
 }
 
-// progress is what is known of one partition.
+// progress is the progress of one partition.
 type progress struct {
-	// committed is the group's offset, as of the last look.
+	// committed is the group's offset at the last read.
 	committed int64
-	// written is the highest offset that was waited for, and one; waiters are how
-	// many wait now.
+	// written is one more than the highest offset that anybody waited for. waiters
+	// is how many wait now.
 	written int64
 	waiters int
-	// since is when the offset was last seen to move, or when it began to lag
-	// behind written. Before since plus expected, no next move is likely.
+	// since is when the offset was last seen to move, or when it began to lag behind
+	// written. The next move is unlikely before since plus expected.
 	since    time.Time
 	expected time.Duration
-	// moved says that since is a move, gap how long one takes, rate how many
-	// records a second that was, step the size of the last one.
+	// moved says that since is the time of a move. gap is how long a move takes, rate
+	// its records per second, and step the size of the last move.
 	moved bool
 	gap   estimate
 	rate  float64
 	step  int64
 }
 
-// lags reports whether the group is known to have something to apply.
+// lags reports whether the group has something to apply, as far as is known.
 func (g *progress) lags() bool { return g.written > g.committed }
 
 func newPace(least, most time.Duration) pace {
 	return pace{least: least, most: max(least, most), parts: make(map[int32]*progress)}
 }
 
-// committed is the partition's offset as of the last look.
+// committed returns the partition's offset at the last read.
 func (p *pace) committed(partition int32) int64 { return p.part(partition).committed }
 
 func (p *pace) part(partition int32) *progress {
@@ -70,10 +69,10 @@ func (p *pace) part(partition int32) *progress {
 	return g
 }
 
-// join tells of an offset that is waited for from now on. A write was made just
-// now, so that it takes its time; what a reader waits for may be applied long
-// since. It reports whether the next look may be due sooner for that, and
-// whether the partition had no backlog before.
+// join records that somebody waits for an offset from now on. A write was made just
+// now and takes its time; what a reader waits for may have been applied long ago.
+// join reports whether the next read may be due sooner, and whether the partition
+// had no backlog before.
 func (p *pace) join(now time.Time, partition int32, offset int64, isWrite bool) (sooner, quiet bool) {
 	g := p.part(partition)
 	if quiet = !g.lags(); quiet {
@@ -88,12 +87,12 @@ func (p *pace) join(now time.Time, partition int32, offset int64, isWrite bool) 
 	return sooner, quiet
 }
 
-// leave tells that an offset is not waited for any more.
+// leave records that a waiter of the partition has left.
 func (p *pace) leave(partition int32) { p.part(partition).waiters-- }
 
-// observe tells of the group's offsets, as they were read just now.
+// observe records the group's offsets, as they were read just now.
 func (p *pace) observe(now time.Time, committed map[int32]int64) {
-	// After a time without looks, what moved since then tells nothing of a rate.
+	// After a time without reads, the distance moved says nothing about the rate.
 	followed := now.Sub(p.polled) <= 2*p.most
 	p.polled = now
 	for partition := range committed {
@@ -122,11 +121,11 @@ func (p *pace) observe(now time.Time, committed map[int32]int64) {
 	}
 }
 
-// soonest is when to read the offsets again where nothing speaks against it.
+// soonest returns the earliest time at which to read the offsets again.
 func (p *pace) soonest() time.Time { return p.polled.Add(p.least) }
 
-// due is when to read the offsets again for the sake of one partition, whose
-// first offset that is waited for is next.
+// due returns when to read the offsets again because of one partition. next is the
+// first offset of the partition that somebody waits for.
 func (p *pace) due(partition int32, next int64) time.Time {
 	g := p.part(partition)
 	pause := p.least
@@ -134,7 +133,8 @@ func (p *pace) due(partition int32, next int64) time.Time {
 		pause = max(pause, age/ageShare)
 	}
 	if distance := next + 1 - g.committed; g.rate > 0 && distance > max(g.step, backlogRecords) {
-		// Half of the way, so that what is reached sooner is not seen much later.
+		// Half of the expected time, so that an offset that is reached sooner is not
+		// seen much later.
 		pause = max(pause, time.Duration(min(float64(distance)/g.rate/2, p.most.Seconds())*float64(time.Second)))
 	}
 	due := p.polled.Add(min(pause, p.most))
@@ -144,8 +144,9 @@ func (p *pace) due(partition int32, next int64) time.Time {
 	return due
 }
 
-// estimate is of a time that varies, at the lower end of what was seen: too low
-// costs one look more, too high an answer that is late.
+// estimate estimates a time that varies, by the lower end of what was seen. An
+// estimate that is too low costs one more read; one that is too high makes an
+// answer late.
 type estimate time.Duration
 
 func (e *estimate) add(d time.Duration) {
@@ -158,5 +159,5 @@ func (e *estimate) add(d time.Duration) {
 	*e = estimate(d)
 }
 
-// early is a time before which the estimated one is hardly ever over.
+// early returns a time before which the estimated time is hardly ever over.
 func (e *estimate) early() time.Duration { return time.Duration(*e) * 3 / 4 }

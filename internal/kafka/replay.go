@@ -16,30 +16,30 @@ const (
 	// replayBatchLetters and replayBatchBytes bound what is sent at a time.
 	replayBatchLetters = 500
 	replayBatchBytes   = 16 << 20
-	// replayLettersMax is the most letters that one replay takes: it knows the
-	// ids of all their events at once.
+	// replayLettersMax is the most letters of one replay, which holds the ids of all
+	// their events in memory.
 	replayLettersMax = 1 << 20
 	// fieldsMax is the most fields that an [event.Fields] can name.
 	fieldsMax = 16
 
-	// headerReplayed marks a record of the dead-letter topic that is no letter:
-	// its value lists the letters that were replayed, as in 3-7,9.
+	// headerReplayed marks a record of the dead-letter topic that is not a letter.
+	// Its value lists the letters that were replayed, for example 3-7,9.
 	headerReplayed = "sluice-replayed"
 	// headerReplayOf is the receipt of the write that a record repeats, on a
 	// replayed record and on a dead letter of one.
 	headerReplayOf = "sluice-replay-of"
 )
 
-// ReplayOptions pick the dead letters of [DeadLetters.Replay]. The zero value
-// picks all that were not replayed before.
+// ReplayOptions select the dead letters for [DeadLetters.Replay]. The zero value
+// selects all that were not replayed before.
 type ReplayOptions struct {
 	// From is the place of the first letter.
 	From int64
-	// Reason, where set, leaves out letters with another one.
+	// Reason, if set, selects only letters with this reason.
 	Reason event.Code
 	// LimitLetters is the most letters to send; 0 is no limit.
 	LimitLetters int
-	// Again takes letters that were replayed before, too.
+	// Again also selects letters that were replayed before.
 	Again bool
 	// Overwrite sends updates although a newer update has changed the same
 	// fields, or although the log does not show whether one has.
@@ -53,20 +53,20 @@ type ReplayOutcome string
 const (
 	// ReplaySent: written to the events topic again.
 	ReplaySent ReplayOutcome = "sent"
-	// ReplaySuperseded: held back, as a newer update has changed the same fields.
+	// ReplaySuperseded: held back, because a newer update has changed the same fields.
 	ReplaySuperseded ReplayOutcome = "superseded"
-	// ReplayUncertain: held back, as the log is not there any more that would
-	// show whether a newer update has changed the same fields.
+	// ReplayUncertain: held back, because the part of the log is gone that would show
+	// whether a newer update has changed the same fields.
 	ReplayUncertain ReplayOutcome = "uncertain"
-	// ReplayUnreadable: held back, as this build reads no write in it, and so no
-	// consumer of this build would.
+	// ReplayUnreadable: held back, because this build, and so a consumer of this
+	// build, cannot read a write from it.
 	ReplayUnreadable ReplayOutcome = "unreadable"
-	// ReplayDeleted: left out, as its event was deleted since.
+	// ReplayDeleted: skipped, because its event was deleted since.
 	ReplayDeleted ReplayOutcome = "deleted"
-	// ReplayCopy: left out, as it repeats another letter: the same write was
+	// ReplayCopy: skipped, because it repeats another letter: the same write was
 	// refused twice, after consumers were set back.
 	ReplayCopy ReplayOutcome = "copy"
-	// ReplayEarlier: left out, as it was replayed before.
+	// ReplayEarlier: skipped, because it was replayed before.
 	ReplayEarlier ReplayOutcome = "earlier"
 )
 
@@ -74,14 +74,14 @@ const (
 type ReplayReport struct {
 	// Letters counts them by outcome and reason.
 	Letters map[ReplayOutcome]map[event.Code]int
-	// Overtaken counts those of the sent updates that were written just after a
-	// newer update of the same fields, which came while they were sent.
+	// Overtaken counts the sent updates that were written after a newer update of the
+	// same fields, because that update came while they were sent.
 	Overtaken int
-	// More is whether letters are left because there are too many for one replay.
+	// More says that letters are left, because there are too many for one replay.
 	More bool
 }
 
-// Count is the number of letters with the outcome.
+// Count returns the number of letters with the outcome.
 func (r *ReplayReport) Count(o ReplayOutcome) int {
 	n := 0
 	for _, of := range r.Letters[o] {
@@ -100,21 +100,23 @@ func (r *ReplayReport) add(o ReplayOutcome, reason event.Code) {
 	r.Letters[o][reason]++
 }
 
-// Replay sends dead letters to the events topic again by the producer, as new
-// writes, oldest letter first, up to the end that the dead-letter topic has when
+// Replay sends dead letters to the events topic again, as new writes of the
+// producer, oldest letter first, up to the end that the dead-letter topic has when
 // Replay is called.
 //
-// The dead-letter topic remembers what was replayed, so that the next Replay
-// goes on behind it. Letters that are refused once more come back as new letters.
+// The dead-letter topic records which letters were replayed, so that the next
+// Replay continues after them. A write that is refused once more becomes a new
+// letter.
 //
 // An update is sent only if no newer update in the log has changed one of its
-// fields; updates that were refused themselves do not count. The log is read for
-// that, from the oldest letter on. An update that comes in the few milliseconds
-// between that look and the sending is not seen; [ReplayReport.Overtaken] tells.
+// fields. Updates that were refused themselves do not count. To find out, Replay
+// reads the log from the oldest letter on. It misses an update that is written in
+// the few milliseconds between reading and sending; [ReplayReport.Overtaken]
+// counts these.
 //
-// The report is right after an error too, but for letters of the last batch. A
-// Replay that ended between sending a batch and remembering it sends these
-// letters again, in the same order, which changes nothing.
+// After an error, the report is right except for the letters of the last batch. A
+// Replay that ends after sending a batch and before recording it sends these
+// letters again next time, in the same order, which changes nothing.
 func (d *DeadLetters) Replay(ctx context.Context, p *Producer, opts ReplayOptions) (ReplayReport, error) {
 	r := &replay{
 		letters: d, producer: p, opts: opts,
@@ -142,7 +144,7 @@ type replay struct {
 	chosen map[event.Receipt]struct{}
 	// events has the events of the picked letters, by their records' key.
 	events map[string]*replayEvent
-	// scan reads the log; nil where nothing has to be known of it.
+	// scan reads the log. It is nil if the replay does not need the log.
 	scan *logScan
 	// sending has the batch that was just sent: the receipt by the record's key.
 	sending map[string]event.Receipt
@@ -153,7 +155,7 @@ type replay struct {
 	left       int
 }
 
-// replayEvent is what the log says of an event.
+// replayEvent is what the log shows about an event.
 type replayEvent struct {
 	// newest is, by field, the place of the newest update that changed it.
 	newest  [fieldsMax]event.Position
@@ -177,7 +179,8 @@ func (e *replayEvent) updatedAfter(fields event.Fields, at event.Position) bool 
 	return false
 }
 
-// original is the receipt of the write that the record repeats, or its own.
+// original returns the receipt of the write that the record repeats, or its own
+// receipt if it repeats none.
 func original(r *record.Record) event.Receipt {
 	if r.ReplayOf != (event.Receipt{}) {
 		return r.ReplayOf
@@ -223,9 +226,9 @@ func (r *replay) run(ctx context.Context) error {
 	return r.flush(ctx)
 }
 
-// index reads the dead-letter topic: what was replayed, then what was refused
-// and which events the picked letters are of. It finds the places in the log
-// that the scan has to begin at.
+// index reads the dead-letter topic: first which letters were replayed, then which
+// records were refused and which events the selected letters belong to. It finds
+// where in the log the scan has to begin.
 func (r *replay) index(ctx context.Context) error {
 	var err error
 	if r.done, err = r.letters.replayed(ctx, 0); err != nil {
@@ -276,7 +279,7 @@ func (r *replay) index(ctx context.Context) error {
 	return err
 }
 
-// take decides about one letter.
+// take adds one letter to the batch, or reports why not.
 func (r *replay) take(ctx context.Context, l StoredLetter) error {
 	rec, reason := &l.Letter.Record, l.Letter.Reason
 	receipt := rec.Receipt()
@@ -309,7 +312,7 @@ func (r *replay) take(ctx context.Context, l StoredLetter) error {
 	return r.flush(ctx)
 }
 
-// flush sends those letters of the batch that may be sent.
+// flush sends the letters of the batch that may be sent.
 func (r *replay) flush(ctx context.Context) error {
 	if r.scan != nil && len(r.batch) > 0 {
 		if err := r.scan.advance(ctx, r.observe); err != nil {
@@ -344,7 +347,8 @@ func (r *replay) flush(ctx context.Context) error {
 	}
 	r.marks = r.marks[:0]
 	if r.scan != nil && len(send) > 0 {
-		// What this finds behind the last look and before what was sent is overtaken.
+		// An update that this finds after the last look and before the sent records was
+		// written while they were sent: it is counted as overtaken.
 		if err := r.scan.advance(ctx, r.observe); err != nil {
 			return err
 		}
@@ -353,7 +357,7 @@ func (r *replay) flush(ctx context.Context) error {
 	return nil
 }
 
-// judge says whether the write of a letter may be sent.
+// judge decides whether the write of a letter may be sent.
 func (r *replay) judge(l *record.DeadLetter) ReplayOutcome {
 	w, _ := readLetter(l) // take has read it before
 	e := r.events[string(l.Record.Key)]
@@ -377,7 +381,7 @@ func (r *replay) judge(l *record.DeadLetter) ReplayOutcome {
 	return ReplaySent
 }
 
-// observe takes a record of the log into account.
+// observe records the update or delete of a record of the log.
 func (r *replay) observe(rec *record.Record) {
 	e := r.events[string(rec.Key)]
 	if e == nil {

@@ -20,20 +20,21 @@ type logPartition struct {
 	partition  int32
 }
 
-// logScan reads the log from given places on, up to where it ends by and by.
+// logScan reads the log from given places on, each time up to its current end.
 type logScan struct {
 	cfg Config
 	cl  *kgo.Client
 	adm *kadm.Client
 	// topics are the names, by generation, of the topics that exist.
 	topics map[int]string
-	// starts are the offsets that partitions begin at, next what is read next.
+	// starts has the first offset of each partition, and next the offset to read
+	// next.
 	starts, next map[logPartition]int64
 	generations  map[string]int
 }
 
-// newLogScan returns a scan that begins at the offsets, and reads the topics of
-// all later generations whole. Close it.
+// newLogScan returns a scan that begins at the offsets, and reads the topics of all
+// later generations from their beginnings. The caller closes it.
 func newLogScan(ctx context.Context, cfg Config, from map[logPartition]int64, log *slog.Logger) (*logScan, error) {
 	s := &logScan{
 		cfg: cfg, topics: make(map[int]string), generations: make(map[string]int),
@@ -103,8 +104,8 @@ func (s *logScan) begin(ctx context.Context, from map[logPartition]int64) error 
 	return nil
 }
 
-// complete reports whether the log has everything that came after the receipt
-// in its partition, and in the generations since.
+// complete reports whether the log still has everything that was written after the
+// receipt, in its partition and in the later generations.
 func (s *logScan) complete(at event.Receipt) bool {
 	for g := at.Generation; g <= s.cfg.Generation; g++ {
 		if s.topics[g] == "" {
@@ -121,8 +122,8 @@ func (s *logScan) complete(at event.Receipt) bool {
 	return true
 }
 
-// advance calls fn with the records from where it stopped before up to where the
-// log ends when advance is called. Records of one partition come in order.
+// advance calls fn with the records from where the last call stopped up to the
+// current end of the log. Records of one partition come in order.
 func (s *logScan) advance(ctx context.Context, fn func(*record.Record)) error {
 	if len(s.next) == 0 {
 		return nil

@@ -11,7 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// markReplayed remembers that the letters at the places were replayed.
+// markReplayed records in the dead-letter topic that the letters at the places were
+// replayed.
 func (d *DeadLetters) markReplayed(ctx context.Context, places []int64) error {
 	if len(places) == 0 {
 		return nil
@@ -22,8 +23,8 @@ func (d *DeadLetters) markReplayed(ctx context.Context, places []int64) error {
 	}})
 }
 
-// Replayed returns a function that says whether the letter at a place, from the
-// given one on, was replayed before Replayed was called.
+// Replayed returns a function that reports whether the letter at a place was
+// replayed before the call of Replayed. The place must not be before from.
 func (d *DeadLetters) Replayed(ctx context.Context, from int64) (func(place int64) bool, error) {
 	done, err := d.replayed(ctx, from)
 	return done.has, err
@@ -73,7 +74,7 @@ func (s placeSet) has(place int64) bool { return s[place>>6]>>(place&63)&1 != 0 
 
 var errBadPlaces = errors.New("the list of replayed letters is malformed")
 
-// addList adds the places that the record lists, which are before its own.
+// addList adds the places that the record lists. They are before its own place.
 func (s placeSet) addList(r *kgo.Record) error {
 	for part := range strings.SplitSeq(string(r.Value), ",") {
 		first, last, isRange := strings.Cut(part, "-")

@@ -17,19 +17,18 @@ import (
 )
 
 const (
-	// examinePause is the least time between two looks at a batch, and how often
-	// Poll looks for partitions that do not get on.
+	// examinePause is the shortest time between two looks at a batch, and the pause
+	// after which Poll looks for partitions that make no progress.
 	examinePause = 200 * time.Millisecond
 	stallTimeout = 3 * time.Second
-	// sameReadsMax is how often a batch that cannot be read must be fetched with
-	// the same bytes before it is passed over. Bytes that were damaged on the way
-	// differ.
+	// sameReadsMax is how often a batch that cannot be read must be fetched with the
+	// same bytes before it is skipped. Bytes that are damaged on the way differ.
 	sameReadsMax = 3
-	// batchHeaderBytes is how long the header of a record batch is.
+	// batchHeaderBytes is the length of the header of a record batch.
 	batchHeaderBytes = 61
 )
 
-// suspicion is of a batch that the client could not read, or did not get past.
+// suspicion is about a batch that the client could not read or get past.
 type suspicion struct {
 	looked time.Time
 	hash   uint64
@@ -87,8 +86,8 @@ func (c *Consumer) fetchRaw(ctx context.Context, partition int32, offset int64) 
 
 var errNoBatch = errors.New("the broker has no whole batch there")
 
-// parseRaw reads the header of the first batch, which has to make sense even
-// where the batch does not.
+// parseRaw reads the header of the first batch. The header must be valid even if the
+// rest of the batch is not.
 func parseRaw(p kmsg.FetchResponseTopicPartition) (rawBatch, error) {
 	in := p.RecordBatches
 	if len(in) < batchHeaderBytes {
@@ -107,9 +106,9 @@ func parseRaw(p kmsg.FetchResponseTopicPartition) (rawBatch, error) {
 	return b, nil
 }
 
-// examine looks at the batch that comes next in a partition that does not get on.
-// Where the batch cannot be read, and is the same each time, the answer passes
-// over it. No rebalance may take place meanwhile.
+// examine looks at the next batch of a partition that makes no progress. If the
+// batch cannot be read and has the same bytes each time, examine returns a chunk
+// that skips it. No rebalance may take place meanwhile.
 func (c *Consumer) examine(ctx context.Context, partition int32) (record.Chunk, bool) {
 	c.mu.Lock()
 	a := c.owned[partition]
@@ -124,7 +123,7 @@ func (c *Consumer) examine(ctx context.Context, partition int32) (record.Chunk, 
 	batch, err := c.fetchRaw(ctx, partition, next)
 	if err != nil {
 		if ctx.Err() == nil {
-			c.log.Warn("a batch that was not read could not be looked at, trying again",
+			c.log.Warn("could not fetch a batch that the client did not read, trying again",
 				"topic", c.topic, "partition", partition, "offset", next, "error", err)
 		}
 		return record.Chunk{}, false
@@ -167,8 +166,8 @@ func (c *Consumer) examine(ctx context.Context, partition int32) (record.Chunk, 
 	}}, true
 }
 
-// readBatch reads the batch as the client does, and says what is wrong with it;
-// nothing where all of its records from the offset on can be read.
+// readBatch reads the batch as the client does and returns what is wrong with it,
+// or nil if all of its records from the offset on can be read.
 func (c *Consumer) readBatch(batch *rawBatch, from int64) string {
 	in, err := newInflater(c.cfg.Consumer.InflatedBytesMax)
 	if err != nil {
@@ -194,14 +193,14 @@ func (c *Consumer) readBatch(batch *rawBatch, from int64) string {
 	return ""
 }
 
-// seek has the client go on from the offset. c.mu is held.
+// seek makes the client continue at the offset. The caller holds c.mu.
 func (c *Consumer) seek(partition int32, offset int64, epoch int32) {
 	c.mu.Unlock()
 	defer c.mu.Lock()
 	c.cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{c.topic: {partition: {Epoch: epoch, Offset: offset}}})
 }
 
-// examineSuspects looks at every partition that does not get on.
+// examineSuspects looks at every partition that makes no progress.
 func (c *Consumer) examineSuspects(ctx context.Context) []record.Chunk {
 	c.mu.Lock()
 	var suspects []int32

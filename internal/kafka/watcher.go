@@ -12,11 +12,11 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// Watcher tells when writes are applied: when the group's committed offset is
-// above theirs, since the consumer commits only what the database has. It reads
-// those offsets only while anybody waits, as often as [pace] says. Which writes
-// the consumer refused it learns from the dead-letter topic, which it follows
-// from a little before its own start on.
+// Watcher tells when writes are applied. A write is applied when the group's
+// committed offset is above its offset, because the consumer commits only what
+// the database has. The watcher reads the committed offsets only while somebody
+// waits, as often as [pace] says. It follows the dead-letter topic, from a little
+// before its own start on, to learn which writes the consumer refused.
 type Watcher struct {
 	cfg     Config
 	topic   string
@@ -26,20 +26,21 @@ type Watcher struct {
 	adm     *kadm.Client
 	made    time.Time
 	wake    chan struct{}
-	stuck   bool // whether catchUp did not end the last time; Run's goroutine's
+	stuck   bool // whether the last catchUp failed; owned by the goroutine of Run
 
 	mu      sync.Mutex
 	pace    pace
 	waiters map[*waiter]struct{}
-	// wanted are those who wait for a write now and have to know of its refusal,
-	// which they keep themselves, however many others there are.
+	// wanted has the waiters that need to know whether a write is refused. Each
+	// waiter keeps the refusals of its own writes, so that they are never evicted.
 	wanted map[event.Receipt][]*waiter
-	// refused are the latest refusals, ring their keys, the oldest at place head.
+	// refused has the latest refusals. ring has their receipts in a ring whose
+	// oldest element is at head.
 	refused map[event.Receipt]*event.Error
 	ring    []refusal
 	head    int
-	// begun says that the dead letters are followed. Those from the offset floor
-	// on are in refused, up to tail, which is the next to come.
+	// begun says that the dead letters are followed. The refusals of the letters
+	// from offset floor to tail are in refused; tail is the next letter to come.
 	begun       bool
 	floor, tail int64
 	moved       chan struct{} // closed when tail moves
@@ -53,26 +54,26 @@ type refusal struct {
 
 // waiter is one call of Wait or Outcomes.
 type waiter struct {
-	// offsets are the highest that it needs of each partition.
+	// offsets has the highest offset that the waiter needs of each partition.
 	offsets map[int32]int64
 	done    chan struct{}
-	// since is when the waiter joined; quiet says that nothing it waits for had a
-	// backlog before it then.
+	// since is when the waiter joined. quiet says that none of its partitions had a
+	// backlog then.
 	since time.Time
 	quiet bool
 
-	// writes says that this is a call of Outcomes, and receipts are its.
+	// writes says that this is a call of Outcomes. receipts are its arguments.
 	writes   bool
 	receipts []event.Receipt
-	// refused are the refusals of the receipts, as far as the dead letters from
-	// the offset floor on tell. skipped says that some of these were missing.
+	// refused has the refusals of the receipts, from the dead letters at offset
+	// floor and after it. skipped says that some of these letters were missing.
 	refused map[event.Receipt]*event.Error
 	floor   int64
 	skipped bool
 }
 
-// NewWatcher returns a watcher of the events topic, whose partitions cfg must
-// name. Its Wait answers while [Watcher.Run] runs.
+// NewWatcher returns a watcher of the events topic. cfg must name the number of
+// partitions. [Watcher.Wait] answers only while [Watcher.Run] runs.
 func NewWatcher(cfg Config, log *slog.Logger) (*Watcher, error) {
 	if cfg.Partitions == 0 {
 		return nil, errPartitionsUnknown
@@ -97,8 +98,8 @@ func NewWatcher(cfg Config, log *slog.Logger) (*Watcher, error) {
 	}, nil
 }
 
-// Run follows the dead letters, and the group's offsets while anybody waits,
-// until ctx ends. It closes the watcher.
+// Run follows the dead letters until ctx ends, and reads the group's offsets while
+// somebody waits. It closes the watcher.
 func (w *Watcher) Run(ctx context.Context) error {
 	defer w.cl.Close()
 	if err := w.retry(ctx, "list dead letters", w.begin); err != nil {
@@ -134,13 +135,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// due is when to read the group's offsets next, if anybody waits.
+// due returns when to read the group's offsets next, if somebody waits.
 func (w *Watcher) due() (at time.Time, waits bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	heads := make(map[int32]int64)
 	for waiting := range w.waiters {
-		if waiting.applied(w.pace.committed) { // since before it came
+		if waiting.applied(w.pace.committed) { // already before the waiter joined
 			at, waits = w.pace.soonest(), true
 		}
 		for p, offset := range waiting.offsets {
@@ -157,7 +158,8 @@ func (w *Watcher) due() (at time.Time, waits bool) {
 	return at, waits
 }
 
-// retry runs step until it succeeds; its error is that of ctx.
+// retry runs step until it succeeds. It returns an error only if ctx ends. It does
+// not use a library for the backoff, which would not be shorter here.
 func (w *Watcher) retry(ctx context.Context, what string, step func(context.Context) error) error {
 	for delay := 50 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
 		bounded, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -173,7 +175,8 @@ func (w *Watcher) retry(ctx context.Context, what string, step func(context.Cont
 	}
 }
 
-// round reads the group's offsets once, and answers those whose writes are applied.
+// round reads the group's offsets once, and answers the waiters whose writes are
+// applied.
 func (w *Watcher) round(ctx context.Context) error {
 	committed, err := fetchCommitted(ctx, w.adm, w.cfg.Group, w.topic)
 	if err != nil {
@@ -201,8 +204,8 @@ func (w *Watcher) round(ctx context.Context) error {
 	if len(applied) == 0 {
 		return nil
 	}
-	// A refused record is in the dead-letter topic before its offset is
-	// committed, so what the topic holds now says all about these writes.
+	// A refused record is in the dead-letter topic before its offset is committed,
+	// so the topic now has all refusals of these writes.
 	if err := w.catchUp(ctx); err != nil {
 		return err
 	}
@@ -214,14 +217,14 @@ func (w *Watcher) round(ctx context.Context) error {
 	return nil
 }
 
-// answer ends the waiting of one that has not gone by itself. w.mu is held.
+// answer answers a waiter that has not left by itself. The caller holds w.mu.
 func (w *Watcher) answer(waiting *waiter) {
 	if w.leave(waiting) {
 		close(waiting.done)
 	}
 }
 
-// applied reports whether the offsets, by partition, are above what is waited for.
+// applied reports whether the committed offsets are above all that it waits for.
 func (w *waiter) applied(committed func(int32) int64) bool {
 	for p, offset := range w.offsets {
 		if committed(p) <= offset {

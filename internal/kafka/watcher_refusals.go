@@ -10,13 +10,13 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// lookBack is how much earlier than its own start the watcher follows the dead
-// letters from, for brokers' clocks that differ from this machine's.
+// lookBack is how long before its own start the watcher begins to follow the dead
+// letters, because the brokers' clocks may differ from this machine's.
 const lookBack = time.Minute
 
-// begin starts to follow the dead letters: from the time on that the watcher
-// was made, so that it sees those of all writes that its process has made since.
-// It begins later where these are more than it keeps.
+// begin starts to follow the dead letters from the time when the watcher was made,
+// so that it sees the refusals of all writes that its process has made since. It
+// begins later if there are more letters than it keeps.
 func (w *Watcher) begin(ctx context.Context) error {
 	first, err := listOffset(ctx, w.cl, w.letters, offsetFirst)
 	if err != nil {
@@ -31,14 +31,14 @@ func (w *Watcher) begin(ctx context.Context) error {
 		return err
 	}
 	if made < 0 {
-		made = end // there is none as late
+		made = end // no letter is that recent
 	}
 	from := max(first, made, end-int64(w.cfg.Watcher.RefusedMax))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.begun, w.floor = true, from
 	if from == first {
-		w.floor = 0 // of what is not in the log any more, nobody waits
+		w.floor = 0 // nobody waits for what is not in the log any more
 	}
 	for waiting := range w.waiters {
 		waiting.floor = w.floor
@@ -82,7 +82,7 @@ func (w *Watcher) follow(ctx context.Context) {
 	}
 }
 
-// remember keeps a refusal. w.mu is held.
+// remember records a refusal. The caller holds w.mu.
 func (w *Watcher) remember(r event.Receipt, seq int64, e *event.Error) {
 	for _, waiting := range w.wanted[r] {
 		waiting.refused[r] = e
@@ -101,15 +101,16 @@ func (w *Watcher) remember(r event.Receipt, seq int64, e *event.Error) {
 	w.refused[r] = e
 }
 
-// advance says that the dead letters before the offset are known. w.mu is held.
+// advance records that all dead letters before the offset were read. The caller
+// holds w.mu.
 func (w *Watcher) advance(tail int64) {
 	w.tail = tail
 	close(w.moved)
 	w.moved = make(chan struct{})
 }
 
-// skip says that the dead letters before the offset are not to be had. w.mu is
-// held.
+// skip records that the dead letters before the offset are gone. The caller holds
+// w.mu.
 func (w *Watcher) skip(to int64) {
 	w.log.Warn("dead letters are missing", "topic", w.letters, "from", w.tail, "to", to)
 	w.floor = to
@@ -118,13 +119,13 @@ func (w *Watcher) skip(to int64) {
 	}
 }
 
-// catchUp waits until all dead letters that there are have been followed.
+// catchUp waits until all dead letters that exist now have been read.
 func (w *Watcher) catchUp(ctx context.Context) error {
 	end, err := listOffset(ctx, w.cl, w.letters, offsetEnd)
 	if err != nil {
 		return err
 	}
-	if w.stuck { // what comes next may be gone from the topic
+	if w.stuck { // the next letters may be gone from the topic
 		first, err := listOffset(ctx, w.cl, w.letters, offsetFirst)
 		if err != nil {
 			return err

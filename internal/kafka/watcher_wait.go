@@ -8,10 +8,10 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// Wait returns nil when every write of the receipts is applied or refused, or
-// ctx's error when that is over first. Writes of older generations are applied.
-// A receipt that this log cannot have given is an [*event.Error] of the field
-// "receipt".
+// Wait returns nil when every write of the receipts is applied or refused, or the
+// error of ctx if ctx ends first. Writes of older generations are applied. For a
+// receipt that cannot be of this log, the error is an [*event.Error] with the
+// field "receipt".
 func (w *Watcher) Wait(ctx context.Context, receipts []event.Receipt) error {
 	waiting, err := w.newWaiter(receipts)
 	if err != nil || len(waiting.offsets) == 0 {
@@ -20,9 +20,9 @@ func (w *Watcher) Wait(ctx context.Context, receipts []event.Receipt) error {
 	return w.join(ctx, waiting)
 }
 
-// Mark is for a caller of [Watcher.Outcomes], who takes it before the writes are
-// made: it tells how far the dead letters are known then. The refusal of a
-// later write comes after it.
+// Mark returns how far the dead letters have been read. A caller of
+// [Watcher.Outcomes] takes the mark before it makes the writes; their refusals
+// come after the mark.
 func (w *Watcher) Mark() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -32,16 +32,15 @@ func (w *Watcher) Mark() int64 {
 	return w.tail
 }
 
-// Outcomes is [Watcher.Wait], and tells which of the writes the consumer
-// refused: the element of refused is why, nil for a write that was applied. Mark
-// is what [Watcher.Mark] said before the writes were made.
+// Outcomes waits like [Watcher.Wait], and tells which of the writes the consumer
+// refused: refused has the reason for each receipt, or nil for a write that was
+// applied. mark is the [Watcher.Mark] from before the writes were made.
 //
-// Where known is false, there may be refusals that the watcher has not seen, so
-// that nil says nothing. That is so where the writes were made before the
-// watcher had begun to follow the dead letters and there are too many of these
-// for it to look back, where more than [WatcherConfig.RefusedMax] other records
-// were refused between the making of the writes and the call, and where dead
-// letters were lost.
+// If known is false, the watcher may have missed refusals, and nil says nothing.
+// There are three causes: the watcher had not begun to follow the dead letters
+// when the writes were made, and there are too many letters to look back; more
+// than [WatcherConfig.RefusedMax] other records were refused between the writes
+// and the call; or dead letters were lost.
 func (w *Watcher) Outcomes(ctx context.Context, mark int64, receipts []event.Receipt) (refused []*event.Error, known bool, err error) {
 	waiting, err := w.newWaiter(receipts)
 	if err != nil {
@@ -78,7 +77,7 @@ func (w *Watcher) newWaiter(receipts []event.Receipt) (*waiter, error) {
 	return waiting, nil
 }
 
-// join waits until round answers, or ctx is over.
+// join waits until a round answers or ctx ends.
 func (w *Watcher) join(ctx context.Context, waiting *waiter) error {
 	if !w.enter(waiting) {
 		return nil
@@ -94,18 +93,18 @@ func (w *Watcher) join(ctx context.Context, waiting *waiter) error {
 	}
 }
 
-// enter has the waiter answered by a later round. It reports false where the
-// last one tells already that all is applied.
+// enter adds the waiter to those that later rounds answer. It reports false if the
+// last round already shows that everything is applied.
 func (w *Watcher) enter(waiting *waiter) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	seen := w.pace.polled.Add(w.pace.most).After(now) // the last round tells of now
+	seen := w.pace.polled.Add(w.pace.most).After(now) // the last round is recent enough
 	if seen && !waiting.writes && waiting.applied(w.pace.committed) {
 		return false
 	}
 	waiting.since, waiting.quiet = now, true
-	// Behind others that wait, nothing is due sooner.
+	// A waiter behind others does not make a round due sooner.
 	sooner := false
 	for p, offset := range waiting.offsets {
 		s, quiet := w.pace.join(now, p, offset, waiting.writes)
@@ -128,8 +127,8 @@ func (w *Watcher) enter(waiting *waiter) bool {
 	return true
 }
 
-// leave ends the waiting, unless it has ended already, which it reports as false.
-// w.mu is held.
+// leave removes the waiter. It reports false if the waiter has left already. The
+// caller holds w.mu.
 func (w *Watcher) leave(waiting *waiter) bool {
 	if _, ok := w.waiters[waiting]; !ok {
 		return false
