@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// abortableConn lets a cancelled context end what its client waits for. ch-go
-// looks at its context only between packets, so a server that stalls within
-// one would hold an operation for ever.
+// abortableConn lets a cancelled context interrupt its client. ch-go checks its
+// context only between packets, so a server that stalls within a packet would block
+// an operation for ever.
 type abortableConn struct {
 	net.Conn
 	aborted atomic.Bool
@@ -30,10 +30,10 @@ func (c *abortableConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// Write says nothing of a connection that the server has closed. A server that
-// refuses an insert for its data answers and closes while the client still sends,
-// and the client would report the broken pipe instead of the answer. What is read
-// next is the answer, or the end of the connection.
+// Write reports no error if the server has closed the connection. A server that
+// refuses an insert because of its data answers and closes the connection while the
+// client still sends, and the client would report the broken pipe instead of the
+// answer. The next Read returns the answer or the end of the connection.
 func (c *abortableConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {

@@ -33,8 +33,8 @@ func schemaError(err error) error {
 	return WithoutValues(err)
 }
 
-// WithoutValues takes the message from an exception that may quote values of
-// rows or of parameters in it, because errors end in logs.
+// WithoutValues removes the message of an exception that may quote values of rows or
+// parameters, because errors end up in logs.
 func WithoutValues(err error) error {
 	exception, ok := ch.AsException(err)
 	if !ok {
@@ -126,11 +126,11 @@ func readError(err error) error {
 	return schemaError(err)
 }
 
-// isDataError reports whether an exception is about values. The list is kept
-// short on purpose: a code that is missing here stalls the log, loudly, and
-// loses nothing; a code too many throws good records out. Deliberately not
-// here: type mismatches (53, 70), unknown columns (16) and tables (60), which
-// say that the schema is not ours and would condemn every record alike.
+// isDataError reports whether an exception is about values of rows. The list is short
+// on purpose. A code that is missing here stalls the consumer, with log lines, and
+// loses nothing; a code too many would refuse good records. Deliberately not here:
+// type mismatches (53, 70), unknown columns (16) and tables (60). They say that the
+// schema is wrong, and would refuse every record.
 func isDataError(code proto.Error) bool {
 	switch int(code) {
 	case 6, // CANNOT_PARSE_TEXT

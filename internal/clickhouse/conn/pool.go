@@ -14,16 +14,15 @@ import (
 )
 
 const (
-	// idleTrusted is how long an idle connection is used again without asking
-	// whether the server is still there.
+	// idleTrusted is how long an idle connection may be used again without a ping.
 	idleTrusted = time.Second
-	// idleMax is how long one is kept.
+	// idleMax is how long an idle connection is kept.
 	idleMax = 10 * time.Minute
 	// wireBytesKept is how much of its write buffer an idle connection keeps.
 	wireBytesKept = 1 << 20
 )
 
-// errClosed is the error of a [DB] that is closed.
+// errClosed is the error of queries on a [DB] that is closed.
 var errClosed = errors.New("clickhouse: the store is closed")
 
 // connection is one connection. It is used by one operation at a time.
@@ -34,8 +33,8 @@ type connection struct {
 	idledAt time.Time
 }
 
-// Pool keeps connections, newest first. A connection that saw an error is
-// never used again: what the server still has to say on it is unknown.
+// Pool keeps connections and uses the newest first. A connection that had an error is
+// never used again, because the server may still send something on it.
 type Pool struct {
 	cfg      Config
 	database string
@@ -68,7 +67,7 @@ func (p *Pool) Do(ctx context.Context, timeout time.Duration, q ch.Query) error 
 	}
 	stop := context.AfterFunc(ctx, c.net.abort)
 	err = c.client.Do(ctx, q)
-	// stop reports false where abort has run or is about to.
+	// stop returns false if abort has run or is about to run.
 	if !stop() || err != nil || c.client.IsClosed() {
 		_ = c.net.Close()
 		return ended(ctx, err)
@@ -77,8 +76,8 @@ func (p *Pool) Do(ctx context.Context, timeout time.Duration, q ch.Query) error 
 	return nil
 }
 
-// ended says that an error came about because the context has ended, which
-// the error of an aborted connection does not.
+// ended wraps the error of the context around err if the context has ended. The error
+// of an aborted connection does not say that.
 func ended(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil || errors.Is(err, ctx.Err()) || ch.IsException(err) {
 		return err

@@ -30,17 +30,17 @@ func (db *DB) Query(ctx context.Context, r Role, name string, timeout time.Durat
 	return nil
 }
 
-// querySettings are those of every query. They mean nothing on one machine.
+// querySettings are the settings of every query. They have no effect on one machine.
 var querySettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
-	// An answer without the rows of a shard that is down would be a wrong one.
+	// An answer without the rows of a shard that is down would be wrong.
 	Setting("skip_unavailable_shards", "0"),
-	// What is asked of one conversation is asked of its shard.
+	// A query about one conversation goes only to its shard.
 	Setting("optimize_skip_unused_shards", "1"),
 }
 
 // LookupSettings are the settings of a query that reads rows by their primary key.
 var LookupSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
-	// The primary index finds every key; the other one would be read in vain.
+	// The primary index finds every key, so reading skip indexes would be wasted.
 	Setting("use_skip_indexes", "0"),
 	// A lookup sees every insert that was acknowledged before it.
 	Setting("use_query_cache", "0"),
@@ -49,12 +49,11 @@ var LookupSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 	Setting("min_bytes_to_use_mmap_io", "1"),
 }
 
-// Parameters are the values of a query, which never become part of its text.
+// Parameters are the values of a query. They never become part of its text.
 type Parameters []proto.Parameter
 
-// Text adds a String. The server reads a parameter as a quoted literal, and
-// what that holds as a field of its TSV format, so there are two levels of
-// escapes.
+// Text adds a String. The server reads a parameter as a quoted literal whose content
+// is a field of the TSV format, so there are two levels of escapes.
 func (p Parameters) Text(name, value string) Parameters {
 	value = tsvEscaper.Replace(value)
 	return append(p, proto.Parameter{Key: name, Value: "'" + quoteEscaper.Replace(value) + "'"})

@@ -1,21 +1,21 @@
 package conn
 
-// Role is what connections are used for. Each role has a pool of its own, so
+// Role is the kind of work that a connection is used for. Each role has a pool of its own, so
 // that work of one kind never waits for a connection that another kind holds.
 type Role uint8
 
 // The roles.
 const (
-	// RoleWrite is for what the consumer does: inserts and look-ups.
+	// RoleWrite is for the consumer: inserts and lookups.
 	RoleWrite Role = iota
 	// RoleRead is for single events and pages.
 	RoleRead
-	// RoleAnalytics is for questions about many events.
+	// RoleAnalytics is for queries about many events.
 	RoleAnalytics
 	// RoleHealth is for readiness checks.
 	RoleHealth
-	// RoleAdmin is for the schema, the retention, erasure, and what is measured of
-	// the tables.
+	// RoleAdmin is for the schema, the retention, erasure, and measurements of the
+	// tables.
 	RoleAdmin
 	roles
 )

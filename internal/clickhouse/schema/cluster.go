@@ -15,43 +15,45 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// ClusterOptions are those of [MigrateCluster].
+// ClusterOptions are the options of [MigrateCluster].
 type ClusterOptions struct {
-	// Replicated makes replicated tables though each shard has one replica, so
-	// that others can join it later. They are where there are several.
+	// Replicated creates replicated tables even if each shard has only one replica,
+	// so that others can join later. With several replicas the tables are replicated
+	// in any case.
 	Replicated bool
 	// Retention is set on all hosts, unless it is nil; see [Schema.SetRetention].
 	Retention *time.Duration
 }
 
-// MigratedHost is what [MigrateCluster] did to a host.
+// MigratedHost describes what [MigrateCluster] did on a host.
 type MigratedHost struct {
 	// Addr is host:port of the native protocol.
 	Addr           string
 	Shard, Replica int
-	// Created says that the host had no tables, and has all of them now.
+	// Created says that the host had no tables and now has all of them.
 	Created bool
-	// Applied are the migrations that an older host was behind by.
+	// Applied are the migrations that the host lacked.
 	Applied []Migration
-	// Views are the names of the shard's views that were made again, because they
-	// were missing or not those of the last migration that defines them.
+	// Views are the names of the shard's views that were created again, because they
+	// were missing or older than the last migration that defines them.
 	Views []string
 	// Spread is how many Distributed tables were made or renewed.
 	Spread int
-	// Retained says that the retention was another.
+	// Retained says that the retention was changed.
 	Retained bool
 }
 
-// MigrateCluster brings the schema of all hosts of the configured cluster up to
-// this build's, and spreads the tables over its shards. It speaks to each host
-// by the name and port that system.clusters of the configured server has, with
-// the same user, password and TLS; so these must be what this machine can
-// reach. It can be run again, after any error, and by several processes at
-// once, which wait for each other. Errors that are about a host name it. Nothing
-// is changed before every host was reached and found fit.
+// MigrateCluster migrates all hosts of the configured cluster to the schema of this
+// build, and spreads the tables over its shards. It connects to each host by the
+// name and port in system.clusters of the configured server, with the same user,
+// password and TLS, so this machine must be able to reach these.
 //
-// There is no ON CLUSTER in it: that would have every statement wait in a queue
-// in Keeper for hosts that may be down, and clusters without replicas need no
+// It can be run again after any error, and by several processes at once, which
+// wait for each other. Errors about a host name the host. Nothing is changed
+// before every host was reached and checked.
+//
+// It does not use ON CLUSTER, because each statement would wait in a queue in
+// Keeper for hosts that may be down, and a cluster without replicas needs no
 // Keeper.
 func MigrateCluster(ctx context.Context, cfg conn.Config, opts ClusterOptions, log *slog.Logger) ([]MigratedHost, error) {
 	if err := cfg.Validate(); err != nil {
@@ -73,7 +75,7 @@ func MigrateCluster(ctx context.Context, cfg conn.Config, opts ClusterOptions, l
 	if err := run(ctx, c.open, c.check, c.begin); err != nil {
 		return nil, err
 	}
-	// All processes ask the same host for the lock: the first of the cluster.
+	// All processes take the lock on the same host, the first of the cluster.
 	err := c.hosts[0].back.migrationLock(ctx, c.cfg.Database, func(ctx context.Context) error {
 		return run(ctx, c.check, c.update, c.create, c.spread, c.retain)
 	})
@@ -87,7 +89,7 @@ func MigrateCluster(ctx context.Context, cfg conn.Config, opts ClusterOptions, l
 	return done, nil
 }
 
-// cluster is what [MigrateCluster] works on.
+// cluster is one run of [MigrateCluster].
 type cluster struct {
 	name       string
 	cfg        conn.Config
@@ -98,13 +100,13 @@ type cluster struct {
 	hosts      []*host
 }
 
-// host is one of a cluster's.
+// host is a host of the cluster that is migrated.
 type host struct {
 	member
-	// front has the Distributed tables, back those of the shard.
+	// front is the database with the Distributed tables, back that of the shard.
 	front, back *Schema
-	// pending are the migrations of this build that the shard's tables lack;
-	// empty says that it has none.
+	// pending are the migrations of this build that the shard lacks. empty says that
+	// the shard has no tables.
 	pending []Migration
 	empty   bool
 	done    MigratedHost
@@ -117,7 +119,7 @@ func (c *cluster) close() {
 	}
 }
 
-// each calls do for every host, and returns its first error.
+// each calls do for every host and returns the first error.
 func (c *cluster) each(do func(h *host) error) error {
 	for _, h := range c.hosts {
 		if err := do(h); err != nil {
@@ -127,7 +129,7 @@ func (c *cluster) each(do func(h *host) error) error {
 	return nil
 }
 
-// open finds the hosts.
+// open reads the hosts of the cluster and connects to them.
 func (c *cluster) open(ctx context.Context) error {
 	first, err := open(c.cfg, c.log)
 	if err != nil {
@@ -164,7 +166,7 @@ func (c *cluster) open(ctx context.Context) error {
 	return nil
 }
 
-// check looks at every host, and changes nothing.
+// check checks every host and changes nothing.
 func (c *cluster) check(ctx context.Context) error {
 	err := c.each(func(h *host) error {
 		theirs, err := h.front.members(ctx, c.name)
@@ -190,7 +192,7 @@ func (c *cluster) check(ctx context.Context) error {
 			return err
 		}
 		if shard.replicated {
-			c.replicated = true // as they are
+			c.replicated = true // because the existing tables are
 		}
 		if shard.tables && !shard.replicated && c.replicated {
 			return fmt.Errorf("the tables in %s are not replicated: %w", h.back.cfg.Database, ErrLayout)
@@ -203,7 +205,7 @@ func (c *cluster) check(ctx context.Context) error {
 	return c.checkMacros(ctx)
 }
 
-// checkMacros checks what the replicas are told apart by in Keeper.
+// checkMacros checks the macros by which Keeper tells the replicas apart.
 func (c *cluster) checkMacros(ctx context.Context) error {
 	type place struct{ shard, replica string }
 	var (
@@ -258,14 +260,14 @@ func (s *Schema) macros(ctx context.Context) (map[string]string, error) {
 	return all, nil
 }
 
-// begin makes the databases of the shards, and the tables that record their
+// begin creates the databases of the shards and the tables that record their
 // migrations.
 func (c *cluster) begin(ctx context.Context) error {
 	return c.each(func(h *host) error { return h.back.beginMigrations(ctx) })
 }
 
-// update migrates the hosts that have tables: one migration on all of them
-// before the next, because replicas of a table must agree on its columns.
+// update migrates the hosts that have tables. It runs one migration on all of them
+// before the next, because the replicas of a table must agree on its columns.
 func (c *cluster) update(ctx context.Context) error {
 	migrations, err := Migrations()
 	if err != nil {
@@ -312,9 +314,9 @@ func (c *cluster) update(ctx context.Context) error {
 	})
 }
 
-// retain sets the retention. What a Distributed table shows hangs on its own
-// definition, so that hosts hide events before any shard may drop their rows,
-// and show them only when all shards keep them.
+// retain sets the retention. What a Distributed table shows depends on its own
+// definition. So hosts hide events before any shard may drop their rows, and show
+// them only when all shards keep them.
 func (c *cluster) retain(ctx context.Context) error {
 	if c.retention == nil {
 		return nil

@@ -16,10 +16,10 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// create makes the tables of the hosts that have none: those of a host that has
-// them, as they are now, or else what all migrations come to. Not by the
-// migrations themselves, because a replica cannot begin with the columns that
-// its table had once.
+// create creates the tables of the hosts that have none. They are copies of the
+// tables of a host that has some, or otherwise of a scratch database with all
+// migrations. It does not run the migrations themselves, because a replica cannot
+// begin with columns that its table had earlier.
 func (c *cluster) create(ctx context.Context) error {
 	empty := func(h *host) bool { return h.empty }
 	if !slices.ContainsFunc(c.hosts, empty) {
@@ -39,7 +39,7 @@ func (c *cluster) create(ctx context.Context) error {
 		}
 		defer func() {
 			if err := drop(); err != nil {
-				c.log.Warn("a database that is not needed any more stays", "error", h.at(err))
+				c.log.Warn("could not drop the scratch database of the migration; drop it by hand", "error", h.at(err))
 			}
 		}()
 	}
@@ -77,9 +77,9 @@ func (c *cluster) create(ctx context.Context) error {
 	})
 }
 
-// checkCreated compares the tables of a host with those that they were made
-// like. A process of another build that died while it made them may have left
-// some, which have no rows yet.
+// checkCreated compares the new tables of a host with their model. A process of
+// another build that died while it created them may have left some, which have no
+// rows yet.
 func (c *cluster) checkCreated(ctx context.Context, h *host, model *Schema) error {
 	want, err := model.definitions(ctx)
 	if err != nil {
@@ -99,8 +99,8 @@ func (c *cluster) checkCreated(ctx context.Context, h *host, model *Schema) erro
 	return nil
 }
 
-// scratch is a new database with all migrations, whose tables are looked at and
-// dropped.
+// scratch creates a database with all migrations, to read the definitions of its
+// tables. The caller calls drop.
 func (h *host) scratch(ctx context.Context) (model *Schema, drop func() error, err error) {
 	var b [4]byte
 	rand.Read(b[:]) // never fails
@@ -111,7 +111,7 @@ func (h *host) scratch(ctx context.Context) (model *Schema, drop func() error, e
 	}
 	drop = func() error {
 		defer model.close()
-		// Also when ctx has ended.
+		// The database is dropped even if ctx has ended.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ddlTimeout)
 		defer cancel()
 		return model.db.DoServer(ctx, ddlTimeout, ch.Query{Body: "DROP DATABASE IF EXISTS " + cfg.Database + " SYNC"})
@@ -122,8 +122,8 @@ func (h *host) scratch(ctx context.Context) (model *Schema, drop func() error, e
 	return model, drop, nil
 }
 
-// creates are the statements that make the database's tables and then its
-// views, where they do not exist.
+// creates returns the statements that create the tables of the database, and then
+// its views, if they do not exist.
 func (s *Schema) creates(ctx context.Context) ([]string, error) {
 	var (
 		text       proto.ColStr
@@ -150,9 +150,10 @@ var (
 	enginePattern = regexp.MustCompile(`\bENGINE = ((?:Replacing)?MergeTree)(?:\(([^)]*)\))?`)
 )
 
-// replicatedStatement makes the table of a CREATE TABLE replicated, and leaves
-// all other statements as they are. Replicas of a shard find each other by the
-// path, so that it has the name that all of them have for the database.
+// replicatedStatement changes a CREATE TABLE so that the table is replicated, and
+// returns all other statements unchanged. Replicas of a shard find each other by
+// the path, so the path has the configured name of the database, which is the
+// same for all of them.
 func replicatedStatement(text, database string) string {
 	table := tablePattern.FindStringSubmatch(text)
 	if table == nil {

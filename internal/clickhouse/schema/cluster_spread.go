@@ -12,8 +12,8 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// spread makes the Distributed tables, the last step: who finds them finds what
-// they are of.
+// spread creates the Distributed tables. It comes last, so that the tables of the
+// shards are there when a process finds a Distributed table.
 func (c *cluster) spread(ctx context.Context) error {
 	return c.each(func(h *host) error {
 		if err := h.front.createDatabase(ctx); err != nil {
@@ -29,7 +29,7 @@ func (c *cluster) spread(ctx context.Context) error {
 		}
 		for _, name := range slices.Sorted(maps.Keys(backs)) {
 			if name == "schema_migrations" || name == tableErasures {
-				continue // each shard's own
+				continue // these stay on their shard
 			}
 			key, ok := shardingKeys[name]
 			if !ok {
@@ -46,7 +46,7 @@ func (c *cluster) spread(ctx context.Context) error {
 			if _, ok := fronts[name]; ok {
 				create = "CREATE OR REPLACE TABLE "
 			}
-			// Without a list, its columns are those of the shard's table.
+			// Without a list of columns, the table has those of the shard's table.
 			err := h.front.define(ctx, create+name+" ENGINE = "+want.engine+" COMMENT '"+want.comment+"'")
 			if err != nil && !ch.IsErr(err, codeTableExists) { // another process made it
 				return fmt.Errorf("spread %s: %w", name, err)
@@ -57,13 +57,13 @@ func (c *cluster) spread(ctx context.Context) error {
 	})
 }
 
-// codeTableExists is of two processes that replace a table at once.
+// codeTableExists is the error when two processes replace a table at once.
 const codeTableExists = 57
 
-// definition is what two tables must have in common, or one must be.
+// definition is the part of a table's definition that is compared.
 type definition struct{ engine, comment, columns string }
 
-// definitions are those of all tables and views.
+// definitions returns the definitions of all tables and views of the database.
 func (s *Schema) definitions(ctx context.Context) (map[string]definition, error) {
 	var (
 		name, engine, remark, columns proto.ColStr

@@ -16,66 +16,66 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// A delete writes tombstones, and the content under a tombstone leaves the disk
-// when a merge takes in both. ClickHouse's own merges do that in a bounded time
-// only for months that are small and left alone: merges by age stop at 150 GiB,
-// and never begin where a small part is always young. So somebody has to ask for
-// the merge of a whole month. That rewrites all of the month, so it is asked for
-// only where a tombstone covers something: see erase_search.go.
+// A delete writes tombstones. The content under a tombstone leaves the disk when a
+// merge takes in both rows. ClickHouse's own merges do that in a bounded time only
+// for months that are small and get no more writes: merges by age stop at 150 GiB,
+// and never begin while a small part is always young. So Sluice asks for the merge
+// of a whole month. That rewrites the month, so Sluice asks only if a tombstone
+// covers something: see erase_search.go.
 
 // mergeTimeout bounds the merge of one month: 30 TB at 120 MB/s take 3 days.
 const mergeTimeout = 7 * day
 
-// mergeSettings are those of a merge of a whole month.
+// mergeSettings are the settings of the merge of a whole month.
 var mergeSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
-	// Without it a merge that could not begin would look like one that was made.
+	// Otherwise a merge that could not begin would look like one that was made.
 	conn.Setting("optimize_throw_if_noop", "1"),
 	// The merge can begin once no other merge of the month is running.
 	conn.Setting("lock_acquire_timeout", "600"),
 	conn.Setting("max_execution_time", "0"),
 }
 
-// Unerased is a month of a table, on one shard, in which a tombstone covers a
-// row that was deleted and is still in a part.
+// Unerased is a month of a table, on one shard, that still has a deleted row under
+// its tombstone.
 type Unerased struct {
 	Table, Partition string
-	// Host is host:port of the shard's replica that was asked, empty where the
-	// tables are not spread over a cluster.
+	// Host is host:port of the replica of the shard that was asked. It is empty on a
+	// single machine.
 	Host string
 	// Parts is the number of active parts.
 	Parts int
-	// Waited is how long the deleted row has been there at most.
+	// Waited is how long, at most, the deleted row has waited for a merge.
 	Waited time.Duration
 }
 
-// Erasures finds the months of a store that have deleted content on the disk,
-// and merges them. It remembers which parts it has searched, so that a search
-// reads little of what an earlier one has read. It is for one goroutine at a time.
+// Erasures finds the months that have deleted content on the disk, and merges them.
+// It remembers which parts it has searched, so that a search reads little of what
+// an earlier search has read. It may be used by one goroutine at a time.
 type Erasures struct {
 	schema *Schema
 	after  time.Duration
 	months map[monthKey]*searchState
 }
 
-// monthKey names a month of a table on a host; the host is empty for the store's own.
+// monthKey names a month of a table on a host. The host is empty on a single machine.
 type monthKey struct{ host, table, partition string }
 
-// Erasures returns a new one, which has searched nothing. Deleted content that
-// waits for as long as after is due to be merged; every month that changes is
-// searched from the beginning once in that time, with 0 by each call.
+// Erasures returns an [Erasures] that has searched nothing yet. Deleted content is due
+// to be merged once it has waited for the duration after. Every month that changes
+// is searched from the beginning once in that time; with 0, by each call.
 func (s *Schema) Erasures(after time.Duration) *Erasures {
 	return &Erasures{schema: s, after: after, months: make(map[monthKey]*searchState)}
 }
 
-// Unerased finds the months in which deleted content is still on the disk,
-// those first that have waited longest. Since when each does is recorded in the
-// database, by the first call that finds it. On a cluster one replica of each
-// shard is asked. What was found is returned with an error, too.
+// Unerased finds the months in which deleted content is still on the disk, and
+// returns those first that have waited longest. The first call that finds a month
+// records in the database since when it waits. On a cluster Unerased asks one
+// replica of each shard. It returns the months that it found also with an error.
 //
-// A tombstone that comes over content is found by the next call. Content that
-// comes under an older tombstone, which a replay of the log or a create of a
-// deleted id can bring about, is found by a search from the beginning, and has
-// waited since the one before at most: so it waits no longer in all.
+// The next call finds a new tombstone over content. New content under an older
+// tombstone, which a replay of the log or a create of a deleted id can cause, is
+// found only by a search from the beginning. It counts as waiting since the last
+// such search, so it waits no longer than other content.
 func (e *Erasures) Unerased(ctx context.Context) ([]Unerased, error) {
 	var (
 		all []Unerased
@@ -90,7 +90,7 @@ func (e *Erasures) Unerased(ctx context.Context) ([]Unerased, error) {
 	return all, err
 }
 
-// unerasedCluster asks each shard.
+// unerasedCluster is [Erasures.Unerased] for the shards of a cluster.
 func (e *Erasures) unerasedCluster(ctx context.Context, cluster string) ([]Unerased, error) {
 	members, err := e.schema.members(ctx, cluster)
 	if err != nil {
@@ -132,13 +132,13 @@ func (e *Erasures) unerasedShard(ctx context.Context, replicas members) ([]Unera
 	return nil, errors.Join(failed...)
 }
 
-// unerasedHost is Unerased for the tables of one host, in no order.
+// unerasedHost is [Erasures.Unerased] for the tables of one host, in no order.
 func (e *Erasures) unerasedHost(ctx context.Context, here *Schema, host string) ([]Unerased, error) {
 	months, now, err := here.listMonths(ctx)
 	if err != nil {
 		return nil, err
 	}
-	// What is remembered of months that are gone is forgotten.
+	// The states of months that are gone are dropped.
 	states := make(map[monthKey]*searchState, len(months))
 	for _, m := range months {
 		key := monthKey{host, m.table, m.partition}
@@ -185,28 +185,28 @@ func (e *Erasures) unerasedHost(ctx context.Context, here *Schema, host string) 
 	return found, errors.Join(failed...)
 }
 
-// waitingSince is since when the month's deleted content has waited at most, in
-// microseconds of the server's Unix time; 0 for none.
+// waitingSince returns since when, at the earliest, the month's deleted content has
+// waited, in microseconds of the server's Unix time; 0 if there is none.
 func (m *search) waitingSince(now int64, after time.Duration) int64 {
 	switch {
 	case !m.ended:
-		return m.since // which holds until a search shows something else
+		return m.since // holds until a search shows something else
 	case m.state.covered == nil:
 		return 0
 	case m.since != 0:
 		return m.since
 	case m.whole && m.clean != 0:
-		// It may have come right after the last search from the beginning.
+		// The content may have come right after the last search from the beginning.
 		return min(now, max(m.clean, now-after.Microseconds()))
 	}
 	return now
 }
 
-// Erase merges a month of a table whole, so that no part has content that was
-// deleted before. That writes the month once, and needs as much free disk as it
-// takes. The parts that were merged leave the disk some minutes later, after
-// ClickHouse's old_parts_lifetime. It is harmless, but twice the work, if two
-// processes do it at once.
+// Erase merges all parts of a month of a table, so that no part has content that was
+// deleted before. That writes the month once, and needs as much free disk as the
+// month takes. The old parts leave the disk some minutes later, after ClickHouse's
+// old_parts_lifetime. Two processes may erase at once, which is harmless but twice
+// the work.
 func (e *Erasures) Erase(ctx context.Context, u Unerased) error {
 	here := e.schema
 	if u.Host != "" {
@@ -218,7 +218,7 @@ func (e *Erasures) Erase(ctx context.Context, u Unerased) error {
 		here = shard
 	}
 	err := here.db.DoServer(ctx, mergeTimeout, ch.Query{
-		// The table's name is from a constant list, and the partition's is digits.
+		// The name of the table is from a constant list, and the partition is digits.
 		Body:     "OPTIMIZE TABLE " + here.cfg.Database + "." + u.Table + " PARTITION ID '" + u.Partition + "' FINAL",
 		Settings: mergeSettings,
 	})
@@ -234,23 +234,24 @@ func (e *Erasures) Erase(ctx context.Context, u Unerased) error {
 // tableMonth is a partition of a table, as a host has it.
 type tableMonth struct {
 	table, partition string
-	// parts are the active ones; none where only the record is left.
+	// parts are the active parts. There are none if only the record is left.
 	parts []part
-	// since is when the content that waits was found, 0 for none; clean is when
-	// the last search from the beginning or merge ended, 0 if it is not known.
-	// Both are in microseconds of the server's Unix time.
+	// since is when the waiting content was found, 0 if there is none. clean is when
+	// the last search from the beginning, or the last merge, ended; 0 if that is not
+	// known. Both are in microseconds of the server's Unix time.
 	since, clean int64
 }
 
-// part is an active part. Parts of one name and hash are the same files.
+// part is an active part. Parts with the same name and hash have the same files.
 type part struct {
 	name, hash string
 	// merged says that a merge made it, which leaves one row of each key.
 	merged bool
 }
 
-// listMonths are the months that the tables with contents have, or that are
-// recorded, and the server's time in microseconds of Unix time, if there are any.
+// listMonths returns the months that the tables with contents have or that are
+// recorded. If there are any, it also returns the server's Unix time in
+// microseconds.
 func (s *Schema) listMonths(ctx context.Context) (all []tableMonth, now int64, err error) {
 	var (
 		table, partition, name, hash proto.ColStr
@@ -297,8 +298,8 @@ func (s *Schema) listMonths(ctx context.Context) (all []tableMonth, now int64, e
 	return all, now, err
 }
 
-// waiting is a record of the table erasures: since when, in microseconds of Unix
-// time, a partition has deleted content; 0 for none.
+// waiting is a row of the table erasures: since when a partition has deleted content,
+// in microseconds of Unix time; 0 if it has none.
 type waiting struct {
 	table, partition string
 	since            int64

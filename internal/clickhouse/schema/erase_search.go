@@ -14,59 +14,60 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// A tombstone covers something when a row of its key that is no tombstone is in
-// a part too: such a row is deleted, whatever its version. The search for one
-// takes the tombstones in batches of the order of their keys, and looks each
-// batch's keys up by the primary index, so that its memory is that of a batch,
-// and what it reads is at most the ids of the table once, and mostly far less.
+// A tombstone covers a row if the row has the same key, is not a tombstone, and is
+// still in a part: such a row is deleted, whatever its version. The search for
+// covered rows takes the tombstones in batches in the order of their keys, and looks
+// up the keys of each batch by the primary index. So it needs the memory of one
+// batch, and reads at most the ids of the table once, mostly far less.
 //
-// A pair of a tombstone and a row under it is new when either is in a part that
-// was not searched before. So the search takes the tombstones of new parts alone,
-// and looks for rows in all parts. That misses a new row under an old tombstone,
-// for which all tombstones are searched now and then.
+// A pair of a tombstone and a covered row is new if either is in a part that was not
+// searched before. So the search takes only the tombstones of new parts, and looks
+// for rows in all parts. That misses a new row under an old tombstone, so all
+// tombstones are searched from time to time.
 
 const (
-	// searchTimeout bounds one query of a search, which one thread works on. The
-	// longest reads one column of a byte of a whole month.
+	// searchTimeout bounds one query of a search, which uses one thread. The longest
+	// query reads a column of one byte of a whole month.
 	searchTimeout = 15 * time.Minute
 	// searchBytesMax bounds the server's memory for one query of a search.
 	searchBytesMax = 1 << 30
 )
 
-// searchState is what has been searched of a month.
+// searchState records what has been searched of a month.
 type searchState struct {
-	// parts are those whose tombstones covered nothing when they were searched.
+	// parts are the parts whose tombstones covered nothing when they were searched.
 	parts map[part]struct{}
 	// whole is when all of the month's tombstones were searched last, in
 	// microseconds of the server's Unix time; 0 for never.
 	whole int64
-	// grown says that there are parts which came after that.
+	// grown says that new parts came after that.
 	grown bool
-	// covered is the key of a row that was found under a tombstone, nil for none.
+	// covered is the key of a row that a tombstone covers, nil if none was found.
 	covered *tombstoneKey
 }
 
-// tombstoneKey is the key of a row, and of what covers it; field is 0 in events.
+// tombstoneKey is the key of a row and of the tombstone that covers it. In the table
+// events, field is 0.
 type tombstoneKey struct {
 	id    event.ID
 	field int8
 }
 
-// search is the search of a month.
+// search is one search of a month.
 type search struct {
 	tableMonth
 
 	state *searchState
-	// from are the parts whose tombstones are searched, and whole says that those
-	// are all that there are.
+	// from are the parts whose tombstones are searched. whole says that from has all
+	// parts.
 	from  []part
 	whole bool
-	// ended says that the search came to an end: state tells what it found.
+	// ended says that the search is complete; state has its result.
 	ended bool
 }
 
-// searchTable searches months of one table. Those that it could not search have
-// not ended when it returns an error.
+// searchTable searches months of one table. After an error, the searches that are not
+// complete have not ended.
 func (s *Schema) searchTable(ctx context.Context, months []*search, now int64, after time.Duration) error {
 	if err := s.lookAgain(ctx, months); err != nil {
 		return err
@@ -92,10 +93,10 @@ func (s *Schema) searchTable(ctx context.Context, months []*search, now int64, a
 	return nil
 }
 
-// begin finds out what is to be searched, and whether anything is.
+// begin decides which parts to search, and reports whether there are any.
 func (m *search) begin(now int64, after time.Duration) bool {
 	if len(m.parts) == 0 || len(m.parts) == 1 && m.parts[0].merged {
-		return false // there is nothing for a tombstone to cover
+		return false // one merged part has one row for each key
 	}
 	for _, p := range m.parts {
 		if _, ok := m.state.parts[p]; !ok {
@@ -110,7 +111,7 @@ func (m *search) begin(now int64, after time.Duration) bool {
 	return len(m.from) > 0
 }
 
-// end keeps what the search came to.
+// end records the result of the search.
 func (m *search) end(now int64) {
 	m.ended = true
 	if m.state.covered != nil {
@@ -128,9 +129,8 @@ func (m *search) end(now int64) {
 	}
 }
 
-// lookAgain ends the search of the months that still have the row that was found
-// under a tombstone before. Where ClickHouse's own merges came first, it is
-// forgotten.
+// lookAgain ends the search of the months that still have the covered row that was
+// found before. It forgets a row that ClickHouse's own merges have removed.
 func (s *Schema) lookAgain(ctx context.Context, months []*search) error {
 	var waiting []*search
 	for _, m := range months {
@@ -157,18 +157,18 @@ func (s *Schema) lookAgain(ctx context.Context, months []*search) error {
 	return nil
 }
 
-// aloneFrom is the number of tombstones from which on a merged part is searched
-// by itself.
+// aloneFrom is the number of tombstones from which a merged part is searched by
+// itself.
 const aloneFrom = 1000
 
-// searchMonths searches months of one table, until it has found a row under a
-// tombstone of each, or there is none.
+// searchMonths searches months of one table until it has found a covered row in each,
+// or there is none.
 func (s *Schema) searchMonths(ctx context.Context, months []*search) error {
 	counts, err := s.countTombstones(ctx, months)
 	if err != nil {
 		return err
 	}
-	// Most parts have few tombstones, and those of all months are searched together.
+	// Most parts have few tombstones, so the parts of all months are searched together.
 	var (
 		together []string
 		of       []*search
@@ -189,8 +189,8 @@ func (s *Schema) searchMonths(ctx context.Context, months []*search) error {
 				continue
 			}
 			if p.merged && n >= aloneFrom {
-				// A part that was merged has nothing under its own tombstones, so
-				// that it need not be read for them.
+				// The tombstones of a merged part cover nothing in the same part, so it
+				// need not be read for them.
 				if err := s.searchParts(ctx, []*search{m}, []string{p.name}, p.name); err != nil {
 					return err
 				}
@@ -210,12 +210,12 @@ func (s *Schema) searchMonths(ctx context.Context, months []*search) error {
 	return rest()
 }
 
-// inParts selects the rows of the parts in the parameter, whose names have that
-// of their partition in them.
+// inParts selects the rows of the parts in the parameter. The name of a part contains
+// its partition.
 const inParts = "_part IN (SELECT arrayJoin(splitByChar(',', {parts:String})))"
 
-// countTombstones counts the tombstones of each part that has any. It reads one
-// column of a byte.
+// countTombstones returns the number of tombstones of each part that has any. It reads
+// one column of one byte.
 func (s *Schema) countTombstones(ctx context.Context, months []*search) (map[string]uint64, error) {
 	var (
 		parts  []string
@@ -244,8 +244,8 @@ func (s *Schema) countTombstones(ctx context.Context, months []*search) (map[str
 	return counts, err
 }
 
-// searchParts is searchMonths for some parts, batch by batch. Rows of the part
-// but are known not to be under any of these tombstones; empty for no such part.
+// searchParts is searchMonths for some parts, batch by batch. The tombstones cover no
+// row of the part but, which is skipped; but is empty if there is no such part.
 func (s *Schema) searchParts(ctx context.Context, months []*search, parts []string, but string) error {
 	open := func(m *search) bool { return m.state.covered == nil }
 	for last := (*tombstoneKey)(nil); slices.ContainsFunc(months, open); {
@@ -270,13 +270,14 @@ func (s *Schema) searchParts(ctx context.Context, months []*search, parts []stri
 	return nil
 }
 
-// tombstones returns the keys of the next batch of the parts' tombstones, in the
-// order of the table. A part that is not there any more has none.
+// tombstones returns the keys of the next batch of tombstones in the parts, in the
+// order of the table. A part that is gone has none.
 func (s *Schema) tombstones(ctx context.Context, m tableMonth, parts []string, last *tombstoneKey) ([]tombstoneKey, error) {
 	after := ""
 	params := conn.Parameters{}.Text("parts", strings.Join(parts, ",")).Int("limit", int64(s.cfg.LookupKeysMax))
 	if last != nil {
-		// The second line is for the primary index, which makes nothing of the first.
+		// The primary index does not use the first condition, so the second repeats it in
+		// a form that the index uses.
 		after = ` AND (toDate(timestamp), conversation_hash, timestamp, id, f) > (toDate({at:DateTime64(6, 'UTC')}), {hash:UInt32}, {at:DateTime64(6, 'UTC')}, {id:UUID}, {field:Int8})
 			AND (toDate(timestamp) > toDate({at:DateTime64(6, 'UTC')}) OR toDate(timestamp) = toDate({at:DateTime64(6, 'UTC')}) AND conversation_hash >= {hash:UInt32})`
 		params = params.Text("at", time.UnixMicro(last.id.Micros()).UTC().Format("2006-01-02 15:04:05.000000")).
@@ -284,8 +285,8 @@ func (s *Schema) tombstones(ctx context.Context, m tableMonth, parts []string, l
 	}
 	settings := searchSettings()
 	if len(parts) > 1 {
-		// Reading many parts in order takes buffers for each at the same time, and
-		// sorting one batch is nothing.
+		// Reading many parts in order takes buffers for all of them at once. Sorting one
+		// batch is cheaper.
 		settings = append(settings, conn.Setting("optimize_read_in_order", "0"))
 	}
 	var (
@@ -309,7 +310,7 @@ func (s *Schema) tombstones(ctx context.Context, m tableMonth, parts []string, l
 	return keys, err
 }
 
-// field is the expression of a row's field, as a number.
+// field returns the expression of a row's field as a number.
 func (m *tableMonth) field() string {
 	if m.table == TableEvents {
 		return "toInt8(0)"
@@ -317,7 +318,7 @@ func (m *tableMonth) field() string {
 	return "toInt8(field)"
 }
 
-// orderByField is the end of the sort key.
+// orderByField returns the end of the sort key.
 func (m *tableMonth) orderByField() string {
 	if m.table == TableEvents {
 		return ""
@@ -325,9 +326,9 @@ func (m *tableMonth) orderByField() string {
 	return ", field"
 }
 
-// lookUnder returns, by partition, one of the keys that each of the months has a
-// row of which is no tombstone, outside of the part but. The months are of one
-// table, and there are LookupKeysMax keys at most.
+// lookUnder returns one covered key for each partition: one of the keys for which the
+// month has a row that is not a tombstone, outside of the part but. The months are of
+// one table, and there are at most LookupKeysMax keys.
 func (s *Schema) lookUnder(ctx context.Context, months []*search, keys []tombstoneKey, but string) (map[string]tombstoneKey, error) {
 	var (
 		hash      = make(proto.ColUInt32, len(keys))

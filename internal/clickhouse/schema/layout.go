@@ -13,23 +13,23 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// On a cluster each host has two databases: one with the tables of its shard,
-// and one, of the configured name, with a Distributed table over each of them.
-// All queries and inserts name tables of the second, and are the same as on one
+// On a cluster each host has two databases. One has the tables of its shard. The
+// other has the configured name and a Distributed table over each of those. All
+// queries and inserts use the second database, so they are the same as on one
 // machine.
 
-// ErrLayout is wrapped by errors of [Schema.Migrate] and [MigrateCluster] that
-// say that the tables are there, but not as they were asked for: on a cluster
-// or not, on another one, replicated or not, or on other shards than those that
-// their rows were placed by. Trying again does not help.
+// ErrLayout is wrapped by errors of [Schema.Migrate] and [MigrateCluster] when the
+// tables exist with another layout than configured: on a cluster or on a single
+// machine, on another cluster, replicated or not, or placed by other shards.
+// Trying again does not help.
 var ErrLayout = errors.New("the tables are laid out otherwise")
 
-// shardSuffix makes the name of a shard's database.
+// shardSuffix follows the configured name in the name of a shard's database.
 const shardSuffix = "_shard"
 
-// shardingKeys place the rows of each table. One conversation is on one shard,
-// so that what is asked of it is asked there alone, and views join there. Each
-// view has its table's key, to be pruned by.
+// shardingKeys has the sharding key of each table. A conversation is on one shard,
+// so that queries about it go to that shard alone and views join there. A view
+// has the key of its table, so that shards can be skipped for it too.
 var shardingKeys = map[string]string{ //nolint:gochecknoglobals // a constant table
 	TableEvents:             "conversation_hash",
 	TableContents:           "conversation_hash",
@@ -41,19 +41,20 @@ var shardingKeys = map[string]string{ //nolint:gochecknoglobals // a constant ta
 	"live_event_embeddings": "conversation_hash",
 }
 
-// layout is how the tables of a database lie.
+// layout says how the tables of a database are spread over servers.
 type layout struct {
-	// tables says that there are some.
+	// tables says that the database has tables.
 	tables bool
-	// cluster is the servers' name of the cluster that they are spread over,
-	// empty for none.
+	// cluster is the name, in remote_servers, of the cluster that the tables are
+	// spread over. It is empty on a single machine.
 	cluster string
-	// placed is what the tables say of the shards that their rows are placed by.
+	// placed describes the shards by which the rows were placed; see placement.
 	placed string
-	// replicated says that the tables are, not those that they are Distributed over.
+	// replicated says that these tables are replicated, not those that a Distributed
+	// table is over.
 	replicated bool
-	// replicas is how many each shard has, 0 where its tables are not replicated,
-	// and until Migrate has looked at those.
+	// replicas is the number of replicas of each shard. It is 0 if the tables are not
+	// replicated, and until Migrate has looked at them.
 	replicas int
 }
 
@@ -88,7 +89,7 @@ func (s *Schema) findLayout(ctx context.Context) (layout, error) {
 	return l, nil
 }
 
-// migratedCluster is [Schema.Migrate] where the tables are spread.
+// migratedCluster is [Schema.Migrate] for tables that are spread over a cluster.
 func (s *Schema) migratedCluster(ctx context.Context, l layout) (Migrated, error) {
 	var done Migrated
 	if s.cfg.Cluster != "" && s.cfg.Cluster != l.cluster {

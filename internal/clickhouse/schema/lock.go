@@ -14,18 +14,19 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// errMigrationLock says that the lock was lost before the migrations were done.
-// They go on when they are tried again.
+// errMigrationLock says that the lock was lost before the migrations were done. They
+// continue when Migrate is called again.
 var errMigrationLock = errors.New("the lock that keeps other processes from migrating was lost")
 
-// migrationLock runs do while no other process that asks the same server for
-// the same name does. It waits for its turn until ctx ends.
+// migrationLock runs do under the lock of the name: no other process that uses the
+// same server runs under the same lock meanwhile. It waits for the lock until ctx
+// ends.
 //
-// ClickHouse has no locks, but it refuses a query whose id is that of a query
-// that is running. So the lock is an insert without rows that is begun before do
-// and ended after it. It ends with its connection, so that a process that dies
-// leaves nothing behind. One that hangs loses the lock after
-// migrationLockTimeout; do's context ends then.
+// ClickHouse has no locks, but it refuses a query whose id is that of a running
+// query. So the lock is an insert without rows that begins before do and ends after
+// it. The insert ends with its connection, so a process that dies leaves nothing
+// behind. A process that hangs loses the lock after migrationLockTimeout, and the
+// context of do ends.
 func (s *Schema) migrationLock(ctx context.Context, name string, do func(context.Context) error) error {
 	for waited := false; ; waited = true {
 		err := s.tryMigrationLock(ctx, name, do)
@@ -46,15 +47,15 @@ func (s *Schema) migrationLock(ctx context.Context, name string, do func(context
 }
 
 const (
-	// codeQueryIsRunning refuses a query with the id of one that is running.
+	// codeQueryIsRunning is the error for a query with the id of a running query.
 	codeQueryIsRunning = 216
-	// migrationLockTimeout is how long the server waits for a process that holds
-	// the lock and says nothing; it takes up to twice as long to notice.
+	// migrationLockTimeout is how long the server waits for a process that holds the
+	// lock and sends nothing. It takes up to twice as long to notice.
 	migrationLockTimeout = 10 * time.Minute
 )
 
 func (s *Schema) tryMigrationLock(ctx context.Context, name string, do func(context.Context) error) error {
-	// The lock has a connection of its own: those of the pool are few.
+	// The lock has a connection of its own, because the pool has few.
 	connection := s.db.Dedicated()
 	defer connection.Close()
 	locked, cancel := context.WithCancel(ctx)
@@ -91,17 +92,17 @@ func (s *Schema) tryMigrationLock(ctx context.Context, name string, do func(cont
 	}
 	err := do(locked)
 	close(done)
-	// Where the lock was lost after the work was done, nothing is amiss.
+	// It does no harm if the lock was lost after the work was done.
 	if lost := <-ended; lost != nil && err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w (%w): %w", errMigrationLock, conn.WithoutValues(lost), err)
 	}
 	return err
 }
 
-// acceptedColumn is the column of an insert that says when the server has begun
-// it: the client then infers the column's type from what the server tells of the
-// table. OnInput does not say so, as the client may call it for an insert that
-// the server has refused.
+// acceptedColumn is the column of an insert that reports when the server has begun
+// the insert: the client then infers the type of the column from the server's
+// description of the table. OnInput does not report that, because the client may
+// call it for an insert that the server has refused.
 type acceptedColumn struct {
 	proto.ColUInt32
 	accepted chan struct{}

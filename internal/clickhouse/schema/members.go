@@ -13,7 +13,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// member is a host of a cluster, as a server has it.
+// member is a host of a cluster, as system.clusters of a server lists it.
 type member struct {
 	shard, weight, replica int
 	internalReplication    bool
@@ -31,10 +31,10 @@ func (m *member) at(err error) error {
 	return fmt.Errorf("host %s, shard %d, replica %d: %w", m.addr(), m.shard, m.replica, err)
 }
 
-// members are the hosts of a cluster, by shard and replica.
+// members are the hosts of a cluster, ordered by shard and replica.
 type members []member
 
-// members reads the hosts of a cluster, as this host has them.
+// members reads the hosts of a cluster from this host.
 func (s *Schema) members(ctx context.Context, cluster string) (members, error) {
 	var (
 		all                    members
@@ -72,7 +72,7 @@ func (s *Schema) members(ctx context.Context, cluster string) (members, error) {
 	return all, nil
 }
 
-// clusters are the names of those that this host knows.
+// clusters returns the names of the clusters that this host knows.
 func (s *Schema) clusters(ctx context.Context) ([]string, error) {
 	var (
 		name  proto.ColStr
@@ -94,7 +94,7 @@ func (s *Schema) clusters(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// check reports what no table can be spread over.
+// check returns an error if tables cannot be spread over these hosts.
 func (ms members) check(cluster string) error {
 	if len(ms) == 0 {
 		return fmt.Errorf("cluster %s is not in remote_servers of this host", cluster)
@@ -103,7 +103,7 @@ func (ms members) check(cluster string) error {
 	for _, m := range ms {
 		count[m.shard]++
 	}
-	// A quorum is one number for an insert, whichever shards its rows are of.
+	// An insert has one quorum for all shards.
 	for shard, n := range count {
 		if n != count[ms[0].shard] {
 			return fmt.Errorf("cluster %s: shard %d has replicas %d, and shard %d has %d: all need the same number", cluster, shard, n, ms[0].shard, count[ms[0].shard])
@@ -117,7 +117,7 @@ func (ms members) check(cluster string) error {
 	return nil
 }
 
-// replicas is how many each shard has.
+// replicas returns the number of replicas of each shard.
 func (ms members) replicas() int {
 	n := 0
 	for _, m := range ms {
@@ -128,8 +128,8 @@ func (ms members) replicas() int {
 	return n
 }
 
-// placement tells what rows are placed by: the key's value modulo the sum of
-// the weights. It is the comment of each Distributed table.
+// placement describes what rows are placed by: the value of the key modulo the sum
+// of the weights. It is the comment of each Distributed table.
 func (ms members) placement() string {
 	var weights []string
 	for i, m := range ms {

@@ -15,16 +15,16 @@ import (
 // ddlTimeout bounds one statement of a migration.
 const ddlTimeout = time.Minute
 
-// Migrated is what [Schema.Migrate] found and did.
+// Migrated describes what [Schema.Migrate] found and did.
 type Migrated struct {
 	// Applied are the migrations that this call ran.
 	Applied []Migration
-	// Unknown are applied migrations that this build does not have: a newer
-	// build has been here. Schemas of builds N and N+1 run together, so the
-	// caller need only log them.
+	// Unknown are applied migrations that this build does not have, because a newer
+	// build ran before. The schemas of builds N and N+1 work together, so the caller
+	// only needs to log them.
 	Unknown []Migration
-	// Views are the names of the views that this call made again, because they
-	// were missing or not those of the last migration that defines them.
+	// Views are the names of the views that this call created again, because they
+	// were missing or older than the last migration that defines them.
 	Views []string
 }
 
@@ -39,19 +39,19 @@ ENGINE = ReplacingMergeTree(applied_at)
 ORDER BY (version, checksum)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1`
 
-// Migrate creates the database and brings its schema up to this build's. Any
-// number of processes may migrate at once: one does, and the others wait for it
-// until ctx ends. Every statement can be run twice, so that a migration that was
-// broken off is run again from its beginning. A migration that was applied with
-// another text is an error.
+// Migrate creates the database and migrates it to the schema of this build. Any
+// number of processes may call it at once: one migrates, and the others wait for it
+// until ctx ends. Every statement can be run twice, so an interrupted migration is
+// run again from its beginning. It is an error if a migration was applied with
+// another text.
 //
-// Views that are not those of the last migration that defines them are made
-// again. Builds that did not wait for each other could leave older ones.
+// Migrate also creates views again that are older than the last migration that
+// defines them. Builds that did not wait for each other could leave such views.
 //
-// Where the tables are spread over a cluster, which [MigrateCluster] does, it
-// only checks that they are there, up to date, and placed as the cluster is
-// now. Errors that wrap [ErrLayout] are final. Call it before [Schema.Insert],
-// which otherwise does not know of replicas.
+// On a cluster, where [MigrateCluster] creates the tables, Migrate only checks that
+// they exist, are up to date, and are placed as the cluster is now. Errors that
+// wrap [ErrLayout] are final. Call Migrate before inserts, which otherwise do not
+// wait for replicas.
 func (s *Schema) Migrate(ctx context.Context) (Migrated, error) {
 	l, err := s.findLayout(ctx)
 	if err != nil {
@@ -68,8 +68,8 @@ func (s *Schema) Migrate(ctx context.Context) (Migrated, error) {
 	return s.migrateHere(ctx)
 }
 
-// CheckSchema is [Schema.Migrate] without changing anything: its error wraps
-// [event.ErrSchemaMissing] or [event.ErrSchemaOld] where there is something to
+// CheckSchema is [Schema.Migrate], but changes nothing. The error wraps
+// [event.ErrSchemaMissing] or [event.ErrSchemaOld] if there is something to
 // migrate.
 func (s *Schema) CheckSchema(ctx context.Context) (Migrated, error) {
 	l, err := s.findLayout(ctx)
@@ -83,14 +83,14 @@ func (s *Schema) CheckSchema(ctx context.Context) (Migrated, error) {
 	return Migrated{Unknown: unknown}, err
 }
 
-// checkMigrations compares the migrations that were applied, on a cluster those
-// of this host's shard, with this build's.
+// checkMigrations compares the applied migrations with those of this build. On a
+// cluster it looks at the shard of this host.
 func (s *Schema) checkMigrations(ctx context.Context, l layout) (unknown []Migration, err error) {
 	database := s.cfg.Database
 	if l.cluster != "" {
 		database += shardSuffix
 	}
-	// The connection of /readyz, which must not wait for maintenance.
+	// On a connection of its own role: /readyz must not wait for maintenance.
 	applied, err := s.appliedMigrationsOf(ctx, conn.RoleHealth, database)
 	if err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func (s *Schema) checkMigrations(ctx context.Context, l layout) (unknown []Migra
 	return unknown, err
 }
 
-// migrateHere is [Schema.Migrate] on one machine.
+// migrateHere is [Schema.Migrate] on a single machine.
 func (s *Schema) migrateHere(ctx context.Context) (Migrated, error) {
 	if err := s.beginMigrations(ctx); err != nil {
 		return Migrated{}, err
@@ -114,7 +114,7 @@ func (s *Schema) migrateHere(ctx context.Context) (Migrated, error) {
 	var done Migrated
 	spread := false
 	err = s.migrationLock(ctx, s.cfg.Database, func(ctx context.Context) error {
-		// Other processes may have changed it since, those of "sluice migrate --cluster" too.
+		// Another process may have changed the schema since, or "sluice migrate --cluster".
 		l, err := s.findLayout(ctx)
 		if spread = l.cluster != ""; err != nil || spread {
 			return err
@@ -139,13 +139,13 @@ func (s *Schema) migrateHere(ctx context.Context) (Migrated, error) {
 	return done, err
 }
 
-// schemaState is how the schema differs from this build's.
+// schemaState describes how the schema differs from that of this build.
 type schemaState struct {
-	// pending are migrations of this build that were not applied, unknown applied
-	// ones that this build does not have.
+	// pending are the migrations of this build that were not applied. unknown are the
+	// applied migrations that this build does not have.
 	pending, unknown []Migration
-	// views are the statements of the views that are missing or older than this
-	// build's, by name. It is empty where a newer build has been here, whose views
+	// views has the statements of the views that are missing or older than those of
+	// this build, by name. It is empty if a newer build ran before, because its views
 	// may be newer too.
 	views map[string]string
 }
@@ -165,7 +165,7 @@ func (s *Schema) schemaState(ctx context.Context) (schemaState, error) {
 	return state, err
 }
 
-// beginMigrations creates the database and what records its migrations.
+// beginMigrations creates the database and the table that records its migrations.
 func (s *Schema) beginMigrations(ctx context.Context) error {
 	if err := s.createDatabase(ctx); err != nil {
 		return err
@@ -184,7 +184,7 @@ func (s *Schema) createDatabase(ctx context.Context) error {
 	return nil
 }
 
-// apply runs the statements of a migration, and records it.
+// apply runs the statements of a migration and records the migration.
 func (s *Schema) apply(ctx context.Context, m Migration, statements []string) error {
 	for i, statement := range statements {
 		if err := s.define(ctx, m.commented(statement)); err != nil {
@@ -194,12 +194,14 @@ func (s *Schema) apply(ctx context.Context, m Migration, statements []string) er
 	return s.recordMigration(ctx, m)
 }
 
-// codeCannotAssignAlter is of a replica that has not applied the last ALTER yet.
+// codeCannotAssignAlter is the error of a replica that has not applied the last
+// ALTER yet.
 const codeCannotAssignAlter = 517
 
-// define runs a statement of DDL, on a replicated table once it may. All
-// statements for one database have one query id, so that the server runs one at
-// a time, also the last one of a process that died in the middle of it.
+// define runs a DDL statement. On a replicated table it waits until the last ALTER
+// is applied. All statements for one database have one query id, so that the
+// server runs one at a time, and a statement of a process that died ends first. The
+// loop is written out, because a library for the backoff would not make it shorter.
 func (s *Schema) define(ctx context.Context, statement string) error {
 	ctx, cancel := context.WithTimeout(ctx, ddlTimeout)
 	defer cancel()
@@ -222,8 +224,8 @@ func (s *Schema) appliedMigrations(ctx context.Context) ([]Migration, error) {
 	return s.appliedMigrationsOf(ctx, conn.RoleAdmin, s.cfg.Database)
 }
 
-// appliedMigrationsOf are those that a database, whose name Validate has
-// checked, says were applied to it.
+// appliedMigrationsOf returns the migrations that are recorded in a database, whose
+// name Validate has checked.
 func (s *Schema) appliedMigrationsOf(ctx context.Context, r conn.Role, database string) ([]Migration, error) {
 	var (
 		version        proto.ColUInt32

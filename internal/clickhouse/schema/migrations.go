@@ -18,13 +18,13 @@ var migrationFiles embed.FS
 type Migration struct {
 	Version int
 	Name    string
-	// Checksum is the SHA-256 of its text, in hexadecimal.
+	// Checksum is the SHA-256 of the migration's text, in hexadecimal.
 	Checksum string
 
 	statements []string
 }
 
-// Migrations are those of this build, in order.
+// Migrations returns the migrations of this build, in order.
 func Migrations() ([]Migration, error) {
 	names, err := fs.Glob(migrationFiles, "migrations/*.sql")
 	if err != nil {
@@ -53,7 +53,8 @@ func Migrations() ([]Migration, error) {
 	return migrations, nil
 }
 
-// statements splits a file where a line ends in a semicolon, outside of comments.
+// statements splits the text of a migration at each line that ends in a semicolon,
+// outside of comments.
 func statements(text string) []string {
 	var (
 		all     []string
@@ -77,8 +78,8 @@ func statements(text string) []string {
 	return all
 }
 
-// pendingMigrations are those of this build that were not applied, and unknown the applied
-// ones that this build does not have.
+// pendingMigrations returns the migrations of this build that were not applied, and
+// the applied migrations that this build does not have.
 func pendingMigrations(applied []Migration) (pending, unknown []Migration, err error) {
 	migrations, err := Migrations()
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// Parts counts the active parts in the fullest partition of each table, which is
-// what ClickHouse's part budget is about: inserts slow down at 1,000.
-// On a cluster it is that of the fullest shard, of one replica of each.
+// Parts returns the number of active parts in the fullest partition of each table.
+// ClickHouse limits this number: inserts slow down at 1,000. On a cluster it is the
+// number of the fullest shard, as one replica of each shard has it.
 func (s *Schema) Parts(ctx context.Context) (map[string]uint64, error) {
 	var (
 		table proto.ColStr

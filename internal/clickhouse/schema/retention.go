@@ -15,11 +15,11 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// Forever is the retention of a store that keeps all events.
+// Forever is the retention that keeps all events.
 const Forever time.Duration = 0
 
-// The bounds of any other retention. Events are not older than the year 2000, so
-// that more than the upper one is for ever.
+// The bounds of any other retention. Events are not older than the year 2000, so a
+// retention above the upper bound would keep all events.
 const (
 	RetentionMin = day
 	RetentionMax = 10_000 * day
@@ -27,8 +27,8 @@ const (
 
 const (
 	day = 24 * time.Hour
-	// dropMargin is how much longer rows are kept than they are visible, for
-	// clocks that differ.
+	// dropMargin is how much longer rows are kept than they are visible, because
+	// clocks differ.
 	dropMargin = day
 )
 
@@ -66,19 +66,20 @@ func checkRetention(keep time.Duration) error {
 	return nil
 }
 
-// retention is what the DDL of a table says.
+// retention is the retention in the definition of a table.
 type retention struct {
-	// keep is how long events are visible, and floor the Unix time, in seconds,
-	// before which none is however long that is. Of events alone.
+	// keep is how long events are visible. floor is the Unix time, in seconds, before
+	// which no event is visible, whatever keep is. Only the table events has both.
 	keep  time.Duration
 	floor int64
-	// dropDays is the TTL of a partition, in days after its month; 0 for none.
+	// dropDays is the TTL of a partition, in days after the end of its month; 0 for
+	// none.
 	dropDays int
-	// stores says that the table has rows of its own, not those of other hosts.
+	// stores says that the table stores rows, and is not a Distributed table.
 	stores bool
 }
 
-// visible is the expression of events.visible.
+// visible returns the expression of the column events.visible.
 func (r retention) visible() string {
 	var bounds []string
 	if r.keep != Forever {
@@ -96,7 +97,7 @@ func (r retention) visible() string {
 	return "timestamp >= greatest(" + strings.Join(bounds, ", ") + ")"
 }
 
-// horizon is the time, in Unix seconds, before which nothing is visible now.
+// horizon returns the Unix time, in seconds, before which nothing is visible now.
 func (r retention) horizon(now int64) int64 {
 	if r.keep == Forever {
 		return r.floor
@@ -110,10 +111,10 @@ var (
 	floorPattern = regexp.MustCompile(`toDateTime\((\d+)\)`)
 	dropPattern  = regexp.MustCompile(` TTL .*toIntervalDay\((\d+)\)`)
 
-	// months are the first days of the rows' months. All rows of a partition
-	// have one TTL, so that a merge of its parts drops all of it or nothing.
-	// Those of aliases are their events', which the id tells; the tombstone of
-	// an alias that never was has no event, and stays.
+	// months has the expression of the first day of a row's month, by table. All rows
+	// of a partition have one TTL, so that a merge drops the whole partition or
+	// nothing. An alias has the month of its event, which follows from the id. The
+	// tombstone of an alias that never existed has no event, and stays.
 	months = map[string]string{
 		TableEvents:     "toStartOfMonth(timestamp)",
 		TableContents:   "toStartOfMonth(timestamp)",
@@ -122,19 +123,18 @@ var (
 	}
 )
 
-// SetRetention has readers see no event whose timestamp is longer ago than keep,
-// from now on to the second, and has ClickHouse drop a month's rows once the
-// last of them is out of sight for a day. [Forever] ends that. It reports
-// whether anything had to be changed.
+// SetRetention hides events whose timestamp is longer ago than keep from readers,
+// from now on and to the second. It has ClickHouse drop the rows of a month once
+// all of them have been hidden for a day. [Forever] ends both. It reports whether
+// anything had to be changed.
 //
-// What was hidden once stays hidden: of an event that is out of sight the
-// tombstone may be dropped before the row under it, and a longer retention must
-// not bring that back. For the same reason no row is ever dropped that a reader
-// can see: where the retention shrinks, events are hidden first, on all
-// replicas, and where it grows, last.
+// A hidden event stays hidden: its tombstone may be dropped before the row under
+// it, and a longer retention must not bring the row back. For the same reason no
+// row is dropped that a reader can see: a shorter retention hides events first, on
+// all replicas, and a longer one shows them last.
 //
-// It is for the tables of one database on one host, and may be called again
-// after any error.
+// SetRetention changes the tables of one database on one host. It may be called
+// again after any error.
 func (s *Schema) SetRetention(ctx context.Context, keep time.Duration) (changed bool, err error) {
 	if err := checkRetention(keep); err != nil {
 		return false, err
@@ -177,7 +177,7 @@ func (s *Schema) SetRetention(ctx context.Context, keep time.Duration) (changed 
 			action = "MODIFY TTL " + months[name] + " + toIntervalMonth(1) + toIntervalDay(" + strconv.Itoa(want.dropDays) + ")"
 		}
 		changed = true
-		// Old parts get it in the background.
+		// Old parts get the TTL in the background.
 		if err := s.alter(ctx, name, action, "0"); err != nil {
 			return changed, err
 		}
@@ -188,7 +188,7 @@ func (s *Schema) SetRetention(ctx context.Context, keep time.Duration) (changed 
 	return changed, nil
 }
 
-// alter changes a table; sync is 2 to wait for all of its replicas, 0 for none.
+// alter changes a table. sync is 2 to wait for all replicas, or 0 for none.
 func (s *Schema) alter(ctx context.Context, table, action, sync string) error {
 	if err := s.define(ctx, "ALTER TABLE "+table+" "+action+" SETTINGS alter_sync = "+sync); err != nil {
 		return fmt.Errorf("set the retention of %s: %w", table, err)
@@ -196,7 +196,7 @@ func (s *Schema) alter(ctx context.Context, table, action, sync string) error {
 	return nil
 }
 
-// retentions are those of the tables that there are, and the server's time.
+// retentions returns the retention of each existing table, and the server's time.
 func (s *Schema) retentions(ctx context.Context) (tables map[string]retention, now int64, err error) {
 	var (
 		name, engine, visible proto.ColStr
@@ -235,7 +235,8 @@ func (s *Schema) retentions(ctx context.Context) (tables map[string]retention, n
 	return tables, now, err
 }
 
-// number is what the pattern's group matches, 0 where it does not.
+// number returns the number that the group of the pattern matches, or 0 if there is
+// no match.
 func number(pattern *regexp.Regexp, text string) int64 {
 	m := pattern.FindStringSubmatch(text)
 	if m == nil {

@@ -15,14 +15,16 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// Errors of [Schema.RecordTopic] and [Schema.CheckTopic]. Versions of rows are generation and offset,
-// so that each of these would let new writes lose against old rows.
+// Errors of [Schema.RecordTopic] and [Schema.CheckTopic]. The version of a row is made
+// of generation and offset, so after either of these, new writes could lose
+// against old rows.
 var (
-	// ErrPartitionsChanged: the topic has another number of partitions than when
-	// its generation began, so that writes of one event may lie in two of them.
+	// ErrPartitionsChanged says that the topic has another number of partitions than
+	// when its generation began, so that the writes of one event may be in two
+	// partitions.
 	ErrPartitionsChanged = errors.New("the topic's partition count has changed; start a new topic generation")
-	// ErrTopicRecreated: the generation's topic is not the one recorded, so that
-	// its offsets begin again.
+	// ErrTopicRecreated says that the topic of the generation is not the recorded one,
+	// so that its offsets begin again.
 	ErrTopicRecreated = errors.New("the topic is not the one that was recorded for its generation, so its offsets begin again; start a new topic generation")
 )
 
@@ -31,10 +33,10 @@ type recordedTopic struct {
 	partitions     int
 }
 
-// RecordTopic records which topic the offsets of a generation belong to, when
-// the generation is used for the first time. Later it compares, as
-// [Schema.CheckTopic] does. Of several processes that record different topics at
-// once, one wins, and the others get the error.
+// RecordTopic records which topic the offsets of a generation belong to, when the
+// generation is used for the first time. Later it compares, as [Schema.CheckTopic]
+// does. If several processes record different topics at once, one wins and the
+// others get the error.
 func (s *Schema) RecordTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
 	recorded, ok, err := s.recordedTopic(ctx, generation)
 	if err != nil {
@@ -44,7 +46,7 @@ func (s *Schema) RecordTopic(ctx context.Context, generation int, topic, topicID
 		if err := s.insertTopic(ctx, generation, topic, topicID, partitions); err != nil {
 			return fmt.Errorf("record topic %s of generation %d: %w", topic, generation, err)
 		}
-		// The record of another process may have been first.
+		// Another process may have recorded a topic first.
 		if recorded, ok, err = s.recordedTopic(ctx, generation); err != nil {
 			return err
 		}
@@ -55,10 +57,9 @@ func (s *Schema) RecordTopic(ctx context.Context, generation int, topic, topicID
 	return recorded.compare(generation, topic, topicID, partitions)
 }
 
-// CheckTopic compares the topic with the one that is recorded for its
-// generation, and reads only. The error wraps [ErrTopicRecreated] or
-// [ErrPartitionsChanged] where the topic is another. It is nil where none is
-// recorded yet.
+// CheckTopic compares the topic with the recorded one of its generation. It only
+// reads. The error wraps [ErrTopicRecreated] or [ErrPartitionsChanged] if the topic
+// differs. It is nil if no topic is recorded yet.
 func (s *Schema) CheckTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
 	recorded, ok, err := s.recordedTopic(ctx, generation)
 	if err != nil || !ok {
@@ -79,9 +80,9 @@ func (r recordedTopic) compare(generation int, topic, topicID string, partitions
 	return nil
 }
 
-// insertTopic inserts the record of a generation, unless there is one: all
-// inserts for a generation have one deduplication token, of which ClickHouse
-// keeps the first row.
+// insertTopic inserts the record of a generation, unless there is one: all inserts
+// for a generation have one deduplication token, and ClickHouse keeps only the
+// first row.
 func (s *Schema) insertTopic(ctx context.Context, generation int, topic, topicID string, partitions int) error {
 	var (
 		number      = proto.ColUInt16{uint16(generation)}
@@ -117,7 +118,7 @@ func (s *Schema) insertTopic(ctx context.Context, generation int, topic, topicID
 	})
 }
 
-// Generations are those that were recorded, in order.
+// Generations returns the recorded generations, in order.
 func (s *Schema) Generations(ctx context.Context) ([]int, error) {
 	var (
 		generation  proto.ColUInt16
@@ -136,10 +137,9 @@ func (s *Schema) Generations(ctx context.Context) ([]int, error) {
 	return generations, err
 }
 
-// recordedTopic is the topic of a generation; ok is false where none is
-// recorded. Builds before migration 0008 could record several topics of one
-// generation at once: the earliest record counts, and of those of one time the
-// one that is first by its values.
+// recordedTopic returns the recorded topic of a generation; ok is false if there is
+// none. Builds before migration 0008 could record several topics for a generation.
+// The earliest record counts; of records of one time, the first by its values.
 func (s *Schema) recordedTopic(ctx context.Context, generation int) (recorded recordedTopic, ok bool, err error) {
 	var (
 		topic, topicID proto.ColStr

@@ -13,7 +13,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 )
 
-// renewViews makes the views that are not this build's, and returns their names.
+// renewViews creates the outdated views again and returns their names.
 func (s *Schema) renewViews(ctx context.Context) ([]string, error) {
 	state, err := s.schemaState(ctx)
 	if err != nil {
@@ -28,14 +28,15 @@ func (s *Schema) renewViews(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// viewPattern finds the name of the view that a statement of a migration makes.
+// viewPattern matches a statement that creates a view, and finds its name.
 var viewPattern = regexp.MustCompile(`^CREATE OR REPLACE VIEW (\w+)`)
 
-// viewComment is what the comment of a view that a migration makes says. It
-// tells views apart that several migrations define.
+// viewComment returns the comment of a view that the migration creates. If several
+// migrations define a view, the comment tells which one created it.
 func viewComment(m Migration) string { return "sluice migration " + m.Name }
 
-// commented gives the view of a statement its comment. Other statements stay.
+// commented adds the comment to a statement that creates a view. It returns other
+// statements unchanged.
 func (m *Migration) commented(statement string) string {
 	if !viewPattern.MatchString(statement) {
 		return statement
@@ -43,8 +44,8 @@ func (m *Migration) commented(statement string) string {
 	return statement + "\nCOMMENT '" + viewComment(*m) + "'"
 }
 
-// outdatedViews are the statements of the views that are missing, or were made
-// by another migration than the last one that defines them.
+// outdatedViews returns the statements of the views that are missing, or that were
+// created by an older migration than the last one that defines them.
 func (s *Schema) outdatedViews(ctx context.Context) (map[string]string, error) {
 	migrations, err := Migrations()
 	if err != nil {
