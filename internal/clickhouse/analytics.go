@@ -17,16 +17,16 @@ import (
 // TimeSeriesRowsMax is the most buckets that one time series can span.
 const TimeSeriesRowsMax = 10_000
 
-// groupsOnShards is of queries that group by conversation, and by no other
-// query: a conversation is on one shard, so that each shard of a cluster makes
-// whole groups, and sends the first of them instead of states to be merged.
+// groupsOnShards is a setting only for queries that group by conversation. A
+// conversation is on one shard, so each shard computes whole groups and sends the
+// first of them, instead of states to be merged.
 var groupsOnShards = conn.Setting("distributed_group_by_no_merge", "2") //nolint:gochecknoglobals // a constant
 
 // Errors counts the filter's events and those with an error.
 func (s *Store) Errors(ctx context.Context, f query.Filter) (query.ErrorCount, error) {
 	from, params, settings := s.from(f, "")
-	// error.null is the null map alone. With FINAL, "error IS NOT NULL" reads
-	// the texts too.
+	// error.null reads only the null map. With FINAL, "error IS NOT NULL" would read the
+	// texts too.
 	var events, errs proto.ColUInt64
 	var count query.ErrorCount
 	err := s.db.Query(ctx, conn.RoleAnalytics, "errors", s.readTimeout(), ch.Query{
@@ -44,8 +44,9 @@ func (s *Store) Errors(ctx context.Context, f query.Filter) (query.ErrorCount, e
 	return count, err
 }
 
-// quantileLevels is the list of an aggregate function's parameters. Numbers
-// alone come into it: they cannot be query parameters in all versions.
+// quantileLevels returns the levels as the parameter list of an aggregate function. It
+// consists of numbers only; not all versions of ClickHouse take query parameters
+// there.
 func quantileLevels(levels []float64) string {
 	texts := make([]string, len(levels))
 	for i, level := range levels {
@@ -129,8 +130,8 @@ func (s *Store) Latency(ctx context.Context, q query.Latency) ([]query.LatencyRo
 	return rows, err
 }
 
-// Conversations returns the top conversations, of equal ones those with the
-// lower id first.
+// Conversations returns the top conversations. Equal ones come in the order of their
+// ids.
 func (s *Store) Conversations(ctx context.Context, q query.Conversations) ([]query.ConversationRow, error) {
 	var order string
 	switch q.OrderBy {

@@ -11,15 +11,15 @@ import (
 	"github.com/sluicehq/sluice/internal/query"
 )
 
-// from is the source of an analytics query: the filter's immutable columns go
-// into PREWHERE, where they are safe before FINAL and make the speed; those
-// that an update or a tombstone changes into WHERE, which is after it. A
-// tombstone has no conversation_id, so that conversation_id belongs there too.
+// from returns the FROM clause of an analytics query. Columns that never change go into
+// PREWHERE, which is fast and correct before FINAL. Columns that an update or a
+// tombstone changes go into WHERE, which is applied after FINAL. conversation_id
+// belongs to these, because a tombstone has none.
 func (s *Store) from(f query.Filter, more string) (sql string, params conn.Parameters, settings []ch.Setting) {
 	var b strings.Builder
 	const since, until = "fromUnixTimestamp64Micro({since:Int64}, 'UTC')", "fromUnixTimestamp64Micro({until:Int64}, 'UTC')"
-	// The primary key begins with toDate(timestamp), which ClickHouse does not
-	// derive from a condition on timestamp.
+	// The primary key begins with toDate(timestamp), which ClickHouse does not derive
+	// from a condition on timestamp.
 	b.WriteString(" FROM events FINAL PREWHERE visible AND timestamp >= " + since + " AND timestamp < " + until +
 		" AND indexHint(toDate(timestamp) >= toDate(" + since + ") AND toDate(timestamp) <= toDate(" + until + "))")
 	params = conn.Parameters{}.Int("since", f.SinceMicros).Int("until", f.UntilMicros)
@@ -60,7 +60,7 @@ func isJSONScalar(text string) bool {
 	if text == "true" || text == "false" {
 		return true
 	}
-	// The grammar of RFC 8259, of which strconv takes a superset.
+	// This is the grammar of RFC 8259; strconv accepts more.
 	rest := strings.TrimPrefix(text, "-")
 	digits := func() bool {
 		n := 0

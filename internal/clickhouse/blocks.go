@@ -4,8 +4,8 @@ import (
 	"slices"
 )
 
-// cut splits rows by partition, and within one by the bounds of a block, and
-// sorts each block. Rows without a key are of one partition, and left in order.
+// cut splits rows into blocks, by partition and by the limits of a block, and sorts
+// each block. Rows without a key are in one partition and keep their order.
 func cut[R any](s *Store, rows []R, key rowKey[R], size func(*R) int, make1 func(order []uint64) block) []block {
 	if len(rows) == 0 {
 		return nil
@@ -36,8 +36,8 @@ func cut[R any](s *Store, rows []R, key rowKey[R], size func(*R) int, make1 func
 	return blocks
 }
 
-// byPartition is the rows' indexes, in the low 32 bits, in the order of their
-// partitions, which are in the high ones.
+// byPartition returns the indexes of the rows in the order of their partitions. The low
+// 32 bits of each element are the index, the high 32 bits the partition.
 func byPartition[R any](rows []R, key rowKey[R]) []uint64 {
 	var (
 		m      month

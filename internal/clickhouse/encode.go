@@ -8,7 +8,7 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// wireChunkBytes is how much of a column is encoded before it is sent.
+// wireChunkBytes is how many bytes of a column are encoded before they are sent.
 const wireChunkBytes = 256 << 10
 
 const (
@@ -16,25 +16,25 @@ const (
 	typeField     = "Enum8('input' = 1, 'output' = 2)"
 )
 
-// column encodes one column straight from the rows, so that nothing is copied
-// in between and a block of any size takes one chunk of memory. It is a
-// proto.ColInput.
+// column encodes one column directly from the rows. So no copy of the values is needed,
+// and a block of any size takes one chunk of memory. It is a [proto.ColInput].
 type column[R any] struct {
 	typ  proto.ColumnType
 	rows []R
-	// order picks the rows: the low 32 bits of each are an index of rows.
+	// order selects the rows: the low 32 bits of each element are an index of rows.
 	order []uint64
-	// passes are encoded one after the other: a Nullable or an Array has two.
+	// passes are the parts of the encoding, one after the other. A Nullable and an
+	// Array have two.
 	passes []put[R]
 }
 
-// put appends a row's value. sum begins each pass at 0 and is the pass's own.
+// put appends the value of a row. sum is a running sum of the pass, which begins at 0.
 type put[R any] func(b *proto.Buffer, r *R, sum *uint64)
 
 func (c *column[R]) Type() proto.ColumnType { return c.typ }
 func (c *column[R]) Rows() int              { return len(c.order) }
 
-// EncodeColumn is what compressed connections call; the block must be whole.
+// EncodeColumn encodes the whole column. Compressed connections call it.
 func (c *column[R]) EncodeColumn(b *proto.Buffer) {
 	for _, p := range c.passes {
 		var sum uint64
@@ -65,7 +65,7 @@ func (c *column[R]) WriteColumn(w *proto.Writer) {
 	}
 }
 
-// encoder encodes blocks of every table. It is used by one block at a time.
+// encoder encodes blocks of all tables, one block at a time.
 type encoder struct {
 	cores      []namedColumn[event.Core]
 	names      *proto.ColLowCardinality[string]
@@ -132,8 +132,8 @@ func newEncoder() *encoder {
 	return e
 }
 
-// The states of an alias, as its table's column "deleted" has them. A build that
-// does not know the last one takes it for the second: the alias is then not free.
+// The states of an alias, in the column "deleted" of its table. A build that does not
+// know the last state reads it as the second, so that the alias is not free.
 const (
 	aliasTaken uint8 = iota
 	aliasDeleted
@@ -154,7 +154,7 @@ func newColumn[R any](name string, typ proto.ColumnType, passes ...put[R]) named
 	return namedColumn[R]{name: name, column: &column[R]{typ: typ, passes: passes}}
 }
 
-// keyColumns are the sort key, all of which the id carries.
+// keyColumns returns the columns of the sort key, which all follow from the id.
 func keyColumns[R any](id func(*R) *event.ID) []namedColumn[R] {
 	return []namedColumn[R]{
 		newColumn("conversation_hash", "UInt32", func(b *proto.Buffer, r *R, _ *uint64) { b.PutUInt32(id(r).ConversationHash()) }),
@@ -163,14 +163,14 @@ func keyColumns[R any](id func(*R) *event.ID) []namedColumn[R] {
 	}
 }
 
-// putID appends a UUID as ClickHouse has it: two little-endian halves, the
-// more significant one first.
+// putID appends a UUID in ClickHouse's format: two little-endian halves, the more
+// significant half first.
 func putID(b *proto.Buffer, id *event.ID) {
 	b.PutUInt64(binary.BigEndian.Uint64(id[:8]))
 	b.PutUInt64(binary.BigEndian.Uint64(id[8:]))
 }
 
-// fieldNumber is the field's number in the tables' enumerations.
+// fieldNumber returns the number of the field in the enumerations of the tables.
 func fieldNumber(f event.Field) uint8 {
 	switch f {
 	case event.FieldInput, event.FieldInputEmbeddings:
@@ -199,7 +199,7 @@ func release[R any](columns []namedColumn[R]) {
 	}
 }
 
-// coreInput is bind for cores, with their one column that has a dictionary.
+// coreInput is bind for core rows, which have one column with a dictionary.
 func (e *encoder) coreInput(rows []event.Core, order []uint64) proto.Input {
 	input := bind(e, e.cores, rows, order)
 	e.names.Reset()
@@ -210,8 +210,8 @@ func (e *encoder) coreInput(rows []event.Core, order []uint64) proto.Input {
 	return e.input
 }
 
-// releaseCores lets go of a block's rows, but for the names' strings, which
-// the next block overwrites.
+// releaseCores drops the references to the rows of a block, except for the strings of
+// the dictionary, which the next block overwrites.
 func (e *encoder) releaseCores() {
 	release(e.cores)
 	clear(e.names.Values)

@@ -13,24 +13,24 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// Reading one event costs nearly as much as reading thirty: most of it is what
-// ClickHouse does for any query. So reads of single events that come while
-// others are under way wait for them, and are then done together.
+// Reading one event costs nearly as much as reading thirty, because ClickHouse spends
+// most of the time on work that every query needs. So reads of single events that
+// come while others are under way wait, and are then done together.
 const (
-	// gatherBatchesMax is how many batches are read at once.
+	// gatherBatchesMax is the most batches that are read at once.
 	gatherBatchesMax = 2
 	// gatherEventsMax bounds the events of a batch.
 	gatherEventsMax = 64
-	// gatherBytesMax is the most that a read may be allowed to take and still be
-	// one of a batch. A reader that leaves does not end the batch, so this bounds
-	// what is held for readers that have left.
+	// gatherBytesMax is the largest bytesMax of a read that can be part of a batch. A
+	// reader that leaves does not end the batch, so this bounds the memory that is
+	// held for readers that have left.
 	gatherBytesMax = 128 << 10
 )
 
-// errAlone says that an event has to be read by a query of its own.
+// errAlone says that an event must be read by queries of its own.
 var errAlone = errors.New("the event does not fit into a batch")
 
-// gather does reads of single events in batches. Its zero value is empty.
+// gather collects reads of single events into batches. Its zero value is ready to use.
 type gather struct {
 	mu      sync.Mutex
 	waiting []*wanted
@@ -47,8 +47,8 @@ type wanted struct {
 	err   error
 }
 
-// wait returns the event, or nil when there is none. The queries for it begin
-// after the call, so that it sees all that was stored before.
+// wait returns the event, or nil if there is none. Its queries begin after the call of
+// wait, so that it sees everything that was stored before.
 func (g *gather) wait(ctx context.Context, ref event.Ref, bytesMax int, read func(ctx context.Context, batch []*wanted)) (*event.Event, error) {
 	w := &wanted{ref: ref, bytesMax: bytesMax, done: make(chan struct{})}
 	g.mu.Lock()
@@ -67,7 +67,7 @@ func (g *gather) wait(ctx context.Context, ref event.Ref, bytesMax int, read fun
 	}
 }
 
-// leave takes a read out that has not begun.
+// leave removes a read that has not begun.
 func (g *gather) leave(w *wanted) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -98,8 +98,8 @@ func (g *gather) run(ctx context.Context, read func(ctx context.Context, batch [
 	}
 }
 
-// readBatch reads the events of a batch. One that does not fit gets errAlone, and
-// so do all where the batch as a whole is too large.
+// readBatch reads the events of a batch. An event that does not fit gets errAlone. If
+// the batch as a whole is too large, all events get it.
 func (s *Store) readBatch(ctx context.Context, batch []*wanted) {
 	ctx, cancel := context.WithTimeout(ctx, s.readTimeout())
 	defer cancel()
@@ -152,8 +152,8 @@ func (s *Store) readWanted(ctx context.Context, batch []*wanted) error {
 			alive = append(alive, id)
 		}
 	}
-	// The core rows come first: what is deleted after it shows as a tombstone in
-	// the other tables, which are written before.
+	// The core rows are read first. If an event is deleted after that, its contents
+	// are tombstones, because a delete writes the other tables before the core row.
 	var (
 		contents   map[fieldOf]event.ContentRow
 		embeddings map[fieldOf]event.EmbeddingRow
@@ -183,7 +183,7 @@ func (s *Store) readWanted(ctx context.Context, batch []*wanted) error {
 			w.err = errAlone
 		default:
 			if len(batch) > 1 {
-				// The texts are pieces of a block, which has those of all others too.
+				// The texts are slices of a block that also has the texts of the others.
 				e.Input.Data, e.Output.Data = bytes.Clone(e.Input.Data), bytes.Clone(e.Output.Data)
 			}
 			w.found = &e
@@ -192,7 +192,7 @@ func (s *Store) readWanted(ctx context.Context, batch []*wanted) error {
 	return nil
 }
 
-// eventBytesOf is the memory that an event takes.
+// eventBytesOf returns the memory that an event takes.
 func eventBytesOf(e *event.Event) int {
 	return eventBytes + len(e.ID) + len(e.ConversationID) + len(e.Error) + len(e.Metadata) +
 		len(e.Input.Data) + len(e.Output.Data) + len(e.InputEmbeddings) + len(e.OutputEmbeddings)

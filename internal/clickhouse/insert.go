@@ -17,7 +17,7 @@ import (
 	"github.com/sluicehq/sluice/internal/fault"
 )
 
-// block is one insert: rows of one table and one partition.
+// block is one insert: rows of one partition of one table.
 type block struct {
 	table string
 	rows  int
@@ -25,16 +25,19 @@ type block struct {
 	done  func(e *encoder)
 }
 
-// Insert writes the rows: aliases, contents and embeddings first, then cores,
-// so that no reader sees an event without what belongs to it. The server gets
-// the cores while it writes the rest, and their insert's end when that is
-// durable. Each insert is one block of one partition, of which each shard of a
-// cluster gets its rows. It returns when all is durable on the server, on a
-// cluster on all replicas of each shard.
-// After an error any part of the rows may be there; inserting them again is
-// harmless. The error wraps [event.ErrRejected] when a row was refused for
-// what is in it. The rows must not change until Insert returns. Rows of one key
-// are best folded into one before: a block keeps them all until a merge.
+// Insert writes the rows: aliases, contents and embeddings first, then core rows, so
+// that no reader sees an event without its contents. The server receives the core
+// rows while it writes the rest, and the end of their insert when the rest is
+// durable. Each insert is one block of one partition; on a cluster, each shard gets
+// its rows of the block.
+//
+// Insert returns when everything is durable on the server, on a cluster on all
+// replicas of each shard. After an error, any part of the rows may be there;
+// inserting them again is harmless. The error wraps [event.ErrRejected] if a row was
+// refused because of its data.
+//
+// The rows must not change until Insert returns. Rows of one key should be folded into
+// one before, because a block keeps all of them until a merge.
 func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
 	aliases := cut(s, rows.Aliases, nil,
 		func(r *event.AliasRow) int { return len(r.Alias) + 32 },
@@ -69,7 +72,8 @@ func (s *Store) Insert(ctx context.Context, rows *event.Rows) error {
 	return g.Wait()
 }
 
-// insertCores inserts the cores, to be seen only once the others are written.
+// insertCores inserts the core rows. They become visible only after the other rows are
+// written.
 func (s *Store) insertCores(ctx context.Context, rows []event.Core, others int, written <-chan struct{}) error {
 	blocks := cut(s, rows,
 		func(r *event.Core) (*event.ID, event.Field) { return &r.ID, 0 },
@@ -79,8 +83,9 @@ func (s *Store) insertCores(ctx context.Context, rows []event.Core, others int, 
 		func(order []uint64) block {
 			return block{schema.TableEvents, len(order), func(e *encoder) proto.Input { return e.coreInput(rows, order) }, func(e *encoder) { e.releaseCores() }}
 		})
-	// An insert that waits has a connection and the server's memory, so there
-	// is one at most, and none that waits long.
+	// An insert that is sent ahead holds a connection and memory of the server. So
+	// there is at most one, and only if it does not wait long. Replicated tables may
+	// show a block before the insert ends, so there it is not sent ahead.
 	if len(blocks) == 1 && others <= s.cfg.InsertConcurrency && s.cfg.WriteConnectionsMax > 1 && !s.Replicated() {
 		select {
 		case e := <-s.ahead:
@@ -122,8 +127,8 @@ func (s *Store) insertBlock(ctx context.Context, b block) error {
 	}
 }
 
-// insert sends a block and ends the insert, once it may: after, where it is
-// not nil, is closed then. No row is seen before.
+// insert sends a block and ends the insert. If after is not nil, it ends the insert only
+// once after is closed. No row is visible before the end.
 func (s *Store) insert(ctx context.Context, e *encoder, timeout time.Duration, b *block, after <-chan struct{}) error {
 	defer b.done(e)
 	start := time.Now()
@@ -135,10 +140,10 @@ func (s *Store) insert(ctx context.Context, e *encoder, timeout time.Duration, b
 	}
 	if after != nil {
 		q.OnInput = func(ctx context.Context) error { // called when the block is sent
-			b.done(e) // there is no other
+			b.done(e) // there is no second block
 			select {
 			case <-after:
-				start = time.Now() // what comes before is not this insert's time
+				start = time.Now() // the wait is not part of the insert's time
 				return io.EOF
 			case <-ctx.Done():
 				return ctx.Err()

@@ -16,18 +16,18 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// byKeys selects the rows of the ids in the external table "keys". The tuple is
-// the primary key, by whose index they are found. It is only a hint: an id has
-// all of its key in it, so that no other column is read to compare.
+// byKeys selects the rows of the ids in the external table "keys". The index of the
+// primary key, which is the tuple, finds them. The tuple is only a hint for the
+// index: the id determines the whole key, so no other column is compared.
 const byKeys = `id IN (SELECT id FROM keys)
 WHERE indexHint((toDate(timestamp), conversation_hash, timestamp) IN (SELECT toDate(timestamp), conversation_hash, timestamp FROM keys))`
 
-// literalKeysMax is the most keys that stand in the text of a query. An external
-// table takes a quarter of the time of a query of few keys.
+// literalKeysMax is the most keys in the text of a query. With few keys, an external
+// table would take a quarter of the query's time.
 const literalKeysMax = 128
 
-// byLiteralKeys is byKeys with the keys in it. It is false where there are too
-// many, or one whose time ClickHouse might not read.
+// byLiteralKeys returns byKeys with the keys in the text. It returns false if there are
+// too many keys, or one with a time that ClickHouse might not parse.
 func byLiteralKeys(ids []event.ID) (string, bool) {
 	if len(ids) > literalKeysMax {
 		return "", false
@@ -50,8 +50,8 @@ func byLiteralKeys(ids []event.ID) (string, bool) {
 	return fmt.Sprintf("id IN (%s) WHERE indexHint((toDate(timestamp), conversation_hash, timestamp) IN (%s))", names, keys), true
 }
 
-// eachKeys runs the query for chunks of the ids, in the order of the sort key,
-// so that each chunk reads its own part of the table. The query gets the clauses
+// eachKeys runs a query for each chunk of the ids. The ids are in the order of the sort
+// key, so that each chunk reads its own part of the table. query gets the clauses
 // that select the rows of a chunk.
 func (s *Store) eachKeys(ctx context.Context, r conn.Role, name string, timeout time.Duration, ids []event.ID, query func(byKey string) ch.Query) error {
 	sorted := slices.Clone(ids)
@@ -60,7 +60,8 @@ func (s *Store) eachKeys(ctx context.Context, r conn.Role, name string, timeout 
 	for chunk := range slices.Chunk(sorted, s.cfg.LookupKeysMax) {
 		prewhere := " PREWHERE "
 		if first := chunk[0].ConversationHash(); !slices.ContainsFunc(chunk, func(id event.ID) bool { return id.ConversationHash() != first }) {
-			// Of one conversation: said so that no other shard is asked.
+			// All ids are of one conversation. The condition keeps the query from the
+			// other shards.
 			prewhere += "conversation_hash = " + strconv.FormatUint(uint64(first), 10) + " AND "
 		}
 		var q ch.Query
@@ -78,7 +79,7 @@ func (s *Store) eachKeys(ctx context.Context, r conn.Role, name string, timeout 
 	return nil
 }
 
-// keysTable is the external table "keys" of byKeys.
+// keysTable returns the external table "keys" for byKeys.
 func keysTable(ids []event.ID) proto.Input {
 	var (
 		hash      = make(proto.ColUInt32, len(ids))
@@ -98,7 +99,7 @@ func keysTable(ids []event.ID) proto.Input {
 	}
 }
 
-// compareKeys orders ids nearly as the tables do.
+// compareKeys orders ids almost as the tables do.
 func compareKeys(a, b event.ID) int {
 	return cmp.Or(
 		cmp.Compare(a.Micros()/microsPerDay, b.Micros()/microsPerDay),

@@ -13,14 +13,14 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// Cores returns the core row with the highest version of each of the events
-// that has one within the retention, tombstones too. Duplicate ids are allowed.
-// The error wraps [event.ErrQueryTooLarge] where the rows take more than
-// [Config.LookupBytesMax]; those of one event never do.
+// Cores returns the core row with the highest version for each event that has one
+// within the retention, tombstones included. Duplicate ids are allowed. The error
+// wraps [event.ErrQueryTooLarge] if the rows take more than [Config.LookupBytesMax];
+// the rows of one event never do.
 func (s *Store) Cores(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error) {
 	cores, err := s.cores(ctx, conn.RoleWrite, ids, &room{left: s.cfg.LookupBytesMax})
 	if isTooLarge(err) {
-		// It may be the older versions, which no merge has taken away yet.
+		// Older versions, which no merge has removed yet, may be what does not fit.
 		cores, err = s.cores(ctx, conn.RoleWrite, ids, &room{left: s.cfg.LookupBytesMax, newest: true})
 	}
 	if isTooLarge(err) {
@@ -55,9 +55,9 @@ func (s *Store) cores(ctx context.Context, r conn.Role, ids []event.ID, into *ro
 	return cores, nil
 }
 
-// CoreStates is [Store.Cores] with only ID, Created, Version and Deleted, for
-// updates that touch no column of the core row. Each further column of a
-// lookup costs.
+// CoreStates is [Store.Cores], but returns only ID, Created, Version and Deleted. It is
+// for updates that change no other column of the core row, because each column of a
+// lookup costs time.
 func (s *Store) CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error) {
 	cores := make(map[event.ID]event.Core, len(ids))
 	err := s.eachKeys(ctx, conn.RoleWrite, "core_states", s.cfg.LookupTimeout, ids, func(byKey string) ch.Query {
@@ -94,15 +94,15 @@ func (s *Store) CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]ev
 	return cores, nil
 }
 
-// Aliases returns the row with the highest version of each of the aliases that
-// has one, tombstones too.
+// Aliases returns the row with the highest version for each alias that has one,
+// tombstones included.
 func (s *Store) Aliases(ctx context.Context, aliases []string) (map[string]event.AliasRow, error) {
 	return s.aliases(ctx, conn.RoleWrite, aliases)
 }
 
 func (s *Store) aliases(ctx context.Context, r conn.Role, aliases []string) (map[string]event.AliasRow, error) {
 	found := make(map[string]event.AliasRow, len(aliases))
-	// In order, so that each chunk reads its own part of the table.
+	// The aliases are sorted, so that each chunk reads its own part of the table.
 	aliases = slices.Clone(aliases)
 	slices.Sort(aliases)
 	for chunk := range slices.Chunk(slices.Compact(aliases), s.cfg.LookupKeysMax) {
@@ -145,11 +145,10 @@ func (s *Store) aliases(ctx context.Context, r conn.Role, aliases []string) (map
 	return found, nil
 }
 
-// Histories tells what is left in the tables of each of the events, deleted or
-// not, within the retention or not. An event of which nothing is left has no
-// entry. It is one lookup by the primary key for all, and one of the aliases
-// before it, where there are some; each is cut into chunks of
-// [Config.LookupKeysMax].
+// Histories returns what the tables know about each event, deleted or not, within the
+// retention or not. An event without any row has no entry. It needs one lookup by the
+// primary key for all events, after one lookup of the aliases if there are any. Each
+// lookup is split into chunks of [Config.LookupKeysMax].
 func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]event.History, error) {
 	histories := make(map[event.Ref]event.History, len(refs))
 	var (
@@ -163,7 +162,7 @@ func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]
 			ids = append(ids, ref.ID)
 		}
 	}
-	// Of each internal id, the alias.
+	// internal has the alias of each internal id.
 	internal := make(map[event.ID]string)
 	if len(aliases) > 0 {
 		rows, err := s.aliases(ctx, conn.RoleRead, aliases)
@@ -178,7 +177,7 @@ func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]
 			if row.Deleted {
 				h.Deleted = row.Version.Position()
 			} else {
-				// The row outlives the event, and is of the create that won.
+				// The row is of the create that won. It stays when the event is gone.
 				h.Created = row.Version.Position()
 				ids, internal[row.ID] = append(ids, row.ID), alias
 			}
@@ -192,8 +191,8 @@ func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]
 			visible          proto.ColUInt8
 		)
 		return ch.Query{
-			// Of all versions that have not been merged away. An update has the
-			// created of its event, so that the least one is the first create's.
+			// This reads all versions that no merge has removed. An update has the
+			// created of its event, so the least created is that of the first create.
 			Body: "SELECT id, minIf(created, deleted = 0) AS first_create, minIf(version, deleted = 1) AS first_delete," +
 				" toUInt8(max(visible)) AS is_visible FROM events" + byKey + " GROUP BY id",
 			Result: proto.Results{
@@ -229,9 +228,9 @@ func (s *Store) Histories(ctx context.Context, refs []event.Ref) (map[event.Ref]
 	return histories, nil
 }
 
-// Refused returns the refused creates of ids that are not behind an alias, one
-// row for each id, as [event.AliasRow] says. It stops after rowsMax of them, and
-// more says that there are others.
+// Refused returns the refused creates of ids without an alias, one row for each id; see
+// [event.AliasRow]. It returns at most rowsMax rows, and more says that there are
+// others.
 func (s *Store) Refused(ctx context.Context, rowsMax int) (refused []event.AliasRow, more bool, err error) {
 	var (
 		alias   proto.ColStr
@@ -239,7 +238,7 @@ func (s *Store) Refused(ctx context.Context, rowsMax int) (refused []event.Alias
 		version proto.ColUInt64
 	)
 	err = s.db.Query(ctx, conn.RoleWrite, "refused", s.cfg.LookupTimeout, ch.Query{
-		// The marks come first in the order of the table.
+		// The marks of refused creates come first in the order of the table.
 		Body: "SELECT alias, any(id) AS id, max(version) AS version FROM event_aliases " +
 			"WHERE alias < char(1) AND deleted = " + strconv.Itoa(int(aliasRefused)) + " GROUP BY alias LIMIT {limit:UInt64}",
 		Parameters: conn.Parameters{}.Int("limit", int64(rowsMax)+1),

@@ -11,14 +11,12 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// Occupancy tells which minutes have core rows, tombstones too: the first and
-// the last of all, which the parts' own metadata has, and each one of a window,
-// which reads the timestamps of that window. The window has no end where
-// untilMicros is 0.
+// Occupancy returns which minutes have core rows, tombstones included: the first and the
+// last of all minutes, from the metadata of the parts, and every minute of a window,
+// from the timestamps in the window. The window has no end if untilMicros is 0.
 //
-// It takes at most [Config.OccupancyTimeout]. The error wraps
-// [event.ErrTooExpensive] where it would take longer, or more memory than the
-// server gives it.
+// It takes at most [Config.OccupancyTimeout]. The error wraps [event.ErrTooExpensive]
+// if it would take longer, or more memory than the server allows.
 func (s *Store) Occupancy(ctx context.Context, sinceMicros, untilMicros int64) (event.Occupancy, error) {
 	bounded, cancel := context.WithTimeout(ctx, s.cfg.OccupancyTimeout)
 	defer cancel()

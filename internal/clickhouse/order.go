@@ -9,12 +9,13 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// rowKey is what a row's sort key follows from. Field is zero in a table that
-// has one row of each event.
+// rowKey returns the id and the field of a row, from which its sort key follows. The
+// field is zero in a table that has one row for each event.
 type rowKey[R any] func(*R) (*event.ID, event.Field)
 
-// month numbers the months since year 0, and the days of one, of times in Unix
-// microseconds. Rows of one batch are mostly of one day, so it remembers the last.
+// month computes the number of the month since year 0, and the day of the month, of a
+// time in Unix microseconds. It remembers the last day, because most rows of a batch
+// are of one day.
 type month struct {
 	day        int64
 	month      uint32

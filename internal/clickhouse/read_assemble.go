@@ -16,8 +16,9 @@ type fieldOf struct {
 	field uint8
 }
 
-// assemble reads what belongs to the cores and puts events together, in their
-// order, without those that turn out to have been deleted since.
+// assemble reads the contents of the core rows, and the embeddings if asked, and
+// returns the events in the order of the core rows. It leaves out events that were
+// deleted since the core rows were read.
 func (s *Store) assemble(ctx context.Context, cores []event.Core, withEmbeddings bool, r *room) ([]event.Event, error) {
 	events := make([]event.Event, 0, len(cores))
 	if len(cores) == 0 {
@@ -113,7 +114,7 @@ func (s *Store) contents(ctx context.Context, ids []event.ID, r *room) (map[fiel
 					}
 				}
 				r.take(len(content.Buf))
-				content.Buf = nil // the rows have it; a next block gets its own
+				content.Buf = nil // the rows keep the buffer; the next block gets another
 				return r.check()
 			},
 		}

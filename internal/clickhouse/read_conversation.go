@@ -12,10 +12,10 @@ import (
 	"github.com/sluicehq/sluice/internal/query"
 )
 
-// Conversation returns a page of a conversation's events. It ends early, with
+// Conversation returns a page of a conversation's events. The page ends early, with
 // Next set, before an event that does not fit into q.BytesMax, by default
-// [Config.PageBytesMax]; a first event that does not is a [*event.LargeError].
-// Embeddings count where they are asked for.
+// [Config.PageBytesMax]. If the first event does not fit, the error is a
+// [*event.LargeError]. Embeddings count if the query asks for them.
 func (s *Store) Conversation(ctx context.Context, q query.Conversation) (query.Page, error) {
 	q.BytesMax = cmp.Or(q.BytesMax, s.cfg.PageBytesMax)
 	// No event takes less.
@@ -36,16 +36,16 @@ func (s *Store) Conversation(ctx context.Context, q query.Conversation) (query.P
 		}
 		r = &room{left: q.BytesMax, newest: true}
 		if n < len(events) {
-			// There is a next page, whose first event must not be read with this one:
-			// it may be the one that does not fit.
+			// There is a next page. Its first event must not be read with this page,
+			// because it may be the event that does not fit.
 			q.LimitEvents, next = n, 0
 		}
 	}
 	return query.Page{}, &event.LargeError{Bytes: 2 * q.BytesMax} // it grows faster than it can be measured
 }
 
-// page reads a page into the room. next is 1 where one event more is read to
-// tell whether there is a next page, and 0 where there is one.
+// page reads a page into the room. next is 1 if one more event is to be read, to find
+// out whether there is a next page, and 0 if it is known that there is one.
 func (s *Store) page(ctx context.Context, q query.Conversation, next int, r *room) (query.Page, error) {
 	from, params := pageFrom(q)
 	columns := newCoreResult()
@@ -79,7 +79,7 @@ func (s *Store) page(ctx context.Context, q query.Conversation, next int, r *roo
 	return page, nil
 }
 
-// pageSizes is the sizes of the page's events and of the one after them.
+// pageSizes returns the sizes of the page's events and of the event after them.
 func (s *Store) pageSizes(ctx context.Context, q query.Conversation) ([]sized, error) {
 	from, params := pageFrom(q)
 	var (
@@ -105,8 +105,8 @@ func (s *Store) pageSizes(ctx context.Context, q query.Conversation) ([]sized, e
 	return events, s.measure(ctx, events, q.WithEmbeddings)
 }
 
-// pageFrom selects the core rows of a page, at most as many as the parameter
-// "limit", which is not among params yet.
+// pageFrom returns the clauses that select the core rows of a page, at most as many as
+// the parameter "limit", which the caller adds to params.
 func pageFrom(q query.Conversation) (from string, params conn.Parameters) {
 	from = " FROM events FINAL PREWHERE visible AND conversation_hash = {hash:UInt32}"
 	params = conn.Parameters{}.Uint("hash", uint64(event.ConversationHash(q.ConversationID))).

@@ -14,22 +14,22 @@ import (
 	"github.com/sluicehq/sluice/internal/event"
 )
 
-// readGrace is how much longer a reader waits for the server than its query may
-// take there. The server's error says that the query was too long; without one,
-// nothing is known but that the server does not answer.
+// readGrace is how much longer a reader waits for the server than its query may take
+// there. So a query that takes too long ends with the server's error, and a timeout
+// here means that the server does not answer.
 const readGrace = 5 * time.Second
 
-// readTimeout is how long a reader waits for the answer to a query.
+// readTimeout returns how long a reader waits for the answer to a query.
 func (s *Store) readTimeout() time.Duration { return s.cfg.QueryTimeout + readGrace }
 
-// readSettings make a query of a reader true and bounded.
+// readSettings returns the settings that make a query of a reader correct and bounded.
 func (s *Store) readSettings() []ch.Setting {
 	seconds := strconv.FormatFloat(s.cfg.QueryTimeout.Seconds(), 'f', 3, 64)
 	return []ch.Setting{
 		// Versions of one event share a partition: both follow from the id.
 		conn.Setting("do_not_merge_across_partitions_select_final", "1"),
-		// The skip indexes are on columns of the sort key, which all versions of a
-		// row share, so they may skip granules before FINAL without a second look.
+		// The skip indexes are on columns of the sort key, which all versions of a row
+		// share, so they may skip granules before FINAL without another check.
 		conn.Setting("use_skip_indexes_if_final", "1"),
 		conn.Setting("use_skip_indexes_if_final_exact_mode", "0"),
 		conn.Setting("max_execution_time", seconds),
@@ -39,10 +39,10 @@ func (s *Store) readSettings() []ch.Setting {
 	}
 }
 
-// Event returns the event, or nil when there is none or it is deleted. An
-// internal id is found by its alias only. An event that takes more than
-// bytesMax bytes of memory is a [*event.LargeError]; a bytesMax of 0 stands for
-// [Config.PageBytesMax]. Calls at the same time share queries: see [gather].
+// Event returns the event, or nil if it does not exist or is deleted. An event with an
+// alias is found only by its alias, not by its internal id. The error of an event
+// that takes more than bytesMax bytes of memory is a [*event.LargeError]; a bytesMax
+// of 0 means [Config.PageBytesMax]. Concurrent calls share queries: see [gather].
 func (s *Store) Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error) {
 	bytesMax = cmp.Or(bytesMax, s.cfg.PageBytesMax)
 	gathered := bytesMax <= gatherBytesMax
@@ -93,8 +93,8 @@ func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (
 	if !ok || core.Deleted || core.Alias != alias {
 		return nil, nil
 	}
-	// The core row comes first: what is deleted after it shows as a tombstone
-	// in the other tables, which are written before.
+	// The core row is read first. If the event is deleted after that, its contents
+	// are tombstones, because a delete writes the other tables before the core row.
 	events, err := s.assemble(ctx, []event.Core{core}, true, r)
 	if err != nil || len(events) == 0 {
 		return nil, err
@@ -102,7 +102,7 @@ func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (
 	return &events[0], nil
 }
 
-// eventSize is the memory that the event takes.
+// eventSize returns the memory that the event takes.
 func (s *Store) eventSize(ctx context.Context, id event.ID) (int, error) {
 	events := []sized{{id: id, bytes: eventBytes}}
 	var bytes proto.ColUInt64

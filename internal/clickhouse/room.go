@@ -14,33 +14,33 @@ import (
 )
 
 const (
-	// eventBytes is what an event takes beside its texts, contents and vectors:
-	// its struct, its core row, and its entries in the maps that put it together.
+	// eventBytes is the memory of an event besides its texts, contents and vectors: its
+	// struct, its core row, and its entries in the maps of assemble.
 	eventBytes = 1 << 10
-	// roomSlackBytes is what a result may be larger than the room for it: what the
-	// server counts beside the rows, such as the dictionary of event names.
+	// roomSlackBytes is how much larger than its room a result may be, because the server
+	// counts more than the rows, for example the dictionary of event names.
 	roomSlackBytes = 8 << 10
-	// measuresMax is how often an answer is measured before it is given up: it
-	// has to be measured again when it grew meanwhile.
+	// measuresMax is how often an answer is measured before it is given up. It must be
+	// measured again if it grew meanwhile.
 	measuresMax = 4
 
 	resultTooLarge = 396 // TOO_MANY_ROWS_OR_BYTES
 )
 
-// room bounds the memory of one answer, which is read by several queries. The
-// server ends a query whose result does not fit into what is left, before it
-// has sent it. A nil room is without a bound.
+// room bounds the memory of one answer that is read by several queries. The server ends
+// a query whose result does not fit into the rest of the room, before it sends the
+// result. A nil room has no bound.
 //
-// A first try reads the rows as they are, and takes the newest version of each
-// key itself, which is the fastest where it fits. After a try that did not fit,
-// the answer is measured, and newest is set.
+// The first try reads all versions of the rows and picks the newest of each key here,
+// which is the fastest if it fits. After a try that did not fit, the answer is
+// measured and newest is set.
 type room struct {
 	left int
 	// newest has the server send only the newest version of each row.
 	newest bool
 }
 
-// final is what comes after the name of a table.
+// final returns what comes after the name of a table in a query.
 func (r *room) final() string {
 	if r != nil && r.newest {
 		return " FINAL"
@@ -48,7 +48,7 @@ func (r *room) final() string {
 	return ""
 }
 
-// settings are those of a query whose result goes into the room.
+// settings returns the settings of a query whose result goes into the room.
 func (r *room) settings() []ch.Setting {
 	if r == nil {
 		return nil
@@ -66,8 +66,8 @@ func (r *room) take(n int) {
 	}
 }
 
-// takeCore reserves what a core row takes, and leaves half of eventBytes to the
-// rows of its contents and vectors.
+// takeCore reserves the memory of a core row. Half of eventBytes is left for the rows of
+// its contents and vectors.
 func (r *room) takeCore(c *event.Core) {
 	r.take(eventBytes/2 + len(c.ConversationID) + len(c.Error) + len(c.Metadata) + len(c.Alias))
 }
@@ -76,7 +76,7 @@ func (r *room) takeCore(c *event.Core) {
 // roomSlackBytes.
 var errNoRoom = errors.New("the result does not fit")
 
-// check is called after each result.
+// check returns errNoRoom if the room is used up. It is called after each result.
 func (r *room) check() error {
 	if r != nil && r.left < 0 {
 		return errNoRoom
@@ -95,7 +95,7 @@ type sized struct {
 	bytes int
 }
 
-// fitting is how many of the events, from the first, fit into bytesMax.
+// fitting returns how many of the events, from the first, fit into bytesMax.
 func fitting(events []sized, bytesMax int) int {
 	left := bytesMax
 	for i := range events {
@@ -106,8 +106,8 @@ func fitting(events []sized, bytesMax int) int {
 	return len(events)
 }
 
-// measure adds the sizes of the contents, and of the embeddings, to those of
-// the core rows.
+// measure adds the sizes of the contents, and of the embeddings if asked, to the sizes
+// of the events.
 func (s *Store) measure(ctx context.Context, events []sized, withEmbeddings bool) error {
 	at := make(map[event.ID]int, len(events))
 	ids := make([]event.ID, len(events))
@@ -141,5 +141,5 @@ func (s *Store) measure(ctx context.Context, events []sized, withEmbeddings bool
 	return add(schema.TableEmbeddings, "4 * length(vector)")
 }
 
-// coreBytes is the size of the texts of a core row, as takeCore has it.
+// coreBytes is the SQL of the size of a core row's texts, as takeCore counts them.
 const coreBytes = "length(conversation_id) + ifNull(length(error), 0) + length(metadata) + length(alias)"

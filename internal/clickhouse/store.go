@@ -82,12 +82,12 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Store, error
 // operation ends.
 func (s *Store) Close() { s.db.Close() }
 
-// IsRetryable reports whether trying again can help. It can for everything
-// but rows that ClickHouse refused for what is in them, tables that are laid
-// out otherwise than asked for, and a ClickHouse that is too old: network
-// errors, timeouts, memory, too many parts, a read-only replica, too few
-// replicas, a shard that is down, missing rights or tables, and codes that this
-// build has never heard of are all conditions of the servers, which end.
+// IsRetryable reports whether trying again can help. It cannot if ClickHouse refused
+// rows because of their data, if the tables have another layout than configured, or
+// if ClickHouse is too old. Everything else is a condition of the servers that ends:
+// network errors, timeouts, memory, too many parts, a read-only replica, too few
+// replicas, a shard that is down, missing rights or tables, and codes that this build
+// does not know.
 func IsRetryable(err error) bool {
 	return err != nil && !errors.Is(err, event.ErrRejected) && !errors.Is(err, schema.ErrLayout) && !errors.Is(err, event.ErrDatabaseOld)
 }

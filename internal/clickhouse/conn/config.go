@@ -48,7 +48,7 @@ const (
 	DefaultPageBytesMax         = 64 << 20
 )
 
-// TLS says how to speak TLS. The zero value does not.
+// TLS configures TLS. The zero value turns it off.
 type TLS struct {
 	Enabled bool
 	// CAFile is a PEM file of the authorities to trust; empty trusts the system's.
@@ -58,16 +58,16 @@ type TLS struct {
 	ServerName string
 }
 
-// Config says which server to use, and within which bounds. Zero values of
-// fields that have a default mean the default.
+// Config says which server to use and within which limits. A field with a default has
+// the default at its zero value.
 type Config struct {
 	// Addr is host:port of the native protocol. Required.
 	Addr string
 	// Database holds all tables. Default: [DefaultDatabase].
 	Database string
-	// Cluster is the name, in the servers' remote_servers, of the cluster that the
-	// tables are spread over. With it, [schema.Schema.Migrate] makes no tables of a single
-	// machine. Default: what the tables that are there say.
+	// Cluster is the name, in remote_servers, of the cluster that the tables are spread
+	// over. With it, [schema.Schema.Migrate] does not create tables of a single
+	// machine. Default: the cluster of the existing tables, if any.
 	Cluster string
 	// User defaults to [DefaultUser].
 	User     string
@@ -82,15 +82,14 @@ type Config struct {
 	// wait. Beside them a [DB] has at most five connections: one for
 	// readiness, four for its schema and for maintenance.
 
-	// WriteConnectionsMax is for the inserts and look-ups of the consumer. Default:
+	// WriteConnectionsMax is for the inserts and lookups of the consumer. Default:
 	// [DefaultWriteConnections].
 	WriteConnectionsMax int
-	// ReadConnectionsMax is for reads of single events and of pages, and for what
-	// became of writes that were waited for. Default:
-	// [DefaultReadConnections].
+	// ReadConnectionsMax is for reads of single events and of pages, and for the
+	// outcomes of writes that somebody waits for. Default: [DefaultReadConnections].
 	ReadConnectionsMax int
-	// AnalyticsConnectionsMax is for questions about many events, each of which
-	// takes one. Default: [DefaultAnalyticsConnections].
+	// AnalyticsConnectionsMax is for queries about many events, each of which takes one
+	// connection. Default: [DefaultAnalyticsConnections].
 	AnalyticsConnectionsMax int
 	// Compression of blocks on the wire. Default: [DefaultCompression].
 	Compression Compression
@@ -102,12 +101,12 @@ type Config struct {
 	// OccupancyTimeout bounds the query of [clickhouse.Store.Occupancy], which saves lookups and is not
 	// worth more than some of them take. Default: [DefaultOccupancyTimeout].
 	OccupancyTimeout time.Duration
-	// QueryTimeout is how long the server may work on one query of a reader. One
-	// that takes longer is an [event.ErrQueryTimeout]. A server that does not answer
-	// is waited for a few seconds longer. Default: [DefaultQueryTimeout].
+	// QueryTimeout is how long the server may work on one query of a reader. A query
+	// that takes longer fails with [event.ErrQueryTimeout]. A reader waits a few
+	// seconds longer for a server that does not answer. Default: [DefaultQueryTimeout].
 	QueryTimeout time.Duration
-	// QueryMemoryBytesMax bounds the server's memory for one query of a reader. One
-	// that takes more is an [event.ErrQueryTooLarge].
+	// QueryMemoryBytesMax bounds the server's memory for one query of a reader. A query
+	// that takes more fails with [event.ErrQueryTooLarge].
 	// Default: [DefaultQueryMemoryBytesMax].
 	QueryMemoryBytesMax int64
 
@@ -136,7 +135,7 @@ var (
 	clusterName  = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 )
 
-// Validate reports everything that is wrong, one error per field, joined.
+// Validate returns all mistakes, one error for each field, joined.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(field, format string, args ...any) {
@@ -222,7 +221,7 @@ func (c Config) WithDefaults() Config {
 	return c
 }
 
-// tlsConfig is nil where TLS is off.
+// tlsConfig returns nil if TLS is off.
 func (c Config) tlsConfig() (*tls.Config, error) {
 	if !c.TLS.Enabled {
 		return nil, nil //nolint:nilnil // no TLS is no error

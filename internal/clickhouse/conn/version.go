@@ -19,9 +19,8 @@ func (v serverVersion) compare(other serverVersion) int {
 	return cmp.Or(cmp.Compare(v.year, other.year), cmp.Compare(v.release, other.release))
 }
 
-// needs are what this package uses of ClickHouse that has not been there always,
-// and the first version that has it, oldest first. docs/operations.md says which
-// versions were tried.
+// needs lists the newer features of ClickHouse that Sluice uses, each with the first
+// version that has it, oldest first. docs/operations.md lists the tested versions.
 //
 //nolint:gochecknoglobals // a constant list
 var needs = []struct {
@@ -34,16 +33,16 @@ var needs = []struct {
 	{serverVersion{26, 2}, "setting deduplicate_insert"},
 }
 
-// oldestVersion is the oldest version that has all of needs.
+// oldestVersion returns the oldest version that has all of needs.
 func oldestVersion() serverVersion { return needs[len(needs)-1].since }
 
-// checkVersion compares the version that a server announces when a connection is
-// opened with the oldest that works. The error wraps [event.ErrDatabaseOld], and
-// says what the server lacks.
+// checkVersion checks the version that a server announces when a connection is opened.
+// If it is too old, the error wraps [event.ErrDatabaseOld] and names what the server
+// lacks.
 //
-// Every connection is checked, at no cost, and not only the first: a server can be
-// replaced by another one while this process runs. The numbers are announced apart
-// from what distributions add to the text of a version.
+// Every connection is checked, because a server can be replaced by another one while
+// this process runs; the check costs nothing. The announced numbers do not include
+// what distributions add to the text of a version.
 func checkVersion(server proto.ServerHello) error {
 	found := serverVersion{server.Major, server.Minor}
 	if found.compare(oldestVersion()) >= 0 {
