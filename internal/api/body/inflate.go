@@ -11,16 +11,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-const (
-	// inflatersSingle and inflatersBatch are how many bodies of single writes
-	// and of batches are inflated at once.
-	inflatersSingle = 2
-	inflatersBatch  = 1
-	// inflaterBytes is what an inflater holds at most, with a window of 8 MiB. It
-	// stays with it. What it makes is in the budget of bodies.
-	inflaterBytes = 11 << 20
-)
-
 // zstdWindows are the windows, in bytes, that decoders are kept for. The last
 // is what RFC 8878 asks every decoder to take, and what every level of zstd up
 // to 19 stays within.

@@ -96,7 +96,7 @@ func (r *Reader) Read(src io.Reader, expected int64, bytesMax int) (*Buffer, err
 		if len(buf.b) > bytesMax {
 			return nil, ErrTooLarge
 		}
-		if err == io.EOF { //nolint:errorlint // io.Reader documents the very value
+		if err == io.EOF {
 			complete = true
 			return buf, nil
 		}
