@@ -152,30 +152,15 @@ func (c *Client) newStream(ctx context.Context, conversationID string) *stream {
 
 // call calls fn. A panic of fn becomes the stream's failure, and goes on.
 func (s *stream) call(fn func() error) error {
-	returned := false
-	defer func() {
-		if returned {
-			return
-		}
-		// fn panicked, or ended the goroutine by runtime.Goexit.
-		v := recover()
+	return watch(fn, func(failure string) {
 		s.mu.Lock()
-		mine := !s.yielding // whether fn panicked, and not the body of the caller's loop
+		mine := !s.yielding // whether fn did not return, and not the body of the caller's loop
 		s.mu.Unlock()
-		switch {
-		case mine && v != nil:
-			s.fail(fmt.Sprint(v))
-		case mine:
-			s.fail("the function did not return")
+		if mine {
+			s.fail(failure)
 		}
 		s.end()
-		if v != nil {
-			panic(v)
-		}
-	}()
-	err := fn()
-	returned = true
-	return err
+	})
 }
 
 // yield runs the body of the caller's loop.

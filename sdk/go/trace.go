@@ -110,26 +110,34 @@ func (s *Span) set(set func(*Event)) {
 // trace calls that return a stream.
 func (c *Client) Trace(ctx context.Context, conversationID string, fn func(ctx context.Context, span *Span) error) (eventID string, err error) {
 	span := c.newSpan(conversationID)
+	err = watch(func() error { return fn(ctx, span) }, func(failure string) {
+		c.trackSpan(ctx, span, failure, time.Now())
+	})
+	if err != nil {
+		return c.trackSpan(ctx, span, fmt.Sprint(err), time.Now()), err // fmt.Sprint survives an Error method that panics
+	}
+	return c.trackSpan(ctx, span, "", time.Now()), nil
+}
+
+// watch calls fn. If fn does not return, because it panics or ends the goroutine by
+// runtime.Goexit, watch calls left with a description. A panic goes on.
+func watch(fn func() error, left func(failure string)) error {
 	returned := false
 	defer func() {
 		if returned {
 			return
 		}
-		// fn panicked, or ended the goroutine by runtime.Goexit.
 		v := recover()
-		if v == nil {
-			c.trackSpan(ctx, span, "the function did not return", time.Now())
+		if v == nil { // runtime.Goexit
+			left("the function did not return")
 			return
 		}
-		c.trackSpan(ctx, span, fmt.Sprint(v), time.Now())
+		left(fmt.Sprint(v))
 		panic(v)
 	}()
-	err = fn(ctx, span)
+	err := fn()
 	returned = true
-	if err != nil {
-		return c.trackSpan(ctx, span, fmt.Sprint(err), time.Now()), err // fmt.Sprint survives an Error method that panics
-	}
-	return c.trackSpan(ctx, span, "", time.Now()), nil
+	return err
 }
 
 // trackSpan ends the span and tracks its event. The call ended at the time at.
