@@ -10,8 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
+	"github.com/sluicehq/sluice/internal/app"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/record"
@@ -29,17 +28,6 @@ type dlqSelection struct {
 	Limit  int    `help:"Most dead letters; 0 for all there are now." default:"0"`
 }
 
-func (s *dlqSelection) each(ctx context.Context, letters *kafka.DeadLetters, fn func(kafka.StoredLetter) error) error {
-	n := 0
-	return letters.Read(ctx, s.From, func(l kafka.StoredLetter) error {
-		if s.Reason != "" && l.Letter.Reason != event.Code(s.Reason) || s.Limit > 0 && n >= s.Limit {
-			return nil
-		}
-		n++
-		return fn(l)
-	})
-}
-
 type dlqListCmd struct {
 	brokerFlags
 	dlqSelection
@@ -47,17 +35,13 @@ type dlqListCmd struct {
 
 // Run lists dead letters.
 func (c *dlqListCmd) Run(ctx context.Context, e *env) error {
-	letters, err := c.open(e)
-	if err != nil {
-		return err
-	}
-	defer letters.Close()
-	replayed, err := letters.Replayed(ctx, c.From)
+	cfg, err := c.config()
 	if err != nil {
 		return err
 	}
 	out := json.NewEncoder(e.stdout)
-	return c.each(ctx, letters, func(l kafka.StoredLetter) error {
+	selection := app.DeadLetters{From: c.From, Reason: event.Code(c.Reason), LettersMax: c.Limit}
+	return app.ReadDeadLetters(ctx, cfg, selection, e.log, func(l kafka.StoredLetter, replayed bool) error {
 		return out.Encode(struct {
 			Number   int64      `json:"number"`
 			Time     time.Time  `json:"time"`
@@ -70,7 +54,7 @@ func (c *dlqListCmd) Run(ctx context.Context, e *env) error {
 			Replayed bool       `json:"replayed"`
 		}{
 			l.Seq, l.At, l.Letter.Reason, l.Letter.Detail, string(l.Letter.Record.Key),
-			l.Letter.Record.Receipt().String(), lastReceipt(&l.Letter), len(l.Letter.Record.Value), replayed(l.Seq),
+			l.Letter.Record.Receipt().String(), lastReceipt(&l.Letter), len(l.Letter.Record.Value), replayed,
 		})
 	})
 }
@@ -95,47 +79,17 @@ type dlqReplayCmd struct {
 
 // Run replays dead letters.
 func (c *dlqReplayCmd) Run(ctx context.Context, e *env) error {
-	letters, err := c.open(e)
-	if err != nil {
-		return err
-	}
-	defer letters.Close()
 	cfg, err := c.config()
 	if err != nil {
 		return err
 	}
-	generations, err := kafka.Generations(ctx, cfg, e.log)
-	if err != nil {
-		return err
-	}
-	if n := len(generations); n > 0 && generations[n-1].Number > cfg.Generation {
-		return kafka.GenerationOver(cfg.Generation, generations[n-1].Number)
-	}
-	topics, err := kafka.FindTopics(ctx, cfg, e.log)
-	if err != nil {
-		return err
-	}
-	cfg.Partitions, cfg.TopicID = topics.Partitions, topics.ID
-	// A later generation may begin while letters are sent.
-	fence, err := kafka.NewFence(cfg, e.log)
-	if err != nil {
-		return err
-	}
-	defer fence.Close()
-	cfg.Producer.Fence = fence
-	producer, err := kafka.NewProducer(cfg, e.log, prometheus.NewRegistry())
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err := closing(ctx, producer.Close); err != nil {
-			e.log.Warn("producer not closed", "error", err)
-		}
-	}()
-	report, err := letters.Replay(ctx, producer, kafka.ReplayOptions{
+	report, err := app.ReplayDeadLetters(ctx, cfg, kafka.ReplayOptions{
 		From: c.From, Reason: event.Code(c.Reason), LimitLetters: c.Limit, Again: c.Again, Overwrite: c.Overwrite,
-	})
-	return errors.Join(err, printReplay(e.stdout, &report))
+	}, e.log)
+	if report == nil {
+		return err
+	}
+	return errors.Join(err, printReplay(e.stdout, report))
 }
 
 // printReplay says what became of the letters, a line for each outcome and reason.
@@ -167,13 +121,4 @@ func printReplay(out io.Writer, report *kafka.ReplayReport) error {
 		err = errors.Join(err, printErr)
 	}
 	return err
-}
-
-// open connects to the dead-letter topic.
-func (f *brokerFlags) open(e *env) (*kafka.DeadLetters, error) {
-	cfg, err := f.config()
-	if err != nil {
-		return nil, err
-	}
-	return kafka.NewDeadLetters(cfg, e.log)
 }

@@ -8,11 +8,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 
+	"github.com/sluicehq/sluice/internal/app"
 	"github.com/sluicehq/sluice/internal/engine"
 )
 
@@ -52,6 +52,11 @@ type env struct {
 	log    *slog.Logger
 	// pprof is where profiles are served, empty for nowhere.
 	pprof string
+}
+
+// process is the configuration that all long-running commands share.
+func (e *env) process(memory *memoryFlags) app.ProcessConfig {
+	return app.ProcessConfig{MemoryLimit: memory.MemoryLimit, ProfilesAddr: e.pprof}
 }
 
 // exit is how kong's help and errors leave run.
@@ -115,19 +120,4 @@ func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
 		panic(fmt.Sprintf("BUG: command line: %v", err))
 	}
 	return parser
-}
-
-type versionCmd struct{}
-
-func (versionCmd) Run(e *env) error {
-	v := version
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if v == "" {
-			v = info.Main.Version
-		}
-		_, err := fmt.Fprintf(e.stdout, "sluice %s, %s, embedded ClickHouse %s\n", v, info.GoVersion, engine.LibraryVersion)
-		return err
-	}
-	_, err := fmt.Fprintf(e.stdout, "sluice %s\n", v)
-	return err
 }

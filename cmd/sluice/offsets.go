@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/sluicehq/sluice/internal/app"
 	"github.com/sluicehq/sluice/internal/kafka"
 )
 
@@ -38,10 +39,7 @@ func (f *brokerFlags) offsets(ctx context.Context, e *env) (
 	if cfg, err = f.config(); err != nil {
 		return cfg, info, nil, err
 	}
-	if info, err = kafka.FindTopics(ctx, cfg, e.log); err != nil {
-		return cfg, info, nil, err
-	}
-	partitions, err = kafka.Offsets(ctx, cfg, e.log)
+	info, partitions, err = app.Offsets(ctx, cfg, e.log)
 	return cfg, info, partitions, err
 }
 
@@ -88,28 +86,15 @@ func (c *offsetsRewindCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	to := make(map[int32]int64)
-	if c.All {
-		var errs []error
-		for _, p := range partitions {
-			if next := max(p.Committed, 0); next < p.First && !c.AcceptLoss {
-				errs = append(errs, fmt.Errorf("topic %s partition %d: records %d to %d are gone and were not applied; --accept-loss goes on without them",
-					info.Topic, p.Partition, next, p.First-1))
-			}
-			to[p.Partition] = p.First
-		}
-		if err := errors.Join(errs...); err != nil {
+	var to map[int32]int64 // all
+	if !c.All {
+		if to, err = c.read(info); err != nil {
 			return err
 		}
-	} else if to, err = c.read(info); err != nil {
-		return err
 	}
-	if err := kafka.Rewind(ctx, cfg, to, c.AcceptLoss, e.log); err != nil {
+	records, err := app.Rewind(ctx, cfg, app.RewindOptions{Topic: info, Partitions: partitions, To: to, AcceptLoss: c.AcceptLoss}, e.log)
+	if err != nil {
 		return err
-	}
-	var records int64
-	for _, p := range partitions {
-		records += p.End - to[p.Partition]
 	}
 	_, err = fmt.Fprintf(e.stdout, "%d records of %s will be applied\n", records, info.Topic)
 	return err

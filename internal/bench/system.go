@@ -1,7 +1,6 @@
 // Package bench measures a whole Sluice: the time of a load until all of it is
 // visible and verified, what it costs, and how that compares with the limits
-// that the machine, Kafka and ClickHouse set. It wires the other packages as
-// cmd does.
+// that the machine, Kafka and ClickHouse set.
 package bench
 
 import (

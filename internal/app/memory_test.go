@@ -1,10 +1,8 @@
-package main
+package app
 
 import (
-	"io"
 	"log/slog"
 	"math"
-	"os"
 	"runtime/debug"
 	"strings"
 	"testing"
@@ -12,6 +10,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
+	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/kafka"
 )
 
@@ -58,8 +57,7 @@ func TestMemoryIsDivided(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			allowed, least := 0, int64(0)
 			check := func(limit int64) {
-				f := memoryFlags{MemoryLimit: byteSize(limit)}
-				m, err := f.divide(tt.has, tt.want)
+				m, err := divide(ByteSize(limit), tt.has, tt.want)
 				if err != nil {
 					if allowed > 0 {
 						t.Fatalf("%d bytes are too little, and %d were enough: %v", limit, least, err)
@@ -88,9 +86,8 @@ func TestMemoryIsDivided(t *testing.T) {
 				t.Fatal("no limit is allowed")
 			}
 			// What the error says is true.
-			f := memoryFlags{MemoryLimit: 1 << 20}
-			_, err := f.divide(tt.has, tt.want)
-			if want := byteSize(least).String(); err == nil || !strings.Contains(err.Error(), "--memory-limit: 1MiB is too little") || !strings.Contains(err.Error(), "needs "+want+" at least") {
+			_, err := divide(1<<20, tt.has, tt.want)
+			if want := ByteSize(least).String(); err == nil || !strings.Contains(err.Error(), "--memory-limit: 1MiB is too little") || !strings.Contains(err.Error(), "needs "+want+" at least") {
 				t.Errorf("error %v, want it to name %s", err, want)
 			}
 		})
@@ -116,9 +113,9 @@ func checkDivided(t *testing.T, m *memory, has roles, want memoryWants) {
 		t.Fatalf("%+v: %v", m, err)
 	}
 	if has.consumer {
-		f := consumerFlags{FlushRecords: 50_000, FlushQuiet: time.Second, FlushBusy: time.Second}
-		m.applyConsumer(&f)
-		cfg := f.config()
+		cfg := consumer.DefaultConfig()
+		cfg.BatchRecordsMax, cfg.FlushDelayQuiet, cfg.FlushDelayBusy = 50_000, time.Second, time.Second
+		m.applyConsumer(&cfg)
 		if err := cfg.Validate(); err != nil {
 			t.Fatalf("%+v: %v", m, err)
 		}
@@ -132,8 +129,7 @@ func checkDivided(t *testing.T, m *memory, has roles, want memoryWants) {
 // The documented default is enough for everything in one process.
 func TestMemoryDefault(t *testing.T) {
 	t.Setenv("GOMEMLIMIT", "")
-	var f memoryFlags
-	m, err := f.divide(roles{api: true, consumer: true, broker: true}, memoryWants{batchItems: api.DefaultBatchItemsMax})
+	m, err := divide(0, roles{api: true, consumer: true, broker: true}, memoryWants{batchItems: api.DefaultBatchItemsMax})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,10 +142,10 @@ func TestMemoryLimit(t *testing.T) {
 	before := debug.SetMemoryLimit(-1)
 	t.Cleanup(func() { debug.SetMemoryLimit(before) })
 	for _, tt := range []struct {
-		flag     byteSize
+		flag     ByteSize
 		variable string
 		runtime  int64 // what the variable has set
-		limit    byteSize
+		limit    ByteSize
 		want     int64 // of the runtime
 	}{
 		{variable: "", runtime: math.MaxInt64, limit: memoryDefault, want: memoryDefault},
@@ -160,8 +156,7 @@ func TestMemoryLimit(t *testing.T) {
 	} {
 		debug.SetMemoryLimit(tt.runtime)
 		t.Setenv("GOMEMLIMIT", tt.variable)
-		f := memoryFlags{MemoryLimit: tt.flag}
-		m, err := f.divide(roles{consumer: true}, memoryWants{})
+		m, err := divide(tt.flag, roles{consumer: true}, memoryWants{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,24 +168,18 @@ func TestMemoryLimit(t *testing.T) {
 }
 
 func TestByteSizes(t *testing.T) {
-	for text, want := range map[string]byteSize{
+	for text, want := range map[string]ByteSize{
 		"0": 0, "1000": 1000, "1000B": 1000, "1KiB": 1 << 10, "448MiB": 448 << 20, "1GiB": 1 << 30, "2TiB": 2 << 40,
 	} {
-		var got byteSize
+		var got ByteSize
 		if err := got.UnmarshalText([]byte(text)); err != nil || got != want {
 			t.Errorf("%q: %d, %v, want %d", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"", "B", "448M", "448Mi", "448MB", "-1", "1.5GiB", "MiB", "9999999TiB", "1 GiB", "x"} {
-		var got byteSize
+		var got ByteSize
 		if err := got.UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q is %d", text, got)
-		}
-	}
-	if os.Getenv("GOMEMLIMIT") == "" { // the flag is read as the program reads it
-		var c cli
-		if _, err := newParser(&c, io.Discard, io.Discard).Parse([]string{"serve", "--memory-limit", "512MiB"}); err != nil || c.Serve.MemoryLimit != 512<<20 {
-			t.Errorf("--memory-limit 512MiB: %d, %v", c.Serve.MemoryLimit, err)
 		}
 	}
 }

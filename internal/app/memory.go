@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
+	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/kafka"
 )
 
@@ -43,11 +44,11 @@ const (
 	connectionsLeast, connectionsMost = 256, 4096
 )
 
-// byteSize is a number of bytes, written as Go writes GOMEMLIMIT.
-type byteSize int64
+// ByteSize is a number of bytes. As text it is written like GOMEMLIMIT: 448MiB.
+type ByteSize int64
 
 // UnmarshalText takes bytes, or a number with a unit: B, KiB, MiB, GiB or TiB.
-func (s *byteSize) UnmarshalText(text []byte) error {
+func (s *ByteSize) UnmarshalText(text []byte) error {
 	number, unit := strings.TrimSuffix(string(text), "B"), int64(1)
 	for i, letter := range []string{"Ki", "Mi", "Gi", "Ti"} {
 		if n, ok := strings.CutSuffix(number, letter); ok && strings.HasSuffix(string(text), "B") {
@@ -58,26 +59,22 @@ func (s *byteSize) UnmarshalText(text []byte) error {
 	if err != nil || n < 0 || n > math.MaxInt64/unit {
 		return errors.New("must be a number of bytes, or one with a unit, such as 448MiB")
 	}
-	*s = byteSize(n * unit)
+	*s = ByteSize(n * unit)
 	return nil
 }
 
-func (s byteSize) String() string {
+// String writes mebibytes, such as 448MiB.
+func (s ByteSize) String() string {
 	if s%mib == 0 {
 		return strconv.FormatInt(int64(s/mib), 10) + "MiB"
 	}
 	return strconv.FormatFloat(float64(s)/mib, 'f', 1, 64) + "MiB"
 }
 
-// memoryFlags say how much memory a process may take.
-type memoryFlags struct {
-	MemoryLimit byteSize `help:"Most memory of Go's runtime, such as 448MiB: connections, bodies, answers, buffers, batches and caches get shares of it. 0: GOMEMLIMIT, or 448MiB without it." default:"0" group:"memory"`
-}
-
 // memory is how the memory of a process is divided: the bounds of its parts,
 // which fit into the limit together, with what Go's collector needs.
 type memory struct {
-	limit byteSize
+	limit ByteSize
 	// goLimit is the limit to set for Go's runtime; 0 leaves it as it is.
 	goLimit int64
 
@@ -114,23 +111,24 @@ type share struct {
 }
 
 // limits returns the limit of the process, and of Go's runtime, 0 where that has it.
-func (f *memoryFlags) limits() (limit byteSize, goLimit int64) {
-	if f.MemoryLimit != 0 {
-		return f.MemoryLimit, int64(f.MemoryLimit)
+// A given limit, if it is not 0, is both.
+func limits(given ByteSize) (limit ByteSize, goLimit int64) {
+	if given != 0 {
+		return given, int64(given)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		return memoryDefault, memoryDefault
 	}
 	if set := debug.SetMemoryLimit(-1); set != math.MaxInt64 {
-		return byteSize(set), 0
+		return ByteSize(set), 0
 	}
 	return memoryDefault, 0 // GOMEMLIMIT=off
 }
 
 // divide divides the memory. The error says how much is needed at least.
-func (f *memoryFlags) divide(has roles, want memoryWants) (memory, error) {
+func divide(given ByteSize, has roles, want memoryWants) (memory, error) {
 	var m memory
-	m.limit, m.goLimit = f.limits()
+	m.limit, m.goLimit = limits(given)
 	fixed := int64(processBytes)
 	var parts []share
 	add := func(bytes *int64, unit, least, most, weight int64, given int) {
@@ -170,7 +168,7 @@ func (f *memoryFlags) divide(has roles, want memoryWants) (memory, error) {
 	if free < 0 {
 		least := (int64(m.limit) - int64(m.limit)/collectorShare - free + collectorShare - 2) / (collectorShare - 1) * collectorShare
 		return m, fmt.Errorf("--memory-limit: %s is too little for this process and its settings; it needs %s at least",
-			m.limit, byteSize((least+mib-1)/mib*mib))
+			m.limit, ByteSize((least+mib-1)/mib*mib))
 	}
 	// What one part cannot take goes to the others.
 	for free > 0 {
@@ -211,9 +209,9 @@ func (m *memory) applyKafka(cfg *kafka.Config) {
 	}
 }
 
-func (m *memory) applyConsumer(f *consumerFlags) {
-	f.FlushBytes, f.RecentBytes = int(m.flush), int(m.recent)
-	f.pollBytes = int(m.inflated) + fetchBytes
+func (m *memory) applyConsumer(cfg *consumer.Config) {
+	cfg.BatchBytesMax, cfg.RecentBytesMax = int(m.flush), int(m.recent)
+	cfg.PollBytesMax = int(m.inflated) + fetchBytes
 }
 
 // set sets the limit of Go's runtime, from which on it collects garbage before
@@ -230,7 +228,7 @@ func (m *memory) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.String("limit", m.limit.String())}
 	add := func(name string, bytes int64) {
 		if bytes > 0 {
-			attrs = append(attrs, slog.String(name, byteSize(bytes).String()))
+			attrs = append(attrs, slog.String(name, ByteSize(bytes).String()))
 		}
 	}
 	if m.connections > 0 {

@@ -9,13 +9,18 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/api"
+	"github.com/sluicehq/sluice/internal/app"
 	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/consumer"
-	"github.com/sluicehq/sluice/internal/fault"
 	"github.com/sluicehq/sluice/internal/kafka"
 )
+
+// memoryFlags say how much memory a process may take.
+type memoryFlags struct {
+	MemoryLimit app.ByteSize `help:"Most memory of Go's runtime, such as 448MiB: connections, bodies, answers, buffers, batches and caches get shares of it. 0: GOMEMLIMIT, or 448MiB without it." default:"0" group:"memory"`
+}
 
 // httpFlags are those of a process that serves the API.
 type httpFlags struct {
@@ -30,10 +35,13 @@ type httpFlags struct {
 	AckTimeout    time.Duration `help:"Longest wait for the broker's acknowledgement, before 503: so that it comes within 5 s." default:"4500ms" group:"http"`
 }
 
-func (f *httpFlags) config() (api.Config, error) {
-	cfg := api.Config{
-		Addr: f.Listen, Insecure: f.Insecure, EventNames: f.EventNames, EventNamesMax: f.EventNamesMax,
-		BatchItemsMax: f.BatchItems, CORSOrigins: f.CORSOrigins, Now: fault.Now,
+func (f *httpFlags) config() (app.APIConfig, error) {
+	cfg := app.APIConfig{
+		Config: api.Config{
+			Addr: f.Listen, Insecure: f.Insecure, EventNames: f.EventNames, EventNamesMax: f.EventNamesMax,
+			BatchItemsMax: f.BatchItems, ConnectionsMax: f.Connections, CORSOrigins: f.CORSOrigins,
+		},
+		KeysFile: f.APIKeys, AckTimeout: f.AckTimeout,
 	}
 	err := api.CheckBind(f.Listen, f.APIKeys != "", f.Insecure)
 	if originErr := api.CheckOrigins(f.CORSOrigins, f.APIKeys != ""); originErr != nil {
@@ -207,8 +215,6 @@ type consumerFlags struct {
 	RecentBytes      int           `help:"Memory for recent rows, which updates then need not read. 0: as --memory-limit allows." default:"0" group:"consumer"`
 	WriteConnections int           `help:"Most connections to ClickHouse for inserts and look-ups. 0: pool_size of the URL, or 8." default:"0" group:"clickhouse"`
 	EraseAfter       time.Duration `help:"How long the content of a deleted event may be on ClickHouse's disk, before its month is merged whole for it: each month at most once in that time. 0: leave it to ClickHouse's own merges." default:"168h" group:"consumer"`
-	// pollBytes is the most of one answer of the source, as --memory-limit divides it.
-	pollBytes int
 }
 
 // checkConsumer checks what [consumer.Config] does not have.
@@ -229,10 +235,10 @@ func (f *consumerFlags) applyWriter(cfg *clickhouse.Config) {
 	}
 }
 
-func (f *consumerFlags) config() consumer.Config {
-	cfg := consumer.DefaultConfig()
+func (f *consumerFlags) config() app.ConsumerConfig {
+	cfg := app.ConsumerConfig{Config: consumer.DefaultConfig(), EraseAfter: f.EraseAfter}
 	cfg.BatchRecordsMax, cfg.BatchBytesMax = f.FlushRecords, f.FlushBytes
-	cfg.RecentBytesMax, cfg.PollBytesMax = f.RecentBytes, f.pollBytes
+	cfg.RecentBytesMax = f.RecentBytes
 	cfg.FlushDelayQuiet, cfg.FlushDelayBusy = f.FlushQuiet, f.FlushBusy
 	return cfg
 }
@@ -249,4 +255,48 @@ func (f *clickhouseFlags) required() error {
 		return errors.New("--clickhouse-url is required")
 	}
 	return nil
+}
+
+// remote is where Kafka and ClickHouse are, for a process that embeds nothing.
+func remote(k *kafkaFlags, c *clickhouseFlags) (kafka.Config, clickhouse.Config, error) {
+	if err := errors.Join(k.required(), c.required()); err != nil {
+		return kafka.Config{}, clickhouse.Config{}, err
+	}
+	kafkaCfg, err := k.config()
+	if err != nil {
+		return kafkaCfg, clickhouse.Config{}, err
+	}
+	clickhouseCfg, err := c.config()
+	return kafkaCfg, clickhouseCfg, err
+}
+
+// embeddedFlags are those of the broker and the database that sluice brings along.
+type embeddedFlags struct {
+	DataDir          string `help:"Where the embedded broker and database keep their data." default:"./sluice-data" placeholder:"DIR" group:"embedded"`
+	Libchdb          string `help:"ClickHouse's library. Default: where make engine put it." placeholder:"FILE" type:"path" group:"embedded"`
+	ClickhouseMemory int64  `help:"Most memory of the embedded database, in bytes; 0 for half of the machine's." default:"0" group:"embedded"`
+	BrokerPort       int    `help:"Port of the embedded broker, for the other commands; 0 for any that is free." default:"0" group:"embedded"`
+}
+
+func (f *embeddedFlags) config() app.EmbeddedConfig {
+	return app.EmbeddedConfig{Dir: f.DataDir, Library: f.Libchdb, ClickHouseBytesMax: f.ClickhouseMemory, BrokerPort: f.BrokerPort}
+}
+
+// brokerFlags find the broker of a running pipeline.
+type brokerFlags struct {
+	kafkaFlags
+	DataDir string `help:"Where a running \"sluice serve\" keeps its data; its embedded broker is used where no other is given." default:"./sluice-data" placeholder:"DIR" group:"embedded"`
+}
+
+func (f *brokerFlags) config() (kafka.Config, error) {
+	cfg, err := f.kafkaFlags.config()
+	if err != nil || len(cfg.Brokers) > 0 {
+		return cfg, err
+	}
+	addr, err := app.EmbeddedBroker(f.DataDir)
+	if err != nil {
+		return cfg, fmt.Errorf("--kafka-brokers is required, as no pipeline runs on --data-dir: %w", err)
+	}
+	cfg.Brokers = []string{addr}
+	return cfg, nil
 }
