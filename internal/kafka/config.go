@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -188,36 +189,29 @@ type WatcherConfig struct {
 
 // WithDefaults returns the config with every default filled in.
 func (c Config) WithDefaults() Config {
-	def(&c.ClientID, "sluice")
-	def(&c.TopicPrefix, "sluice.events")
-	def(&c.Generation, 1)
-	def(&c.PartitionsNew, 12)
-	def(&c.Retention, 7*24*time.Hour)
-	def(&c.DeadLetterRetention, 30*24*time.Hour)
-	def(&c.Group, "sluice")
-	def(&c.DialTimeout, 5*time.Second)
-	def(&c.Producer.AckTimeout, 4500*time.Millisecond)
-	def(&c.Producer.BufferBytesMax, 128<<20)
-	def(&c.Producer.BufferRecordsMax, 1<<18)
-	def(&c.Producer.Linger, time.Millisecond)
-	def(&c.Producer.BatchBytesMax, topicBytesMax)
-	def(&c.Producer.Compression, CompressionSnappy)
-	def(&c.Consumer.FetchBytesMax, 4<<20)
-	def(&c.Consumer.PartitionBytesMax, 1<<20)
-	def(&c.Consumer.InflatedBytesMax, 16<<20)
-	def(&c.Consumer.RebalanceTimeout, time.Minute)
-	def(&c.Consumer.SessionTimeout, 45*time.Second)
-	def(&c.Watcher.PollInterval, 15*time.Millisecond)
-	def(&c.Watcher.PollIntervalMax, max(250*time.Millisecond, c.Watcher.PollInterval))
-	def(&c.Watcher.RefusedMax, 1<<16)
+	c.ClientID = cmp.Or(c.ClientID, "sluice")
+	c.TopicPrefix = cmp.Or(c.TopicPrefix, "sluice.events")
+	c.Generation = cmp.Or(c.Generation, 1)
+	c.PartitionsNew = cmp.Or(c.PartitionsNew, 12)
+	c.Retention = cmp.Or(c.Retention, 7*24*time.Hour)
+	c.DeadLetterRetention = cmp.Or(c.DeadLetterRetention, 30*24*time.Hour)
+	c.Group = cmp.Or(c.Group, "sluice")
+	c.DialTimeout = cmp.Or(c.DialTimeout, 5*time.Second)
+	c.Producer.AckTimeout = cmp.Or(c.Producer.AckTimeout, 4500*time.Millisecond)
+	c.Producer.BufferBytesMax = cmp.Or(c.Producer.BufferBytesMax, 128<<20)
+	c.Producer.BufferRecordsMax = cmp.Or(c.Producer.BufferRecordsMax, 1<<18)
+	c.Producer.Linger = cmp.Or(c.Producer.Linger, time.Millisecond)
+	c.Producer.BatchBytesMax = cmp.Or(c.Producer.BatchBytesMax, topicBytesMax)
+	c.Producer.Compression = cmp.Or(c.Producer.Compression, CompressionSnappy)
+	c.Consumer.FetchBytesMax = cmp.Or(c.Consumer.FetchBytesMax, 4<<20)
+	c.Consumer.PartitionBytesMax = cmp.Or(c.Consumer.PartitionBytesMax, 1<<20)
+	c.Consumer.InflatedBytesMax = cmp.Or(c.Consumer.InflatedBytesMax, 16<<20)
+	c.Consumer.RebalanceTimeout = cmp.Or(c.Consumer.RebalanceTimeout, time.Minute)
+	c.Consumer.SessionTimeout = cmp.Or(c.Consumer.SessionTimeout, 45*time.Second)
+	c.Watcher.PollInterval = cmp.Or(c.Watcher.PollInterval, 15*time.Millisecond)
+	c.Watcher.PollIntervalMax = cmp.Or(c.Watcher.PollIntervalMax, max(250*time.Millisecond, c.Watcher.PollInterval))
+	c.Watcher.RefusedMax = cmp.Or(c.Watcher.RefusedMax, 1<<16)
 	return c
-}
-
-func def[T comparable](p *T, value T) {
-	var zero T
-	if *p == zero {
-		*p = value
-	}
 }
 
 // EventsTopic is the name of the topic of writes.

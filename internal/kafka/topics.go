@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,7 @@ type topicSpec struct {
 // topicSpecs are those of the events and the dead letters.
 func (c *Config) topicSpecs() (events, letters topicSpec) {
 	events = topicSpec{c.EventsTopic(), c.Partitions, c.Partitions, c.Retention, topicBytesMax}
-	def(&events.partitionsNew, c.PartitionsNew)
+	events.partitionsNew = cmp.Or(events.partitionsNew, c.PartitionsNew)
 	return events, topicSpec{c.DeadLetterTopic(), 1, 1, c.DeadLetterRetention, deadLetterBytesMax}
 }
 
