@@ -1,5 +1,6 @@
-// Package kafkatest starts Apache Kafka for tests: a KRaft cluster of real
-// brokers, from the jars that scripts/install-kafka.sh installs.
+// Package kafkatest has what tests of Kafka share: Apache Kafka as a KRaft cluster
+// of real brokers, from the jars that scripts/install-kafka.sh installs; the
+// embedded broker; and clients with topics of their own.
 package kafkatest
 
 import (
