@@ -29,9 +29,6 @@ func (c *Consumer) flush(ctx context.Context, b *batch) error {
 	if err := c.refuse(ctx, b.poison); err != nil {
 		return err
 	}
-	if fault.Planted(fault.CommitFirst) {
-		_ = c.source.Commit(ctx, b.next)
-	}
 	if err := c.apply(ctx, b.items); err != nil {
 		return err
 	}
@@ -88,9 +85,6 @@ func (c *Consumer) apply(ctx context.Context, items []item) error {
 			err := c.store.Insert(ctx, rows)
 			if errors.Is(err, event.ErrRejected) {
 				rejected, err = err, nil
-			}
-			if fault.Planted(fault.InsertErrorSwallowed) {
-				return nil
 			}
 			return err
 		})

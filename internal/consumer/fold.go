@@ -1,10 +1,7 @@
 package consumer
 
 import (
-	"time"
-
 	"github.com/sluicehq/sluice/internal/event"
-	"github.com/sluicehq/sluice/internal/fault"
 	"github.com/sluicehq/sluice/internal/record"
 )
 
@@ -126,9 +123,6 @@ func (f *fold) apply(s *state, w *event.Write, rec *record.Record, afterRefusal 
 // makeVersion is the version of the rows that a write of the class at the
 // position leaves.
 func makeVersion(class event.Class, at event.Position) event.Version {
-	if fault.Planted(fault.ClockVersion) {
-		at = event.Position(time.Now().UnixMilli())
-	}
 	return event.MakeVersion(class, at)
 }
 
@@ -217,9 +211,6 @@ func (f *fold) mergeMetadata(cur *event.Core, w *event.Write, rec *record.Record
 // nothing of the event but its id, and not a caller's own: its alias row says
 // which event it named.
 func (f *fold) delete(s *state, at event.Position) {
-	if fault.Planted(fault.NoTombstone) && at%8 == 0 {
-		return
-	}
 	version := makeVersion(event.ClassDelete, at)
 	tombstone := event.Core{ID: s.id, Version: version, Deleted: true}
 	if s.core == none {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
-	"github.com/sluicehq/sluice/internal/fault"
 )
 
 const (
@@ -47,9 +46,6 @@ func (c *Consumer) takenOver(partition int32) *takenOver {
 
 // forgetPartition forgets all that is held of a partition that is given up.
 func (c *Consumer) forgetPartition(partition int32) {
-	if fault.Planted(fault.StaleCore) {
-		return
-	}
 	c.cache.Drop(partition)
 	delete(c.partitions, partition)
 }

@@ -1,7 +1,6 @@
-// Package fault has the places at which a test build can be killed, and the
-// bugs that it can be given, so that the fault suite can prove that it would
-// notice them. Only a build with the tag "faults" has either; in any other,
-// [Point] and [Planted] compile to nothing.
+// Package fault has the places at which a test build can be killed or stopped, and
+// its clock that jumps. Only a build with the tag "faults" has them; in any other,
+// [Point] does nothing and [Now] is [time.Now].
 package fault
 
 // The points, in the order in which a write passes them.
@@ -41,38 +40,6 @@ func ConsumerPoints() []string {
 // BrokerPoints are passed by the embedded broker.
 func BrokerPoints() []string { return []string{BrokerSynced} }
 
-// Bug is a mistake that others have made.
-type Bug string
-
-// The bugs.
-const (
-	// CommitFirst commits the offsets of a flush before its rows are inserted.
-	CommitFirst Bug = "commit-first"
-	// ClockVersion makes versions from the clock instead of the offset.
-	ClockVersion Bug = "clock-version"
-	// RandomPartition sends a record to any partition, whatever its key.
-	RandomPartition Bug = "random-partition"
-	// NoTombstone forgets the tombstone of some deletes.
-	NoTombstone Bug = "no-tombstone"
-	// InsertErrorSwallowed takes a failed insert for a successful one.
-	InsertErrorSwallowed Bug = "insert-error-swallowed"
-	// ResetToLatest begins at the end of a partition that has no commit.
-	ResetToLatest Bug = "reset-to-latest"
-	// AckFirst acknowledges a write before the brokers have.
-	AckFirst Bug = "ack-first"
-	// StaleCore keeps the rows of partitions that were given up, and applies
-	// updates to them when the partitions come back.
-	StaleCore Bug = "stale-core"
-)
-
-// Bugs are all of them.
-func Bugs() []Bug {
-	return []Bug{
-		CommitFirst, ClockVersion, RandomPartition, NoTombstone,
-		InsertErrorSwallowed, ResetToLatest, AckFirst, StaleCore,
-	}
-}
-
 // The variables that a test build reads.
 const (
 	// PointVariable is a point and the number of the pass at which the process
@@ -82,6 +49,4 @@ const (
 	// ClockVariable is by how much the process's clock jumps and how long after
 	// its start, such as "-24h@2s".
 	ClockVariable = "SLUICE_FAULT_CLOCK"
-	// BugVariable is the bug that the process has.
-	BugVariable = "SLUICE_FAULT_BUG"
 )

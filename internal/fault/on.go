@@ -19,7 +19,6 @@ var plan = planOf(os.Getenv)
 type planned struct {
 	point  at
 	passed atomic.Int64
-	bug    Bug
 	// start is that of the process, from how long after it the clock is wrong
 	// by jump.
 	start      time.Time
@@ -27,7 +26,7 @@ type planned struct {
 }
 
 func planOf(variable func(string) string) *planned {
-	p := &planned{point: pointOf(variable(PointVariable)), bug: Bug(variable(BugVariable)), start: time.Now()}
+	p := &planned{point: pointOf(variable(PointVariable)), start: time.Now()}
 	p.jump, p.from = clockOf(variable(ClockVariable))
 	return p
 }
@@ -68,9 +67,6 @@ func Point(name string) {
 		}
 	}
 }
-
-// Planted reports whether [BugVariable] says that the process has the bug.
-func Planted(b Bug) bool { return b == plan.bug }
 
 // Now is the time of a clock that jumps when [ClockVariable] says.
 func Now() time.Time {

@@ -6,8 +6,6 @@ import (
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-
-	"github.com/sluicehq/sluice/internal/fault"
 )
 
 func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
@@ -54,10 +52,6 @@ func (c *Consumer) starting(ctx context.Context, offsets map[string]map[int32]kg
 		from, _ := first.Lookup(c.topic, p)
 		to, _ := end.Lookup(c.topic, p)
 		next := o.EpochOffset().Offset
-		if next < 0 && fault.Planted(fault.ResetToLatest) {
-			next = to.Offset
-			offsets[c.topic][p] = kgo.NewOffset().At(next)
-		}
 		switch {
 		case next < 0 && from.Offset > 0:
 			err = c.lost(p, "group %q has no commit and the log begins at offset %d, not 0", c.cfg.Group, from.Offset)

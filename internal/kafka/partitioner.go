@@ -2,9 +2,6 @@ package kafka
 
 import (
 	"github.com/twmb/franz-go/pkg/kgo"
-	"math/rand/v2"
-
-	"github.com/sluicehq/sluice/internal/fault"
 )
 
 // pinned chooses among the partitions that the topic had when it was created. If
@@ -28,8 +25,5 @@ type pinnedTopic struct {
 func (pinnedTopic) RequiresConsistency(*kgo.Record) bool { return true }
 
 func (p pinnedTopic) Partition(r *kgo.Record, _ int) int {
-	if fault.Planted(fault.RandomPartition) {
-		return rand.IntN(p.partitions) //nolint:gosec // not for secrets
-	}
 	return p.TopicPartitioner.Partition(r, p.partitions)
 }

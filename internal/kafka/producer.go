@@ -14,7 +14,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicehq/sluice/internal/event"
-	"github.com/sluicehq/sluice/internal/fault"
 	"github.com/sluicehq/sluice/internal/record"
 )
 
@@ -81,7 +80,8 @@ func NewProducer(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Prod
 // records get to the brokers, except for timeouts. The configuration must have
 // its defaults filled in and name the partitions.
 func ProducerOptions(cfg *Config) []kgo.Opt {
-	return append(acks(),
+	return []kgo.Opt{
+		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.DefaultProduceTopic(cfg.EventsTopic()),
 		kgo.RecordPartitioner(pinned{kgo.StickyKeyPartitioner(nil), cfg.Partitions}),
 		kgo.ProducerLinger(max(0, cfg.Producer.Linger)),
@@ -89,16 +89,8 @@ func ProducerOptions(cfg *Config) []kgo.Opt {
 		kgo.ProducerBatchCompression(codec(cfg.Producer.Compression)),
 		// Produce has reserved its share of the buffer before. The client's own limits
 		// count differently and must not apply first.
-		kgo.MaxBufferedRecords(2*cfg.Producer.BufferRecordsMax),
-	)
-}
-
-// acks returns the options that say which brokers a write waits for.
-func acks() []kgo.Opt {
-	if fault.Planted(fault.AckFirst) {
-		return []kgo.Opt{kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite()}
+		kgo.MaxBufferedRecords(2 * cfg.Producer.BufferRecordsMax),
 	}
-	return []kgo.Opt{kgo.RequiredAcks(kgo.AllISRAcks())}
 }
 
 func (p *Producer) newMetrics(reg prometheus.Registerer) *producerMetrics {

@@ -11,7 +11,7 @@ import (
 )
 
 // buildTags are those of the program that the tests run: it can be killed at
-// the points of package fault, and be given its bugs.
+// the points of package fault.
 const buildTags = "faults"
 
 // size is how much of the fault suite is run.

@@ -3,9 +3,9 @@
 package e2e_test
 
 import (
-	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -18,24 +18,34 @@ import (
 // certain.
 const treatments = 5
 
-// TestFaultPlanted gives Sluice each of the bugs of package fault, treats it as
-// roughly as it treats one without any, and wants the checker to notice.
+// TestFaultPlanted builds Sluice with each of the bugs, treats it as roughly as it
+// treats one without any, and wants the checker to notice.
 func TestFaultPlanted(t *testing.T) {
 	t.Parallel()
 	random := newRandom(t)
-	for _, bug := range append([]fault.Bug{""}, fault.Bugs()...) {
+	t.Run("none", func(t *testing.T) {
 		own := rand.New(rand.NewPCG(random.Uint64(), 0))
-		t.Run(cmp.Or(string(bug), "none"), func(t *testing.T) {
+		t.Parallel()
+		if err := newSharedSystem(t).treatRoughly(t, own); err != nil {
+			t.Errorf("without a bug: %v", err)
+		}
+	})
+	for _, m := range plantedBugs() {
+		own := rand.New(rand.NewPCG(random.Uint64(), 0))
+		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			if bug == "" {
-				if err := newSharedSystem(t).treatRoughly(t, own); err != nil {
-					t.Errorf("without a bug: %v", err)
-				}
-				return
+			dir := t.TempDir()
+			overlay, err := m.overlay(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			binary := filepath.Join(dir, "sluice")
+			if err := goBuild(binary, "-overlay", overlay); err != nil {
+				t.Fatal(err)
 			}
 			for i := range treatments {
 				s := newSharedSystem(t)
-				s.env = []string{fault.BugVariable + "=" + string(bug)}
+				s.binary = binary
 				err := s.treatRoughly(t, own)
 				if err != nil {
 					t.Logf("noticed by treatment %d: %.600s", i+1, err)
