@@ -100,6 +100,7 @@ func (q Quantiles) MarshalJSON() ([]byte, error) {
 // A Group is a field by which latencies are grouped.
 type Group string
 
+// The groups of [Client.Latency].
 const (
 	ByConversation Group = "conversation"
 	ByEventName    Group = "event_name"
@@ -144,6 +145,7 @@ func (c *Client) Latency(ctx context.Context, q LatencyQuery, opts ...ReadOption
 // An Order is the count by which conversations are ranked, the highest first.
 type Order string
 
+// The orders of [Client.Conversations].
 const (
 	OrderByErrorRate Order = "error_rate"
 	OrderByErrors    Order = "errors"

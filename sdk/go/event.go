@@ -9,6 +9,7 @@ import (
 // Op is the kind of a write.
 type Op string
 
+// The operations of writes.
 const (
 	OpCreate Op = "create"
 	OpUpdate Op = "update"
@@ -74,6 +75,7 @@ type Fields struct {
 // FieldSet is a set of fields that an update can clear.
 type FieldSet uint8
 
+// The fields that an update can clear.
 const (
 	ClearConversationMetadata FieldSet = 1 << iota
 	ClearError
