@@ -89,8 +89,8 @@ func (f *readerFlags) analyticsQueries() int {
 	return max(2, runtime.GOMAXPROCS(0))
 }
 
-// queryGrace is how much longer the API waits for the database than that may
-// work on a read, so that the database says why there is no answer.
+// queryGrace is how much longer the API waits than the database may work on a
+// read, so that the caller gets the database's error and not a bare timeout.
 const queryGrace = 10 * time.Second
 
 // applyAdmission puts the flags into cfg.
@@ -116,7 +116,7 @@ type kafkaFlags struct {
 	KafkaBrokers      []string      `help:"Seed brokers, host:port each." placeholder:"HOST:PORT,..." group:"kafka"`
 	KafkaTopic        string        `help:"Begin of the topics' names: NAME.g1 for events, NAME.dlq for dead letters." default:"sluice.events" group:"kafka"`
 	KafkaGeneration   int           `help:"Generation of the events topic. A new one starts a new topic, once the old one is drained." default:"1" group:"kafka"`
-	KafkaPartitions   int           `help:"Partitions of the events topic. Fixed once the topic exists: the order of an event's writes hangs on it. 0: what it has; of a new one 12, or 1 on the embedded broker." default:"0" group:"kafka"`
+	KafkaPartitions   int           `help:"Partitions of the events topic. Fixed once the topic exists: the order of an event's writes depends on it. 0: what it has; of a new one 12, or 1 on the embedded broker." default:"0" group:"kafka"`
 	KafkaReplicas     int           `help:"Replicas of new topics. 0: 3 where there are three brokers, else 1." default:"0" group:"kafka"`
 	KafkaRetention    time.Duration `help:"How long the events topic keeps records; deleted contents are in it for as long." default:"168h" group:"kafka"`
 	KafkaGroup        string        `help:"Consumer group." default:"sluice" group:"kafka"`

@@ -153,7 +153,7 @@ type wait struct {
 	// preferred says that the request prefers to wait at all.
 	preferred bool
 	most      time.Duration
-	// mark is the place from which on the applied offsets are of interest.
+	// mark is [Applied.Mark] before the writes: their refusals come after it.
 	mark int64
 }
 

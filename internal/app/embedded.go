@@ -14,9 +14,8 @@ import (
 	"github.com/sluicehq/sluice/internal/kafka/broker"
 )
 
-// EmbeddedConfig says how the broker and the database run that a process brings
-// along. This file alone knows whether they are used; everything else gets their
-// addresses.
+// EmbeddedConfig says how the embedded broker and database run. Package app alone
+// knows whether they are used. The other packages get addresses, whatever is there.
 type EmbeddedConfig struct {
 	// Dir is where both keep their data. Required.
 	Dir string

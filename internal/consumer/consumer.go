@@ -6,7 +6,7 @@
 // into batches, however often any part of it is replayed, and by whom:
 //
 //   - The first create of an id wins whole. Every create leaves rows whose
-//     versions rank the earlier one higher, without looking anything up.
+//     versions rank the earlier one higher, without a look-up of the other.
 //   - An update applies to an event whose winning create is earlier in the log,
 //     which its core row says; otherwise it is refused, now and by any replay.
 //   - A delete is final: its tombstones outrank all else.
@@ -44,7 +44,7 @@ type Source interface {
 type Store interface {
 	// Cores returns the newest core row of each of the events that has one.
 	Cores(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error)
-	// CoreStates is Cores with only ID, Alias, Created, Version and Deleted.
+	// CoreStates is Cores with only ID, Created, Version and Deleted.
 	CoreStates(ctx context.Context, ids []event.ID) (map[event.ID]event.Core, error)
 	// Aliases returns the newest row of each of the aliases that has one.
 	Aliases(ctx context.Context, aliases []string) (map[string]event.AliasRow, error)
@@ -55,7 +55,7 @@ type Store interface {
 	// window without an end has an untilMicros of 0. The error wraps
 	// [event.ErrTooExpensive] where the answer would take too much.
 	Occupancy(ctx context.Context, sinceMicros, untilMicros int64) (event.Occupancy, error)
-	// Insert writes the rows: aliases, then contents and embeddings, then cores.
+	// Insert writes the rows. When the core rows can be read, so can the others.
 	Insert(ctx context.Context, rows *event.Rows) error
 }
 

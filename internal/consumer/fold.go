@@ -15,7 +15,7 @@ type state struct {
 	// baseLoaded says that base is the event's core row before this batch, or none
 	// where there was no row. Before it is set, the database may have a row.
 	baseLoaded bool
-	// basePartial says that the base row has only alias, created, version and deleted.
+	// basePartial says that the base row has only the fields of [Store.CoreStates].
 	basePartial bool
 	// baseIrrelevant says that a write of this batch makes the base row irrelevant to
 	// the writes after it.
@@ -173,9 +173,8 @@ func (f *fold) update(s *state, w *event.Write, rec *record.Record) {
 		return
 	}
 	version := makeVersion(event.ClassUpdate, at)
-	// A row of this version or a higher one has the update in it already. So what is
-	// left of the fields that it does not bring, and what a merge patch is applied
-	// to, is always what the log says before this very update, in a replay too.
+	// A row of this version or a higher one includes the update already, and is left
+	// as it is. Any other row is the state just before the update, in a replay too.
 	isNews := cur.Version < version
 	if isNews && w.MergeMetadata {
 		w = f.mergeMetadata(cur, w, rec)

@@ -224,9 +224,10 @@ func (r *Cache) SetOccupancy(partition int32, o event.Occupancy) {
 	r.rowsOf(partition).absent = newAbsent(o)
 }
 
-// Absent reports whether the event is known to have no core row, but for one that
-// the cache holds: ask [Cache.Core] first. Before [Cache.SetOccupancy] no id is
-// known to be absent.
+// Absent reports whether the database certainly has no core row of the event that
+// this cache does not hold. Call it after [Cache.Core] found nothing. False means
+// that it is not known, as it is of every id before [Cache.SetOccupancy]. A wrong
+// true would have an update of an existing event refused.
 func (r *Cache) Absent(partition int32, id event.ID) bool {
 	p := r.partitions[partition]
 	return p != nil && p.absent.contains(id)
