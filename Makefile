@@ -48,12 +48,14 @@ prometheus: ## build Prometheus, for make monitoring
 # slows what they measure.
 MEASURES := /internal/bench$$
 
+# What test and tools test is in other modules, whose changes go test does not see:
+# their results are never taken from its cache.
 test: engine kafka sdk ## every test, with the race detector, on real engines
 	@scripts/install-tools.sh gcc curl
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -vE '$(MEASURES)')
+	CGO_ENABLED=1 SLUICE_TEST_SDK=1 $(GO) test -race -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -vE '$(MEASURES)')
 	$(GO) test -timeout 20m $(TESTFLAGS) $$($(GO) list ./... | grep -E '$(MEASURES)')
-	cd test && CGO_ENABLED=1 SLUICE_TEST_SDK=1 $(GO) test -race -timeout 20m $(TESTFLAGS) ./...
-	cd tools && $(GO) test -timeout 20m $(TESTFLAGS) ./...
+	cd test && CGO_ENABLED=1 SLUICE_TEST_SDK=1 $(GO) test -race -count=1 -timeout 20m $(TESTFLAGS) ./...
+	cd tools && $(GO) test -count=1 -timeout 20m $(TESTFLAGS) ./...
 
 sdk: ## build, lint and test the client libraries; make test has them work with a server
 	@scripts/install-tools.sh gcc npm python3 python3-venv chromium
@@ -85,7 +87,7 @@ fuzz: engine ## every fuzz target, at once
 	@scripts/fuzz.sh $(FUZZTIME)
 
 e2e: engine kafka ## the end-to-end tests alone, on the whole corpus with DATA=DIR
-	cd test && SLUICE_DATA=$(abspath $(DATA)) $(GO) test -timeout 30m -v $(TESTFLAGS) ./e2e
+	cd test && SLUICE_DATA=$(abspath $(DATA)) $(GO) test -count=1 -timeout 30m -v $(TESTFLAGS) ./e2e
 
 monitoring: engine prometheus ## dashboard and alerts, run by a real Prometheus on a Sluice under load
 	cd test && SLUICE_TEST_PROMETHEUS=1 $(GO) test -count=1 -timeout 10m -run '^Test(Dashboard|Alerts|Monitoring)' -v $(TESTFLAGS) ./e2e

@@ -40,7 +40,7 @@ func TestFaultPlanted(t *testing.T) {
 				t.Fatal(err)
 			}
 			binary := filepath.Join(dir, "sluice")
-			if err := goBuild(binary, "-overlay", overlay); err != nil {
+			if err := build(binary, "-overlay", overlay); err != nil {
 				t.Fatal(err)
 			}
 			for i := range treatments {

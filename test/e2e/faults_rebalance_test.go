@@ -206,7 +206,7 @@ func buildBefore(t *testing.T) string {
 	if err := os.WriteFile(file, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := goBuild(binary, "-overlay", file); err != nil {
+	if err := build(binary, "-overlay", file); err != nil {
 		t.Fatal(err)
 	}
 	return binary

@@ -1,9 +1,7 @@
 package e2e_test
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,21 +44,9 @@ func runTests(m *testing.M) int {
 // atEnd is called when all tests have ended, in reverse.
 var atEnd []func()
 
-// build makes the binary. It also looks at every directory
-// of its source: go test then knows that a cached result depends on them.
-func build(target string) error {
-	for _, dir := range []string{"cmd", "internal", "sdk", "web"} {
-		err := filepath.WalkDir(filepath.Join("..", "..", dir), func(string, fs.DirEntry, error) error { return nil })
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("walk %s: %w", dir, err)
-		}
-	}
-	return goBuild(target)
-}
-
-// goBuild builds the binary with the tests' tags, and with the race detector
+// build builds the binary with the tests' tags, and with the race detector
 // where the tests have it.
-func goBuild(target string, flags ...string) error {
+func build(target string, flags ...string) error {
 	cgo := "CGO_ENABLED=0"
 	if raceDetector {
 		flags, cgo = append(flags, "-race"), "CGO_ENABLED=1"

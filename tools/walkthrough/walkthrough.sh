@@ -3,7 +3,7 @@
 #
 #   walkthrough.sh DIR      from DIR/script: DIR/walkthrough.cast, .svg, .mp4 and .srt
 #
-# It needs bin/sluice and bin/walkthrough-servers, and what "make walkthrough" installs. The renderer's
+# It needs bin/sluice, bin/sluice-bench and bin/walkthrough-servers, and what "make walkthrough" installs. The renderer's
 # packages are installed in the user's cache directory. Nothing in DIR changes when a step fails.
 set -eu
 

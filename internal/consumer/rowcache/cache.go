@@ -42,8 +42,8 @@ type Cache struct {
 	bytesMax   int
 	chunkBytes int
 	partitions map[int32]*partitionRows
-	// chunks are in the order of their age, the oldest first, whose partition is
-	// first. The last one is being filled.
+	// chunks are in the order of their age. The oldest has the number first, and the
+	// last one is being filled.
 	chunks []*chunk
 	first  uint8
 	texts  interner
