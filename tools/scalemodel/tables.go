@@ -8,8 +8,8 @@ import (
 
 // What an event costs. Bytes were measured by -measure, on 111,878 different
 // events of text and on 100,000 with embeddings; those of the log as said in
-// commit c35f898 and in docs/operations.md; the rest is of docs/benchmarks/report-slow.md
-// and scale.md: 2 cores that also ran the load.
+// commit c35f898 and in docs/operations.md; the rest is of the slow day of
+// docs/benchmarks and of scale.md: 2 cores that also ran the load.
 const (
 	bodyText, bodyVectors     = 449.0, 4592.0 // a create's JSON, embeddings as base64
 	recordText, recordVectors = 153.0, 3091.0 // in the log, by snappy
