@@ -13,12 +13,12 @@ import (
 )
 
 const (
-	// readFactor is how much memory a read takes, at most, for each byte of its
-	// result: the block as it was sent, and what is made of it.
+	// readFactor is the most memory that a read takes for each byte of its result:
+	// the block that the database sent, and the events made of it.
 	readFactor = 2
-	// sendBytes is what a piece of an answer takes on its way.
+	// sendBytes is the memory of a piece of an answer that is being sent.
 	sendBytes = 2 * event.JSONPieceBytes
-	// eventBytesFirst is what a read of one event may take at first.
+	// eventBytesFirst is the memory that the first try to read an event may take.
 	eventBytesFirst = 128 << 10
 	// pageBytesFirst is the same for the first part of a page. pageBytesMost is
 	// what a part grows to for a reader that takes it fast, and pageBytesLeast what
@@ -26,18 +26,18 @@ const (
 	pageBytesFirst = 1 << 20
 	pageBytesMost  = 2 << 20
 	pageBytesLeast = 128 << 10
-	// eventBytesGuess is what an event is taken for before any was read.
+	// eventBytesGuess is the assumed size of an event before one was read.
 	eventBytesGuess = 4 << 10
-	// partTime is how long a reader should be busy with a part of a page. The
-	// part is in memory for as long.
+	// partTime is how long a reader should be busy with a part of a page. The part
+	// stays in memory for that time.
 	partTime = 2 * time.Second
-	// largeTries bounds how often a read is tried anew because its event turned
-	// out to be larger.
+	// largeTries bounds how often an event is read again because it was larger than
+	// the memory of the try before.
 	largeTries = 4
 )
 
-// errGone is why an answer is broken off whose reader has gone, or takes it
-// slower than Config.AnswerBytesPerSecondMin.
+// errGone breaks an answer off: its reader has gone, or reads slower than
+// Config.AnswerBytesPerSecondMin.
 var errGone = errors.New("the reader has gone or is too slow")
 
 // errNoRoom says that the memory for answers is used up.
@@ -54,7 +54,7 @@ func (x *exchange) spill(b []byte) ([]byte, error) {
 	return x.out, err
 }
 
-// full sends x.out where that is enough for a piece.
+// full sends x.out if it has grown to a whole piece.
 func (x *exchange) full() error {
 	if len(x.out) < event.JSONPieceBytes {
 		return nil
@@ -62,19 +62,19 @@ func (x *exchange) full() error {
 	return x.send()
 }
 
-// send sends x.out as the next piece of a JSON answer, after the headers if it
-// is the first. The answer may fail after that; then it must be broken off.
+// send sends x.out as the next piece of a JSON answer. The first piece sends the
+// headers too. If the answer fails after that, it must be broken off.
 func (x *exchange) send() error {
 	if x.status == 0 {
 		x.head(http.StatusOK, headerJSON)
 		x.w.WriteHeader(http.StatusOK)
-		// Nothing shows a client of HTTP/1.0 that a piece is not the last one but the
-		// broken JSON.
+		// HTTP/1.0 has no chunks. Only broken JSON shows such a client that the answer
+		// is not whole.
 	}
 	begun := time.Now()
 	x.sent += len(x.out)
-	// The bound is on the average of the whole answer: a steady reader takes its
-	// time by its own buffers, not by our pieces.
+	// The bound is on the average of the whole answer, because a steady reader empties
+	// its own buffers in larger steps than our pieces.
 	due := x.s.cfg.AnswerStallTimeout + time.Duration(float64(x.sent)/float64(x.s.cfg.AnswerBytesPerSecondMin)*float64(time.Second)) - x.sending
 	_ = x.control().SetWriteDeadline(begun.Add(max(due, 0))) // servers without deadlines are those of tests
 	_, err := x.w.Write(x.out)
@@ -93,7 +93,7 @@ func (x *exchange) send() error {
 
 func (x *exchange) control() *http.ResponseController { return http.NewResponseController(x.w) }
 
-// end sends the rest of a JSON answer, or all of it where it is small.
+// end sends the rest of a JSON answer, or the whole answer if it is small.
 func (x *exchange) end() error {
 	if x.status == 0 {
 		x.reply(http.StatusOK, headerJSON)
@@ -102,8 +102,8 @@ func (x *exchange) end() error {
 	return x.send()
 }
 
-// waitFor reserves n bytes for the use until release, or all that there are for
-// it: one request alone may have more.
+// waitFor reserves n bytes of the use's share until release. A request that needs
+// more than the whole share gets the whole share.
 func (x *exchange) waitFor(u body.Use, n int64) error {
 	share := &x.s.budget[u]
 	n = min(n, share.Max())
@@ -114,7 +114,7 @@ func (x *exchange) waitFor(u body.Use, n int64) error {
 	return nil
 }
 
-// keep gives back what x holds for the use beyond n bytes.
+// keep gives back the bytes above n that x holds for the use.
 func (x *exchange) keep(u body.Use, n int64) {
 	if back := x.held[u] - n; back > 0 {
 		x.s.budget[u].Give(back)
@@ -122,9 +122,9 @@ func (x *exchange) keep(u body.Use, n int64) {
 	}
 }
 
-// readEvents calls read with the memory that it may take, and returns what it
-// took. An event that takes more is read again with what it takes. Until x.keep,
-// x holds what was read and what it is sent through.
+// readEvents calls read with a bound of memory, and returns the memory that the
+// events took. If an event takes more, it is read again with a bound that is large
+// enough. x holds the memory of the events, and of sending them, until x.keep.
 func (x *exchange) readEvents(bytesMax int, read func(ctx context.Context, bytesMax int) (bytes int, err error)) error {
 	for try := 1; ; try++ {
 		if err := x.waitFor(body.ForEvents, readFactor*int64(bytesMax)+sendBytes); err != nil {

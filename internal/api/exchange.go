@@ -148,8 +148,8 @@ func (e *endpoint) fail(ctx context.Context, x *exchange, err error) {
 	if e.route.writes {
 		e.s.metrics.refuse(p.code)
 	}
-	// A cause is there for faults of the server's side only. A caller who went
-	// away brings about errors of his own.
+	// Only faults of the server have a cause. A caller that has gone away makes
+	// errors of its own, which are not logged.
 	if p.cause != nil && ctx.Err() == nil {
 		e.s.log.LogAttrs(ctx, slog.LevelError, "request failed",
 			slog.String("request_id", x.requestID()), slog.String("route", e.route.name()), slog.String("code", string(p.code)), slog.Any("error", p.cause))
@@ -157,8 +157,8 @@ func (e *endpoint) fail(ctx context.Context, x *exchange, err error) {
 }
 
 // breakOff ends the connection of an answer that has begun and cannot be
-// finished. The reader sees that it is broken: what came is no valid JSON, and
-// the last chunk is missing.
+// finished. The reader sees it: the JSON is not complete, and the last chunk is
+// missing.
 func (e *endpoint) breakOff(ctx context.Context, x *exchange, err error) {
 	if !errors.Is(err, errGone) && ctx.Err() == nil {
 		e.s.metrics.cut.WithLabelValues("failed").Inc()
@@ -168,8 +168,8 @@ func (e *endpoint) breakOff(ctx context.Context, x *exchange, err error) {
 	panic(http.ErrAbortHandler)
 }
 
-// recover answers a panic of the handler; it must be deferred. What was
-// panicked with is logged only where it cannot hold a payload.
+// recover answers a panic of the handler; it must be deferred. The value of the
+// panic is logged only if it cannot contain a payload.
 func (e *endpoint) recover(ctx context.Context, x *exchange) {
 	v := recover()
 	if v == nil {

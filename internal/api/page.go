@@ -10,11 +10,11 @@ import (
 	"github.com/sluicehq/sluice/internal/query"
 )
 
-// sendPage sends a page of a conversation in parts: each is read from the
+// sendPage sends a page of a conversation in parts. Each part is read from the
 // database, sent, and forgotten before the next one is read, so that a slow
-// reader holds one part. Each part is the truth at its own time, as each page
-// is. A page ends early, with a cursor, where it has taken too long or would
-// take too much, or where there is no memory for its next part.
+// reader holds one part. Each part shows the events as they are when it is read. A
+// page ends early, with a cursor, if it has taken too long, would take too much, or
+// if there is no memory for its next part.
 func (s *Server) sendPage(x *exchange, q query.Conversation) error {
 	begun := time.Now()
 	left := q.LimitEvents
@@ -55,8 +55,8 @@ func (s *Server) sendPage(x *exchange, q query.Conversation) error {
 	}
 }
 
-// readPart reads the next part of a page. A few parts are read at once, so that
-// those that wait for the database hold nothing, and leave it time for others.
+// readPart reads the next part of a page. Only a few parts are read at a time. The
+// others wait before they take memory, and leave the database time for other reads.
 func (s *Server) readPart(x *exchange, q query.Conversation, p pace) (page query.Page, err error) {
 	timer := time.NewTimer(s.cfg.AnswerWait)
 	defer timer.Stop()
@@ -77,8 +77,8 @@ func (s *Server) readPart(x *exchange, q query.Conversation, p pace) (page query
 	return page, err
 }
 
-// endPage ends the JSON of a page, whose next one begins after the event, if
-// there is a next one.
+// endPage ends the JSON of a page. If there is a next page, it begins after the
+// event.
 func (x *exchange) endPage(after *event.ID, conversationID string) error {
 	x.out = append(x.out, `],"next_cursor":`...)
 	if after == nil {
@@ -101,8 +101,8 @@ func (s *Server) firstPace(events int) pace {
 	return pace{pageBytesLeast, min(events, pageBytesLeast/eventBytesGuess)}
 }
 
-// nextPace follows the reader: a part should take it partTime. took is how long
-// the part before took, and left how many events are left.
+// nextPace chooses the size of the next part so that the reader is busy with it
+// for partTime. took is the time of the part before, left the number of events left.
 func (s *Server) nextPace(p pace, took time.Duration, page query.Page, left int) pace {
 	switch {
 	case took < partTime/2 && s.budget[body.ForEvents].Plenty():
@@ -115,8 +115,8 @@ func (s *Server) nextPace(p pace, took time.Duration, page query.Page, left int)
 		p.events = left
 		return p
 	}
-	// The part ended at its bytes. What does not fit is read in vain, so ask for a
-	// little less than what may fit, and for one event at least.
+	// The part was full before it had all events that were asked for. Events that do
+	// not fit are read in vain, so ask for a little less than may fit, at least one.
 	each := page.Bytes / n
 	p.bytes = max(p.bytes, each+each/4)
 	p.events = min(left, max(1, p.bytes/10*9/max(1, each)))

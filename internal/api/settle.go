@@ -13,11 +13,11 @@ import (
 // short the retention is.
 const visibleFor = 23 * time.Hour
 
-// settle waits until the writes are applied and finds out what became of them:
-// failed[i] is why write i had no effect, nil where it had one. Mark is what the
-// log said before they were made. Settled says that this is known of all writes.
-// Otherwise the time ran out, or the log or the database did not tell, and nil
-// says nothing: the writes are accepted all the same.
+// settle waits until the writes are applied, and finds out which of them had an
+// effect. It sets failed[i] to why write i had none. The mark is [Applied.Mark]
+// before the writes were made. If settled is true, writes whose element stays nil
+// had an effect. Otherwise the time ran out, or the log or the database did not
+// tell: nil says nothing then, and the writes are accepted all the same.
 func (s *Server) settle(
 	x *exchange, wait time.Duration, mark int64, receipts []event.Receipt, write func(i int) *event.Write, failed []error,
 ) (settled bool) {
@@ -43,8 +43,8 @@ func (s *Server) settle(
 	return settled
 }
 
-// effects finds out what became of the writes that the consumer applied, by what
-// the database has of their events: see [event.History].
+// effects finds out what became of the writes that the consumer applied. It reads
+// the histories of their events, and sets failed as settle does.
 func (s *Server) effects(
 	ctx context.Context, x *exchange, notRefused bool, receipts []event.Receipt, write func(i int) *event.Write, failed []error,
 ) (settled bool) {
@@ -72,7 +72,8 @@ func (s *Server) effects(
 	for ref, h := range histories {
 		asked[ref].stored = h
 	}
-	// Of what one request did to one event, there may be but one row.
+	// The tables may have one row for several writes of this request to one event, so
+	// the request's own writes are added to what the tables tell.
 	for i, r := range receipts {
 		w := write(i)
 		if p := asked[w.Ref()]; p != nil && failed[i] == nil && notRefused {
@@ -108,14 +109,15 @@ func (s *Server) effects(
 	return settled
 }
 
-// isInDoubt reports whether the write may have had no effect.
+// isInDoubt reports whether the write may have had no effect, so that it has to
+// be looked up.
 func (s *Server) isInDoubt(w *event.Write, notRefused bool) bool {
 	if !notRefused {
 		return true
 	}
 	switch w.Op {
 	case event.OpCreate:
-		// Nobody could name its id before.
+		// The server minted the id of a fresh create, so no other write can have it.
 		return !w.Fresh || s.cfg.Now().Sub(w.ID.Time()) > visibleFor
 	case event.OpUpdate:
 		return true
@@ -124,7 +126,8 @@ func (s *Server) isInDoubt(w *event.Write, notRefused bool) bool {
 	return false
 }
 
-// noEffect is the problem of a write that had none, nil for one that had.
+// noEffect returns the problem that answers a write without effect, or nil if the
+// write had one.
 func noEffect(effect event.Effect, op event.Op) *problem {
 	p := &problem{status: http.StatusConflict, field: "id"}
 	switch effect {

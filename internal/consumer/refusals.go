@@ -26,9 +26,9 @@ const refusalsMax = 1 << 16
 type refusals struct {
 	// at has the latest refused create of each id that is not behind an alias.
 	at map[event.ID]event.Position
-	// more: the database has more of them than at.
+	// more says that the database has refused creates that at does not have.
 	more bool
-	// stale: at has marks of a flush that was broken off.
+	// stale says that at has marks of a flush that was broken off.
 	stale bool
 	// aliases are the aliases that this flush refused.
 	aliases map[string]batchAlias
@@ -40,8 +40,8 @@ func newRefusals() refusals {
 	return refusals{at: make(map[event.ID]event.Position), aliases: make(map[string]batchAlias)}
 }
 
-// begin is called before a flush. What is unsaved then is of one that was broken
-// off, and the next owner of its partition may see it otherwise.
+// begin is called before a flush. Marks that are unsaved then belong to a flush that
+// was broken off, and the next owner of its partition may decide otherwise.
 func (r *refusals) begin() {
 	r.stale = r.stale || len(r.unsaved) > 0
 	r.unsaved = r.unsaved[:0]
@@ -82,8 +82,8 @@ func (c *Consumer) readRefusals(ctx context.Context, items []item) error {
 	return nil
 }
 
-// findRefusals says which creates of minted ids come after, or are, a create of
-// the same id that was refused.
+// findRefusals finds the creates of minted ids that were refused before, and those
+// that come after a refused create of the same id.
 func (c *Consumer) findRefusals(ctx context.Context, items []item) error {
 	r := &c.refused
 	if len(r.at) == 0 && !r.more {
@@ -122,8 +122,8 @@ func (c *Consumer) findRefusals(ctx context.Context, items []item) error {
 }
 
 // markRefused marks the create that the database refused, which was folded alone.
-// Other writes leave nothing that a mark could mend, and neither does a create of
-// an event that there is or was: its rows lose.
+// Other writes need no mark, because their rows do not outrank later creates. A
+// create of an event that exists or existed needs none either: its rows lose.
 func (c *Consumer) markRefused(ctx context.Context, it *item) error {
 	w := &it.write
 	if w.Op != event.OpCreate {
