@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -168,6 +169,13 @@ func (r *receipts) add(results ...result) error {
 		}
 	}
 	return nil
+}
+
+// copy returns the receipts as they are now.
+func (r *receipts) copy() *receipts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &receipts{last: maps.Clone(r.last)}
 }
 
 // waitApplied waits until all writes of the receipts are visible, by the
