@@ -14,6 +14,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/sluicehq/sluice/cmd/internal/commandline"
 	"github.com/sluicehq/sluice/internal/bench"
 	"github.com/sluicehq/sluice/internal/engine"
 )
@@ -29,11 +30,9 @@ func main() {
 	os.Exit(code)
 }
 
-// cli is the command line. Every flag is also read from the environment, as
-// SLUICE_ and its name in capitals with underscores.
+// cli is the command line.
 type cli struct {
-	LogLevel  slog.Level `help:"Lowest level that is logged: debug, info, warn or error." default:"info"`
-	LogFormat string     `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
+	commandline.LogFlags
 
 	Run     runCmd     `cmd:"" default:"withargs" help:"Create, update and delete events, and report the time until all of it is visible and verified."`
 	Readers readersCmd `cmd:"" help:"Measure what readers wait, alone and beside others who ask for much."`
@@ -46,57 +45,18 @@ type env struct {
 	log    *slog.Logger
 }
 
-// exit is how kong's help and errors leave run.
-type exit int
-
-// run runs the command line and returns the process's exit code: 0 when all
-// went well, 1 when the command failed, 2 when the command line is wrong.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case exit:
-			code = int(r)
-		default:
-			panic(r)
-		}
-	}()
+// run runs the command line and returns the process's exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var c cli
-	command, err := newParser(&c, stdout, stderr).Parse(args)
-	if err != nil {
-		fmt.Fprintf(stderr, "sluice-bench: %v\nRun \"sluice-bench --help\" for what there is.\n", err)
-		return 2
-	}
-	options := &slog.HandlerOptions{Level: c.LogLevel}
-	var handler slog.Handler = slog.NewTextHandler(stderr, options)
-	if c.LogFormat == "json" {
-		handler = slog.NewJSONHandler(stderr, options)
-	}
-	command.BindTo(ctx, (*context.Context)(nil))
-	if err := command.Run(&env{stdout: stdout, log: slog.New(handler)}); err != nil {
-		fmt.Fprintf(stderr, "sluice-bench %s: %v\n", command.Command(), err)
-		return 1
-	}
-	return 0
+	return commandline.Run(ctx, newParser(&c, stdout, stderr), args, stderr, func() any {
+		return &env{stdout: stdout, log: c.Logger(stderr)}
+	})
 }
 
-// newParser returns the parser of a command line, which leaves by panicking with
-// an exit code.
 func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
-	parser, err := kong.New(c,
-		kong.Name("sluice-bench"),
-		kong.Description("Measures a Sluice: the time of a load until all of it is visible and verified, what readers wait, and what a large table costs.\n\n"+
-			"Every flag can be given as a variable: --kafka-brokers is SLUICE_KAFKA_BROKERS."),
-		kong.DefaultEnvars("SLUICE"),
-		kong.UsageOnError(),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { panic(exit(code)) }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-	)
-	if err != nil {
-		panic(fmt.Sprintf("BUG: command line: %v", err))
-	}
-	return parser
+	return commandline.NewParser(c, "sluice-bench",
+		"Measures a Sluice: the time of a load until all of it is visible and verified, what readers wait, and what a large table costs.",
+		stdout, stderr)
 }
 
 // systemFlags say which Sluice is started to be measured.

@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/sluicehq/sluice/cmd/internal/commandline"
 	"github.com/sluicehq/sluice/internal/app"
 	"github.com/sluicehq/sluice/internal/engine"
 )
@@ -27,12 +27,10 @@ func main() {
 	os.Exit(code)
 }
 
-// cli is the command line. Every flag is also read from the environment, as
-// SLUICE_ and its name in capitals with underscores.
+// cli is the command line.
 type cli struct {
-	LogLevel  slog.Level `help:"Lowest level that is logged: debug, info, warn or error." default:"info"`
-	LogFormat string     `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
-	Pprof     string     `help:"Serve Go's profiles on this loopback address, host:port, under /debug/pprof/." placeholder:"ADDR"`
+	commandline.LogFlags
+	Pprof string `help:"Serve Go's profiles on this loopback address, host:port, under /debug/pprof/." placeholder:"ADDR"`
 
 	Serve       serveCmd       `cmd:"" help:"Run the whole pipeline: API and consumer, with an embedded broker and database where no other is given."`
 	API         apiCmd         `cmd:"" name:"api" help:"Run the HTTP API alone."`
@@ -59,54 +57,17 @@ func (e *env) process(memory *memoryFlags) app.ProcessConfig {
 	return app.ProcessConfig{MemoryLimit: memory.MemoryLimit, ProfilesAddr: e.pprof}
 }
 
-// exit is how kong's help and errors leave run.
-type exit int
-
-// run runs the command line and returns the process's exit code: 0 when all
-// went well, 1 when the command failed, 2 when the command line is wrong.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
-	defer func() {
-		switch r := recover().(type) {
-		case nil:
-		case exit:
-			code = int(r)
-		default:
-			panic(r)
-		}
-	}()
+// run runs the command line and returns the process's exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var c cli
-	parser := newParser(&c, stdout, stderr)
-	command, err := parser.Parse(args)
-	if err != nil {
-		fmt.Fprintf(stderr, "sluice: %v\nRun \"sluice --help\" for what there is.\n", err)
-		return 2
-	}
-	options := &slog.HandlerOptions{Level: c.LogLevel}
-	var handler slog.Handler = slog.NewTextHandler(stderr, options)
-	if c.LogFormat == "json" {
-		handler = slog.NewJSONHandler(stderr, options)
-	}
-	e := &env{stdout: stdout, log: slog.New(handler), pprof: c.Pprof}
-	command.BindTo(ctx, (*context.Context)(nil))
-	if err := command.Run(e); err != nil {
-		fmt.Fprintf(stderr, "sluice %s: %v\n", command.Command(), err)
-		return 1
-	}
-	return 0
+	return commandline.Run(ctx, newParser(&c, stdout, stderr), args, stderr, func() any {
+		return &env{stdout: stdout, log: c.Logger(stderr), pprof: c.Pprof}
+	})
 }
 
-// newParser returns the parser of a command line, which leaves by panicking with
-// an exit code.
 func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
-	parser, err := kong.New(c,
-		kong.Name("sluice"),
-		kong.Description("Sluice takes events of conversations over HTTP, orders them in Kafka, and keeps them in ClickHouse.\n\n"+
-			"Every flag can be given as a variable: --kafka-brokers is SLUICE_KAFKA_BROKERS."),
-		kong.DefaultEnvars("SLUICE"),
-		kong.UsageOnError(),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { panic(exit(code)) }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	return commandline.NewParser(c, "sluice",
+		"Sluice takes events of conversations over HTTP, orders them in Kafka, and keeps them in ClickHouse.", stdout, stderr,
 		kong.ExplicitGroups([]kong.Group{
 			{Key: "memory", Title: "Memory:"},
 			{Key: "http", Title: "HTTP:"},
@@ -116,8 +77,4 @@ func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
 			{Key: "consumer", Title: "Consumer:"},
 		}),
 	)
-	if err != nil {
-		panic(fmt.Sprintf("BUG: command line: %v", err))
-	}
-	return parser
 }
