@@ -151,8 +151,8 @@ func (e *endpoint) fail(ctx context.Context, x *exchange, err error) {
 	// Only faults of the server have a cause. A caller that has gone away makes
 	// errors of its own, which are not logged.
 	if p.cause != nil && ctx.Err() == nil {
-		e.s.log.LogAttrs(ctx, slog.LevelError, "request failed",
-			slog.String("request_id", x.requestID()), slog.String("route", e.route.name()), slog.String("code", string(p.code)), slog.Any("error", p.cause))
+		x.log().LogAttrs(ctx, slog.LevelError, "request failed",
+			slog.String("route", e.route.name()), slog.String("code", string(p.code)), slog.Any("error", p.cause))
 	}
 }
 
@@ -162,8 +162,8 @@ func (e *endpoint) fail(ctx context.Context, x *exchange, err error) {
 func (e *endpoint) breakOff(ctx context.Context, x *exchange, err error) {
 	if !errors.Is(err, errGone) && ctx.Err() == nil {
 		e.s.metrics.cut.WithLabelValues("failed").Inc()
-		e.s.log.LogAttrs(ctx, slog.LevelError, "answer broken off",
-			slog.String("request_id", x.requestID()), slog.String("route", e.route.name()), slog.Any("error", errors.Join(err, errors.Unwrap(err))))
+		x.log().LogAttrs(ctx, slog.LevelError, "answer broken off",
+			slog.String("route", e.route.name()), slog.Any("error", errors.Join(err, errors.Unwrap(err))))
 	}
 	panic(http.ErrAbortHandler)
 }
@@ -187,8 +187,8 @@ func (e *endpoint) recover(ctx context.Context, x *exchange) {
 			reason = v
 		}
 	}
-	e.s.log.LogAttrs(ctx, slog.LevelError, "handler panicked",
-		slog.String("request_id", x.requestID()), slog.String("route", e.route.name()), slog.String("reason", reason), slog.String("stack", string(debug.Stack())))
+	x.log().LogAttrs(ctx, slog.LevelError, "handler panicked",
+		slog.String("route", e.route.name()), slog.String("reason", reason), slog.String("stack", string(debug.Stack())))
 	if x.status != 0 {
 		panic(http.ErrAbortHandler) // or what was sent so far would look like all
 	}
@@ -210,8 +210,8 @@ func (e *endpoint) finish(ctx context.Context, x *exchange, start time.Time) {
 		e.metrics.observe(x.status, elapsed.Seconds())
 	}
 	if s.debug {
-		s.log.LogAttrs(ctx, slog.LevelDebug, "request served",
-			slog.String("request_id", x.requestID()), slog.String("route", e.route.name()), slog.Int("status", x.status), slog.Duration("elapsed", elapsed))
+		x.log().LogAttrs(ctx, slog.LevelDebug, "request served",
+			slog.String("route", e.route.name()), slog.Int("status", x.status), slog.Duration("elapsed", elapsed))
 	}
 	x.releaseBody()
 	for u := range body.Use(body.Uses) {

@@ -379,7 +379,7 @@ func (s *Server) waitForReceipts(x *exchange, receipts []event.Receipt) error {
 			detail: "the log does not say whether the write is applied", cause: err,
 		}
 	}
-	s.log.LogAttrs(ctx, slog.LevelDebug, "write not yet applied", slog.String("request_id", x.requestID()), slog.Duration("waited", wait))
+	x.log().LogAttrs(ctx, slog.LevelDebug, "write not yet applied", slog.Duration("waited", wait))
 	return &problem{
 		status: http.StatusServiceUnavailable, code: CodeNotYetApplied, field: "after",
 		detail: "the write is acknowledged but not applied yet; read again later",

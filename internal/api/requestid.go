@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
+	"log/slog"
 	"net/http"
 	"sync/atomic"
 )
@@ -52,9 +53,9 @@ func withRequestID(next http.Handler) http.Handler {
 	})
 }
 
-// requestID is the id that withRequestID gave the request.
-func (x *exchange) requestID() string {
-	return x.w.Header().Get(headerRequestID)
+// log returns a logger whose lines have the id that withRequestID gave the request.
+func (x *exchange) log() *slog.Logger {
+	return x.s.log.With(slog.String("request_id", x.w.Header().Get(headerRequestID)))
 }
 
 // isRequestID reports whether a client's request id is short and has letters,

@@ -200,7 +200,7 @@ func (s *Server) readyPart(ctx context.Context, x *exchange, name string, err er
 	if err == nil {
 		return isOK
 	}
-	s.log.LogAttrs(ctx, slog.LevelWarn, "not ready", slog.String("request_id", x.requestID()), slog.String("part", name), slog.Any("error", err))
+	x.log().LogAttrs(ctx, slog.LevelWarn, "not ready", slog.String("part", name), slog.Any("error", err))
 	switch {
 	case errors.Is(err, event.ErrWritesStopped):
 		return isStopped

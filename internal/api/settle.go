@@ -26,7 +26,7 @@ func (s *Server) settle(
 	refused, known, err := s.ports.Applied.Outcomes(ctx, mark, receipts)
 	if err != nil {
 		if ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes are applied", slog.String("request_id", x.requestID()), slog.Any("error", err))
+			x.log().LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes are applied", slog.Any("error", err))
 		}
 		return false
 	}
@@ -65,7 +65,7 @@ func (s *Server) effects(
 	histories, err := s.ports.Histories.Histories(ctx, refs)
 	if err != nil {
 		if ctx.Err() == nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes had an effect", slog.String("request_id", x.requestID()), slog.Any("error", err))
+			x.log().LogAttrs(ctx, slog.LevelWarn, "cannot tell whether writes had an effect", slog.Any("error", err))
 		}
 		return false
 	}
