@@ -3,12 +3,9 @@ package api_test
 import (
 	"bytes"
 	"context"
-	"flag"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,8 +20,6 @@ import (
 	"github.com/sluicehq/sluice/internal/query"
 	"github.com/sluicehq/sluice/internal/record"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // now is what the servers under test take for the time.
 var now = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
@@ -273,24 +268,6 @@ func (h *harness) do(tb testing.TB, method, target, body string, headers ...stri
 	// The library that reads the document knows no byte order marks.
 	checkContract(tb, request(method, target, strings.TrimPrefix(body, "\ufeff"), headers...), a)
 	return a
-}
-
-// golden compares with the file in testdata, or writes it with -update.
-func golden(tb testing.TB, name, got string) {
-	tb.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		tb.Errorf("%s differs (-want +got):\n%s", path, diff)
-	}
 }
 
 // expect compares status and, if it is not empty, body.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluicehq/sluice/internal/api"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/golden"
 )
 
 func TestUnknownPathsAndMethods(t *testing.T) {
@@ -87,7 +88,7 @@ func TestProblems(t *testing.T) {
 		a := serve(tt.h, request(tt.method, tt.target, tt.body, tt.headers...))
 		b.WriteString(a.body)
 	}
-	golden(t, "problems.golden", b.String())
+	golden.Compare(t, "testdata/problems.golden", []byte(b.String()))
 }
 
 func TestMetrics(t *testing.T) {
@@ -105,7 +106,7 @@ func TestMetrics(t *testing.T) {
 			lines = append(lines, line)
 		}
 	}
-	golden(t, "metrics.golden", strings.Join(lines, ""))
+	golden.Compare(t, "testdata/metrics.golden", []byte(strings.Join(lines, "")))
 }
 
 func TestHealthAndReadiness(t *testing.T) {

@@ -3,16 +3,12 @@ package bench
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"io"
-	"os"
 	"path/filepath"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/sluicehq/sluice/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // testReport has every figure once, some targets met and some missed, and one
 // small run that no target is about.
@@ -92,19 +88,7 @@ func TestReport(t *testing.T) {
 			if err := test.write(&got); err != nil {
 				t.Fatal(err)
 			}
-			path := filepath.Join("testdata", test.golden)
-			if *update {
-				if err := os.WriteFile(path, got.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got.String()); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
+			golden.Compare(t, filepath.Join("testdata", test.golden), got.Bytes())
 		})
 	}
 }

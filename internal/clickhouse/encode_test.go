@@ -4,23 +4,19 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/ClickHouse/ch-go/proto"
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 func identity(n int) []uint64 {
 	order := make([]uint64, n)
@@ -116,20 +112,7 @@ func TestBlocksAreGolden(t *testing.T) {
 	}
 	for _, block := range blocks {
 		t.Run(block.table, func(t *testing.T) {
-			got := hex.Dump(block.data())
-			path := filepath.Join("testdata", block.table+".golden")
-			if *update {
-				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Error("bytes (-want +got):\n" + diff)
-			}
+			golden.Compare(t, filepath.Join("testdata", block.table+".golden"), []byte(hex.Dump(block.data())))
 		})
 	}
 }

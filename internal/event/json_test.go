@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/event/eventtest"
 )
 
 func TestEventAppendJSON(t *testing.T) {
@@ -138,7 +139,7 @@ func TestEventJSONKeepsFloats(t *testing.T) {
 		if math.IsNaN(latency) || math.IsInf(latency, 0) {
 			continue
 		}
-		e := event.Event{Latency: &latency, InputEmbeddings: randomVector(r)}
+		e := event.Event{Latency: &latency, InputEmbeddings: eventtest.Vector(r)}
 		var got struct {
 			Latency float64   `json:"latency"`
 			Vector  []float32 `json:"input_embeddings"`

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/event/eventtest"
+	"github.com/sluicehq/sluice/internal/golden"
 )
 
 // The vectors that the server shares with every SDK. They are generated from
@@ -235,7 +237,7 @@ func TestIDVectors(t *testing.T) {
 		Sequences []sequenceVector `json:"sequences"`
 		Refs      []refVector      `json:"refs"`
 	}{mintVectors(), sequenceVectors(), refVectors()}
-	golden(t, idVectors, indented(t, file))
+	golden.Compare(t, idVectors, golden.JSON(t, file))
 
 	for _, v := range file.Mint {
 		t.Run("mint/"+v.Name, func(t *testing.T) {
@@ -321,7 +323,7 @@ func TestIDParts(t *testing.T) {
 	r := rand.New(rand.NewPCG(13, 14))
 	for range 100_000 {
 		at := event.TimestampMin + r.Int64N(now.UnixMicro()-event.TimestampMin)
-		conversation := randomText(r, 1, 20)
+		conversation := eventtest.Text(r, 1, 20)
 		id := event.NewID(at, conversation)
 		if id.Micros() != at || id.ConversationHash() != event.ConversationHash(conversation) || id.IsInternal() || id.IsZero() {
 			t.Fatalf("%s: not what it was made of", id)

@@ -3,10 +3,7 @@ package kafka_test
 import (
 	"bytes"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,12 +13,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/golden"
 	"github.com/sluicehq/sluice/internal/kafka"
 	"github.com/sluicehq/sluice/internal/kafka/kafkatest"
 	"github.com/sluicehq/sluice/internal/record"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // The headers are a format that other tools read.
 func TestDeadLetterGolden(t *testing.T) {
@@ -35,22 +31,7 @@ func TestDeadLetterGolden(t *testing.T) {
 	for _, h := range r.Headers {
 		fmt.Fprintf(&got, "header %s %q\n", h.Key, h.Value)
 	}
-	file := filepath.Join("testdata", "deadletter.golden")
-	if *update {
-		if err := os.MkdirAll("testdata", 0o750); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, got.Bytes(), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Error(diff)
-	}
+	golden.Compare(t, "testdata/deadletter.golden", got.Bytes())
 }
 
 func FuzzDeadLetter(f *testing.F) {

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/golden"
 	"github.com/sluicehq/sluice/internal/record"
 )
 
@@ -73,7 +74,7 @@ func TestAppendWriteGolden(t *testing.T) {
 		}
 		fmt.Fprintf(&text, "# %s\n%s\n", c.name, hex.EncodeToString(record.AppendWrite(nil, &c.write)))
 	}
-	golden(t, "testdata/writes.golden", []byte(text.String()))
+	golden.Compare(t, "testdata/writes.golden", []byte(text.String()))
 }
 
 func TestWriteRoundTrip(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/golden"
 )
 
 // eventVectors are the vectors of request bodies that the server shares with every
@@ -55,5 +56,5 @@ func TestEventVectors(t *testing.T) {
 	if len(file.Cases) < 80 {
 		t.Errorf("only %d cases", len(file.Cases))
 	}
-	golden(t, eventVectors, indented(t, file))
+	golden.Compare(t, eventVectors, golden.JSON(t, file))
 }
