@@ -30,8 +30,8 @@ type eraser struct {
 	failures prometheus.Counter
 }
 
-// newEraser returns one that has each month merged in which deleted content has
-// waited for as long as after.
+// newEraser returns an eraser that merges each month whose deleted content has
+// waited as long as after says.
 func newEraser(store *clickhouse.Store, after time.Duration, log *slog.Logger, reg prometheus.Registerer) *eraser {
 	const ns = "sluice_erasure"
 	e := &eraser{
@@ -61,8 +61,8 @@ func newEraser(store *clickhouse.Store, after time.Duration, log *slog.Logger, r
 	return e
 }
 
-// run does so until ctx is over, while leads says that this process is the one
-// of the group that does.
+// run looks for such months, and merges them, until ctx is over. It does so only
+// while leads reports that this process is the one of the group that erases.
 func (e *eraser) run(ctx context.Context, leads func() bool) error {
 	tick := time.NewTicker(max(min(e.after/20, eraseInterval), time.Second))
 	defer tick.Stop()

@@ -57,11 +57,11 @@ type window struct {
 	partitions []int32
 }
 
-// takeOver asks the database which minutes have rows, for those partitions of the
-// items that were just taken over, and those whose records have passed the window
-// of the last question. It must come before any row of them is written. Where the
-// database finds the question too expensive, updates are looked up for a while,
-// which is slower and never wrong.
+// takeOver asks the database which minutes have rows. It asks for the partitions of
+// the items that were just taken over, and for those whose records are later than
+// the window that was asked for last. It must come before any of their rows is
+// written. If the query is too expensive for the database, updates are looked up
+// for a while, which is slower and never wrong.
 func (c *Consumer) takeOver(ctx context.Context, items []item) error {
 	now := time.Now()
 	for _, w := range c.windows(items, now) {

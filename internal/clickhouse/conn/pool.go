@@ -160,8 +160,8 @@ func (p *Pool) dial(ctx context.Context) (*connection, error) {
 		ClientName:       "sluice",
 		Compression:      compression,
 		HandshakeTimeout: p.cfg.DialTimeout,
-		// Of the handshake's packets and of pings. Do keeps waiting after it, until
-		// the operation's deadline.
+		// It bounds the packets of the handshake and the answers to pings. Do keeps
+		// waiting after it, until the operation's deadline.
 		ReadTimeout: p.cfg.DialTimeout,
 	}, buf)
 	if !stop() && err == nil {

@@ -128,8 +128,8 @@ func (ms members) replicas() int {
 	return n
 }
 
-// placement describes what rows are placed by: the value of the key modulo the sum
-// of the weights. It is the comment of each Distributed table.
+// placement describes how a row's shard is chosen: by the value of the key modulo
+// the sum of the weights. Each Distributed table has the text as its comment.
 func (ms members) placement() string {
 	var weights []string
 	for i, m := range ms {
