@@ -81,12 +81,6 @@ class Cast:
         """The time of the last event, in seconds."""
         return self.events[-1][0]
 
-    def captions(self) -> list[tuple[float, float, str]]:
-        """The captions with their begin and end. They are the cast's markers."""
-        marks = [(at, text) for at, kind, text in self.events if kind == "m"]
-        ends = [at for at, _ in marks[1:]] + [self.duration]
-        return [(at, end, text) for (at, text), end in zip(marks, ends, strict=True)]
-
     def write(self, path: Path) -> None:
         """Write the cast: a header, then an event a line."""
         with path.open("w", encoding="utf-8") as out:

@@ -1,6 +1,6 @@
-"""Renders a cast as an animated SVG, as an MP4, and its captions as SRT.
+"""Renders a cast as an animated SVG and as an MP4.
 
-    render.py CAST SVG MP4 SRT
+    render.py CAST SVG MP4
 
 A terminal emulator (pyte) plays the cast; every picture is drawn from its
 screen, cell by cell. The MP4 is 1280 by 720, H.264, without sound.
@@ -233,29 +233,13 @@ def color_class(color: str) -> str:
     return "f" + color[1:]
 
 
-def write_srt(cast: Cast, path: Path) -> None:
-    """Write the captions as subtitles."""
-    entries = [
-        f"{number}\n{srt_time(begin)} --> {srt_time(end)}\n{text}\n"
-        for number, (begin, end, text) in enumerate(cast.captions(), 1)
-    ]
-    path.write_text("\n".join(entries), encoding="utf-8")
-
-
-def srt_time(seconds: float) -> str:
-    """Write a time as subtitles have it."""
-    whole, millis = divmod(round(seconds * 1000), 1000)
-    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02},{millis:03}"
-
-
 def main() -> int:
-    """Render everything from the one cast."""
-    source, svg, mp4, srt = (Path(name) for name in sys.argv[1:])
+    """Render both from the one cast."""
+    source, svg, mp4 = (Path(name) for name in sys.argv[1:])
     cast = read_cast(source)
     write_svg(cast, svg)
-    write_srt(cast, srt)
     write_mp4(cast, mp4)
-    for path in (source, svg, mp4, srt):
+    for path in (source, svg, mp4):
         print(f"{path.stat().st_size / 1000:8.0f} kB  {path}")
     return 0
 

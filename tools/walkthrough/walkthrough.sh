@@ -1,7 +1,7 @@
 #!/bin/sh
 # Plays the script of a directory, records it, and renders the recording beside it:
 #
-#   walkthrough.sh DIR      from DIR/script: DIR/walkthrough.cast, .svg, .mp4 and .srt
+#   walkthrough.sh DIR      from DIR/script: DIR/walkthrough.cast, .svg and .mp4
 #
 # It needs bin/sluice, bin/sluice-bench and bin/walkthrough-servers, and what "make walkthrough" installs. The renderer's
 # packages are installed in the user's cache directory. Nothing in DIR changes when a step fails.
@@ -36,5 +36,5 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 "$venv/bin/python" "$tools/record.py" "$dir/script" "$work/walkthrough.cast"
-"$venv/bin/python" "$tools/render.py" "$work/walkthrough.cast" "$work/walkthrough.svg" "$work/walkthrough.mp4" "$work/walkthrough.srt"
+"$venv/bin/python" "$tools/render.py" "$work/walkthrough.cast" "$work/walkthrough.svg" "$work/walkthrough.mp4"
 mv "$work"/walkthrough.* "$dir"
