@@ -94,14 +94,14 @@ func (c *dlqReplayCmd) Run(ctx context.Context, e *env) error {
 
 // printReplay says what became of the letters, a line for each outcome and reason.
 func printReplay(out io.Writer, report *kafka.ReplayReport) error {
-	_, err := fmt.Fprintf(out, "replayed %d dead letters\n", report.Count(kafka.ReplaySent))
+	_, err := fmt.Fprintf(out, "dead letters replayed: %d\n", report.Count(kafka.ReplaySent))
 	for _, o := range []struct {
 		outcome kafka.ReplayOutcome
 		format  string
 	}{
 		{kafka.ReplaySuperseded, "held back %d %s: a newer update has changed the same fields (--overwrite replays them)\n"},
 		{kafka.ReplayUncertain, "held back %d %s: the log no longer shows whether a newer update has changed the same fields (--overwrite replays them)\n"},
-		{kafka.ReplayUnreadable, "held back %d %s: this sluice reads no write in them\n"},
+		{kafka.ReplayUnreadable, "held back %d %s: unreadable for this version of sluice\n"},
 		{kafka.ReplayDeleted, "left out %d %s: the event was deleted since\n"},
 		{kafka.ReplayCopy, "left out %d %s: another dead letter has the same write\n"},
 		{kafka.ReplayEarlier, "left out %d %s: replayed before (--again replays them)\n"},

@@ -55,7 +55,7 @@ func TestDeadLetters(t *testing.T) {
 	if code := replay.wait(t, startBound); code != 0 {
 		t.Fatalf("dlq replay exited %d", code)
 	}
-	if out := string(replay.out.bytes()); out != "replayed 1 dead letters\n" {
+	if out := string(replay.out.bytes()); out != "dead letters replayed: 1\n" {
 		t.Errorf("dlq replay printed %q", out)
 	}
 	eventually(t, startBound, "the replayed update to be applied", func() error {
@@ -73,7 +73,7 @@ func TestDeadLetters(t *testing.T) {
 	}
 	// Another replay does not send it again.
 	again := start(t, "dlq", "replay", "--data-dir", dir)
-	const want = "replayed 0 dead letters\nleft out 1 unknown_event: replayed before (--again replays them)\n"
+	const want = "dead letters replayed: 0\nleft out 1 unknown_event: replayed before (--again replays them)\n"
 	if code, out := again.wait(t, startBound), string(again.out.bytes()); code != 0 || out != want {
 		t.Errorf("the second dlq replay exited %d and printed %q, want %q", code, out, want)
 	}

@@ -482,7 +482,7 @@ func (s *system) dlq(t *testing.T, args ...string) string {
 // lines about the others.
 func (s *system) replay(t *testing.T, n int, others []string, args ...string) {
 	t.Helper()
-	want := fmt.Sprintf("replayed %d dead letters\n", n)
+	want := fmt.Sprintf("dead letters replayed: %d\n", n)
 	for _, line := range others {
 		want += line + "\n"
 	}
@@ -758,7 +758,7 @@ func (s *system) testReplayedPoison(t *testing.T) (sent int) {
 	before := copies()
 	for range 2 {
 		for reason, n := range reasons {
-			s.replay(t, 0, []string{fmt.Sprintf("held back %d %s: this sluice reads no write in them", n, reason)},
+			s.replay(t, 0, []string{fmt.Sprintf("held back %d %s: unreadable for this version of sluice", n, reason)},
 				"--reason", string(reason), "--again", "--overwrite")
 		}
 		s.drain(t)
