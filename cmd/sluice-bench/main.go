@@ -34,8 +34,8 @@ func main() {
 type cli struct {
 	commandline.LogFlags
 
-	Run     runCmd     `cmd:"" default:"withargs" help:"Create, update and delete events, and report the time until all of it is visible and verified."`
-	Readers readersCmd `cmd:"" help:"Measure what readers wait, alone and beside others who ask for much."`
+	Run     runCmd     `cmd:"" default:"withargs" help:"Create, update and delete events, and report the time until all of it is visible. Then verify it."`
+	Readers readersCmd `cmd:"" help:"Measure how long readers wait, alone and beside many expensive queries."`
 	Scale   scaleCmd   `cmd:"" help:"Measure what writes and queries cost as the table grows."`
 }
 
@@ -61,8 +61,8 @@ func newParser(c *cli, stdout, stderr io.Writer) *kong.Kong {
 
 // systemFlags say which Sluice is started to be measured.
 type systemFlags struct {
-	Binary  string `help:"The program sluice that is started. Default: the one beside this program, or on the PATH." placeholder:"FILE" type:"path"`
-	Libchdb string `help:"ClickHouse's library, for the started Sluice." placeholder:"FILE" type:"path"`
+	Binary  string `help:"File of the program sluice that is started. By default the one beside this program, or on the PATH." placeholder:"FILE" type:"path"`
+	Libchdb string `help:"File of ClickHouse's library, for the started Sluice." placeholder:"FILE" type:"path"`
 }
 
 // system returns the configuration of a Sluice that keeps its data in a new

@@ -11,10 +11,10 @@ import (
 // readersCmd measures what readers wait.
 type readersCmd struct {
 	systemFlags
-	Events int           `help:"Events to create first." default:"500000"`
+	Events int           `help:"Number of events to create first." default:"500000"`
 	Step   time.Duration `help:"How long each step lasts." default:"15s"`
-	Askers int           `help:"How many ask the dearest question at a time." default:"50"`
-	Seed   uint64        `help:"Seed of the choice of events." default:"1"`
+	Askers int           `help:"Number of clients that ask the most expensive query at the same time." default:"50"`
+	Seed   uint64        `help:"Seed of the random choice of events." default:"1"`
 	JSON   string        `help:"Write the figures to this file." placeholder:"FILE" type:"path"`
 }
 

@@ -14,18 +14,18 @@ import (
 // runCmd measures a load.
 type runCmd struct {
 	systemFlags
-	URL          string   `help:"API of a running Sluice. Default: one is started, on an empty directory, and removed in the end." placeholder:"URL"`
+	URL          string   `help:"Address of the API of a running Sluice. By default one is started on an empty directory, which is removed at the end." placeholder:"URL"`
 	APIKey       string   `help:"API key with the scopes read and write." placeholder:"KEY"`
-	KafkaBrokers []string `help:"Kafka that the started Sluice uses instead of its embedded broker." placeholder:"HOST:PORT,..."`
-	Events       int      `help:"Events to create." default:"500000"`
-	Updates      int      `help:"Random events to update then." default:"200000"`
-	Deletes      int      `help:"Random events to delete then." default:"200000"`
-	Batch        int      `help:"Writes of a request; 1 for POST /event, PUT and DELETE." default:"1000"`
-	Connections  int      `help:"Requests under way at a time." default:"4"`
+	KafkaBrokers []string `help:"Kafka brokers that the started Sluice uses instead of its embedded broker." placeholder:"HOST:PORT"`
+	Events       int      `help:"Number of events to create." default:"500000"`
+	Updates      int      `help:"Number of random events to update then." default:"200000"`
+	Deletes      int      `help:"Number of random events to delete then." default:"200000"`
+	Batch        int      `help:"Number of writes in a request. 1 uses POST /event, PUT and DELETE." default:"1000"`
+	Connections  int      `help:"Number of requests at the same time." default:"4"`
 	Embeddings   string   `help:"Embeddings of the events: none, base64 or json." enum:"none,base64,json" default:"none"`
-	Data         string   `help:"Gzipped file of events to repeat, one JSON object per line. Default: conversations that come with Sluice." placeholder:"FILE" type:"path"`
-	Compare      bool     `help:"Measure in the same run what limits the creates, and how fast ClickHouse's own Kafka engine drains them."`
-	Seed         uint64   `help:"Seed of all that is random." default:"1"`
+	Data         string   `help:"Gzipped file of events to repeat, one JSON object on each line. By default the conversations that come with Sluice." placeholder:"FILE" type:"path"`
+	Compare      bool     `help:"Also measure what limits the creates, and how fast ClickHouse's own Kafka engine drains them."`
+	Seed         uint64   `help:"Seed of all random choices." default:"1"`
 	JSON         string   `help:"Write the figures to this file." placeholder:"FILE" type:"path"`
 }
 

@@ -10,11 +10,11 @@ import (
 // scaleCmd measures the cost of writes and queries against the table's size.
 type scaleCmd struct {
 	systemFlags
-	Rows   []int  `help:"Rows of the hot table: a run for each, on a Sluice of its own. 100 million need 5 GB of disk and some minutes." default:"1000000,10000000,100000000" placeholder:"N,..."`
-	Days   int    `help:"Days before now that the rows are spread over." default:"150"`
-	Writes int    `help:"Writes of a round." default:"50000"`
-	Seed   uint64 `help:"Seed of the choice of events." default:"1"`
-	Dir    string `help:"Directory for the data, which is removed afterwards. Default: the system's for temporary files." placeholder:"DIR" type:"path"`
+	Rows   []int  `help:"Numbers of rows in the table of core rows. Each number is a run on a Sluice of its own. 100 million rows need 5 GB of disk and some minutes." default:"1000000,10000000,100000000" placeholder:"N"`
+	Days   int    `help:"Number of days before now that the rows are spread over." default:"150"`
+	Writes int    `help:"Number of writes in a round." default:"50000"`
+	Seed   uint64 `help:"Seed of the random choice of events." default:"1"`
+	Dir    string `help:"Directory for the data, which is removed afterwards. By default the system's directory for temporary files." placeholder:"DIR" type:"path"`
 	JSON   string `help:"Write the figures to this file." placeholder:"FILE" type:"path"`
 }
 

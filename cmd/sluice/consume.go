@@ -12,7 +12,7 @@ type consumeCmd struct {
 	kafkaFlags
 	clickhouseFlags
 	consumerFlags
-	MetricsListen string `help:"Address of /metrics and /healthz, host:port; empty for none." default:"127.0.0.1:9101" group:"http"`
+	MetricsListen string `help:"Address that serves /metrics and /healthz, host:port. Empty for none." default:"127.0.0.1:9101" group:"http"`
 }
 
 // Run runs the consumer on a Kafka and a ClickHouse that are elsewhere.

@@ -17,15 +17,15 @@ import (
 )
 
 type dlqCmd struct {
-	List   dlqListCmd   `cmd:"" help:"List dead letters, a JSON object each: why, from where, since when. Not what is in them."`
-	Replay dlqReplayCmd `cmd:"" help:"Send dead letters to the events topic again, as new writes, each once. Those that are still refused come back as new dead letters. An update is held back where a newer one has changed the same fields."`
+	List   dlqListCmd   `cmd:"" help:"List the dead letters, as a JSON object for each: reason, place in the log, time, but not the contents."`
+	Replay dlqReplayCmd `cmd:"" help:"Send the dead letters to the events topic again, as new writes, each letter once. A write that is refused again becomes a new dead letter. An update is held back if a newer update has changed the same fields."`
 }
 
 // dlqSelection picks dead letters.
 type dlqSelection struct {
-	From   int64  `help:"First dead letter, by its number." default:"0"`
-	Reason string `help:"Only those with this reason, such as unknown_event." placeholder:"REASON"`
-	Limit  int    `help:"Most dead letters; 0 for all there are now." default:"0"`
+	From   int64  `help:"Number of the first dead letter, as \"sluice dlq list\" prints it." default:"0"`
+	Reason string `help:"Take only dead letters with this reason, such as unknown_event." placeholder:"REASON"`
+	Limit  int    `help:"Maximum number of dead letters. 0 takes all that exist when the command begins." default:"0"`
 }
 
 type dlqListCmd struct {
@@ -73,8 +73,8 @@ func lastReceipt(l *record.DeadLetter) string {
 type dlqReplayCmd struct {
 	brokerFlags
 	dlqSelection
-	Again     bool `help:"Replay letters that were replayed before, too."`
-	Overwrite bool `help:"Replay updates though a newer update has changed the same fields, or though the log does not show whether one has."`
+	Again     bool `help:"Also replay letters that were replayed before."`
+	Overwrite bool `help:"Also replay updates if a newer update has changed the same fields, or if the log no longer shows whether one has."`
 }
 
 // Run replays dead letters.

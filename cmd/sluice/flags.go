@@ -19,20 +19,20 @@ import (
 
 // memoryFlags say how much memory a process may take.
 type memoryFlags struct {
-	MemoryLimit app.ByteSize `help:"Most memory of Go's runtime, such as 448MiB: connections, bodies, answers, buffers, batches and caches get shares of it. 0: GOMEMLIMIT, or 448MiB without it." default:"0" group:"memory"`
+	MemoryLimit app.ByteSize `help:"Memory limit of the Go runtime, such as 448MiB. Connections, bodies, answers, buffers, batches and caches get shares of it. 0 takes GOMEMLIMIT, or 448MiB where that is not set." default:"0" group:"memory"`
 }
 
 // httpFlags are those of a process that serves the API.
 type httpFlags struct {
-	Listen        string        `help:"Address of the API, host:port. An address other than loopback needs --api-keys." default:"127.0.0.1:8080" group:"http"`
-	APIKeys       string        `name:"api-keys" help:"File of API keys, a line each, as \"sluice key new\" prints it. Changes take effect within 5 s." placeholder:"FILE" type:"path" group:"http"`
-	Insecure      bool          `help:"Allow any address without API keys." group:"http"`
-	CORSOrigins   []string      `name:"cors-origins" help:"Origins whose pages may use the API from a browser, such as https://app.example; * for all, which needs --api-keys." placeholder:"ORIGIN,..." group:"http"`
-	EventNames    []string      `help:"Event names that are accepted. One that ends in * is a pattern: checkout.* accepts every name that begins with checkout., and * every name." default:"event_a,event_b,event_c" group:"http"`
-	EventNamesMax int           `help:"Most distinct event names that patterns let in, until the process ends." default:"1000" group:"http"`
-	BatchItems    int           `help:"Most items of one batch." default:"50000" group:"http"`
-	Connections   int           `help:"Most open connections. 0: as --memory-limit allows, 4096 at most." default:"0" group:"http"`
-	AckTimeout    time.Duration `help:"Longest wait for the broker's acknowledgement, before 503: so that it comes within 5 s." default:"4500ms" group:"http"`
+	Listen        string        `help:"Address of the API, host:port. An address that is not loopback needs --api-keys or --insecure." default:"127.0.0.1:8080" group:"http"`
+	APIKeys       string        `name:"api-keys" help:"File of API keys, with one line for each key, as \"sluice key new\" prints it. Changes take effect within 5 s." placeholder:"FILE" type:"path" group:"http"`
+	Insecure      bool          `help:"Allow every address without API keys, for example behind a proxy that authenticates." group:"http"`
+	CORSOrigins   []string      `name:"cors-origins" help:"Origins whose pages may use the API from a browser, such as https://app.example. * allows all origins, and needs --api-keys." placeholder:"ORIGIN" group:"http"`
+	EventNames    []string      `help:"Event names that are accepted. A name that ends in * is a pattern: checkout.* accepts every name that begins with checkout., and * accepts every name." default:"event_a,event_b,event_c" group:"http"`
+	EventNamesMax int           `help:"Maximum number of distinct event names that the patterns accept. Each process counts from its start." default:"1000" group:"http"`
+	BatchItems    int           `help:"Maximum number of writes in one request." default:"50000" group:"http"`
+	Connections   int           `help:"Maximum number of open connections. 0 takes as many as --memory-limit allows, up to 4096." default:"0" group:"http"`
+	AckTimeout    time.Duration `help:"How long a write waits for the broker's acknowledgement before the answer is 503. The default leaves time to answer within 5 s." default:"4500ms" group:"http"`
 }
 
 func (f *httpFlags) config() (app.APIConfig, error) {
@@ -52,12 +52,12 @@ func (f *httpFlags) config() (app.APIConfig, error) {
 
 // readerFlags are those of a process that reads the database for others.
 type readerFlags struct {
-	AnalyticsQueries int           `help:"Most questions about many events that the database works on at once. 0: one for each core of this machine, at least 2." default:"0" group:"http"`
-	AnalyticsQueue   int           `help:"Most such questions that wait for others. Those beyond are answered 429." default:"100" group:"http"`
-	AnalyticsWait    time.Duration `help:"Longest wait of such a question, before 429." default:"10s" group:"http"`
-	QueryTimeout     time.Duration `help:"Longest time that the database may work on one read." default:"30s" group:"clickhouse"`
-	QueryMemory      int64         `help:"Most memory of the database for one read, in bytes. 0: 4 GiB; of the embedded database less, so that all that run at once take half of its memory." default:"0" group:"clickhouse"`
-	ReadConnections  int           `help:"Most connections to ClickHouse for reads of single events and pages. 0: pool_size of the URL, or 8." default:"0" group:"clickhouse"`
+	AnalyticsQueries int           `help:"Maximum number of analytics queries that run at once. 0 takes the number of this machine's cores, but at least 2." default:"0" group:"http"`
+	AnalyticsQueue   int           `help:"Maximum number of analytics queries that wait. More are answered 429." default:"100" group:"http"`
+	AnalyticsWait    time.Duration `help:"How long an analytics query waits before it is answered 429." default:"10s" group:"http"`
+	QueryTimeout     time.Duration `help:"How long ClickHouse may work on one read." default:"30s" group:"clickhouse"`
+	QueryMemory      int64         `help:"Memory that ClickHouse may use for one read, in bytes. 0 takes 4 GiB; with the embedded ClickHouse, so much that all --analytics-queries together get half of its memory." default:"0" group:"clickhouse"`
+	ReadConnections  int           `help:"Maximum number of connections to ClickHouse for reads of single events and pages. 0 takes pool_size from the URL, or 8." default:"0" group:"clickhouse"`
 }
 
 // checkReader refuses values that would stand for a default, or make no sense.
@@ -113,24 +113,24 @@ func (f *readerFlags) applyReader(cfg *clickhouse.Config) {
 
 // kafkaFlags say where Kafka is and what Sluice keeps there.
 type kafkaFlags struct {
-	KafkaBrokers      []string      `help:"Seed brokers, host:port each." placeholder:"HOST:PORT,..." group:"kafka"`
-	KafkaTopic        string        `help:"Begin of the topics' names: NAME.g1 for events, NAME.dlq for dead letters." default:"sluice.events" group:"kafka"`
-	KafkaGeneration   int           `help:"Generation of the events topic. A new one starts a new topic, once the old one is drained." default:"1" group:"kafka"`
-	KafkaPartitions   int           `help:"Partitions of the events topic. Fixed once the topic exists: the order of an event's writes depends on it. 0: what it has; of a new one 12, or 1 on the embedded broker." default:"0" group:"kafka"`
-	KafkaReplicas     int           `help:"Replicas of new topics. 0: 3 where there are three brokers, else 1." default:"0" group:"kafka"`
-	KafkaRetention    time.Duration `help:"How long the events topic keeps records; deleted contents are in it for as long." default:"168h" group:"kafka"`
-	KafkaGroup        string        `help:"Consumer group." default:"sluice" group:"kafka"`
-	KafkaSession      time.Duration `name:"kafka-session-timeout" help:"How long a consumer that was killed or hangs keeps its partitions. Brokers have bounds of their own, 6s to 30m by default." default:"45s" group:"kafka"`
+	KafkaBrokers      []string      `help:"Seed brokers, each as host:port." placeholder:"HOST:PORT" group:"kafka"`
+	KafkaTopic        string        `help:"Prefix of the topic names: PREFIX.g1 has the events, PREFIX.dlq the dead letters." default:"sluice.events" group:"kafka"`
+	KafkaGeneration   int           `help:"Generation of the events topic. A higher number begins a new topic, once all records of the topic before it are applied." default:"1" group:"kafka"`
+	KafkaPartitions   int           `help:"Number of partitions of the events topic. It cannot change once the topic exists, because the order of an event's writes depends on it. 0 takes the number that the topic has; a new topic gets 12, or 1 on the embedded broker." default:"0" group:"kafka"`
+	KafkaReplicas     int           `help:"Number of replicas of new topics. 0 takes 3 if there are at least three brokers, otherwise 1." default:"0" group:"kafka"`
+	KafkaRetention    time.Duration `help:"How long a new events topic keeps its records. The contents of deleted events stay in the log for as long." default:"168h" group:"kafka"`
+	KafkaGroup        string        `help:"Name of the consumer group. A new name applies the whole log again." default:"sluice" group:"kafka"`
+	KafkaSession      time.Duration `name:"kafka-session-timeout" help:"How long a consumer that was killed or hangs keeps its partitions. Brokers accept 6s to 30m by default." default:"45s" group:"kafka"`
 	KafkaCompression  string        `help:"Compression of records: snappy, lz4, zstd or none." enum:"snappy,lz4,zstd,none" default:"snappy" group:"kafka"`
-	KafkaTLS          bool          `name:"kafka-tls" help:"Speak TLS with the brokers." group:"kafka"`
-	KafkaTLSCA        string        `name:"kafka-tls-ca" help:"PEM certificates to trust instead of the system's." placeholder:"FILE" type:"path" group:"kafka"`
-	KafkaTLSCert      string        `name:"kafka-tls-cert" help:"PEM certificate of this client." placeholder:"FILE" type:"path" group:"kafka"`
-	KafkaTLSKey       string        `name:"kafka-tls-key" help:"PEM key of this client." placeholder:"FILE" type:"path" group:"kafka"`
-	KafkaTLSName      string        `name:"kafka-tls-server-name" help:"Name that the brokers' certificates must have." placeholder:"NAME" group:"kafka"`
+	KafkaTLS          bool          `name:"kafka-tls" help:"Use TLS for connections to the brokers." group:"kafka"`
+	KafkaTLSCA        string        `name:"kafka-tls-ca" help:"PEM file with the certificate authorities to trust instead of the system's." placeholder:"FILE" type:"path" group:"kafka"`
+	KafkaTLSCert      string        `name:"kafka-tls-cert" help:"PEM file with this client's certificate." placeholder:"FILE" type:"path" group:"kafka"`
+	KafkaTLSKey       string        `name:"kafka-tls-key" help:"PEM file with the key of this client's certificate." placeholder:"FILE" type:"path" group:"kafka"`
+	KafkaTLSName      string        `name:"kafka-tls-server-name" help:"Name that the brokers' certificates must have, if it is not the name in their address." placeholder:"NAME" group:"kafka"`
 	KafkaSASL         string        `name:"kafka-sasl" help:"SASL mechanism: SCRAM-SHA-256, SCRAM-SHA-512 or PLAIN." placeholder:"MECHANISM" group:"kafka"`
-	KafkaUser         string        `help:"SASL user." placeholder:"NAME" group:"kafka"`
-	KafkaPassword     string        `help:"SASL password. Better given as a variable or a file." placeholder:"PASSWORD" group:"kafka"`
-	KafkaPasswordFile string        `help:"File that holds the SASL password." placeholder:"FILE" type:"path" group:"kafka"`
+	KafkaUser         string        `help:"User name for SASL." placeholder:"NAME" group:"kafka"`
+	KafkaPassword     string        `help:"Password for SASL. Prefer the variable or --kafka-password-file, because other users of the machine can see flags." placeholder:"PASSWORD" group:"kafka"`
+	KafkaPasswordFile string        `help:"File with the password for SASL." placeholder:"FILE" type:"path" group:"kafka"`
 }
 
 func (f *kafkaFlags) config() (kafka.Config, error) {
@@ -165,9 +165,9 @@ func (f *kafkaFlags) config() (kafka.Config, error) {
 
 // clickhouseFlags say where ClickHouse is.
 type clickhouseFlags struct {
-	ClickhouseURL          string `help:"Database, as clickhouse://USER:PASSWORD@HOST:9000/NAME; secure=true in its query turns TLS on." placeholder:"URL" group:"clickhouse"`
-	ClickhousePasswordFile string `help:"File that holds the password, instead of the URL." placeholder:"FILE" type:"path" group:"clickhouse"`
-	Cluster                string `help:"Cluster of the servers' remote_servers that the tables are spread over. Only \"sluice migrate\" needs it; the others then never make tables of a single machine." placeholder:"NAME" group:"clickhouse"`
+	ClickhouseURL          string `help:"Address of ClickHouse, as clickhouse://USER:PASSWORD@HOST:9000/DATABASE. Add ?secure=true for TLS." placeholder:"URL" group:"clickhouse"`
+	ClickhousePasswordFile string `help:"File with the password for ClickHouse, so that it need not be in the URL." placeholder:"FILE" type:"path" group:"clickhouse"`
+	Cluster                string `help:"Name of the cluster, from remote_servers of ClickHouse's configuration, that the tables are spread over. Only \"sluice migrate\" needs it. It keeps the other commands from making tables for a single machine." placeholder:"NAME" group:"clickhouse"`
 }
 
 func (f *clickhouseFlags) config() (clickhouse.Config, error) {
@@ -191,7 +191,7 @@ func (f *clickhouseFlags) config() (clickhouse.Config, error) {
 
 // retentionFlags say how long events are kept.
 type retentionFlags struct {
-	Retention string `help:"How long events are kept, counted from their timestamp: days, such as 90d, hours, such as 2160h, or forever. At least 24h. Default: as it was set before, at first forever." placeholder:"DURATION" group:"clickhouse"`
+	Retention string `help:"How long events are kept after their timestamp: days such as 90d, hours such as 2160h, at least 24h, or forever. Without this flag the retention stays as it was set last; at first it is forever." placeholder:"DURATION" group:"clickhouse"`
 }
 
 // config is nil where nothing is to be changed.
@@ -208,13 +208,13 @@ func (f *retentionFlags) config() (*time.Duration, error) {
 
 // consumerFlags are those of a process that consumes.
 type consumerFlags struct {
-	FlushRecords     int           `help:"Most records of one flush." default:"50000" group:"consumer"`
-	FlushBytes       int           `help:"Most bytes of one flush. 0: as --memory-limit allows, 84 MiB at most. It leaves room for one fetch, of up to 20 MiB." default:"0" group:"consumer"`
-	FlushQuiet       time.Duration `help:"How long the first record of a small flush waits for others; longer where flushes are slow, so that they take a quarter of the time." default:"60ms" group:"consumer"`
-	FlushBusy        time.Duration `help:"The same for a flush of 200 records or more." default:"400ms" group:"consumer"`
-	RecentBytes      int           `help:"Memory for recent rows, which updates then need not read. 0: as --memory-limit allows." default:"0" group:"consumer"`
-	WriteConnections int           `help:"Most connections to ClickHouse for inserts and look-ups. 0: pool_size of the URL, or 8." default:"0" group:"clickhouse"`
-	EraseAfter       time.Duration `help:"How long the content of a deleted event may be on ClickHouse's disk, before its month is merged whole for it: each month at most once in that time. 0: leave it to ClickHouse's own merges." default:"168h" group:"consumer"`
+	FlushRecords     int           `help:"Maximum number of records in one flush to ClickHouse." default:"50000" group:"consumer"`
+	FlushBytes       int           `help:"Maximum number of bytes in one flush. 0 takes as many as --memory-limit allows, up to 84 MiB. A flush begins early enough to leave room for one fetch of up to 20 MiB." default:"0" group:"consumer"`
+	FlushQuiet       time.Duration `help:"How long the first record of a flush waits for others while there are fewer than 200. It waits longer where flushes are slow, up to --flush-busy, so that they take at most a quarter of the time." default:"60ms" group:"consumer"`
+	FlushBusy        time.Duration `help:"The same while there are 200 records or more. The flush begins earlier if no record has come for --flush-quiet." default:"400ms" group:"consumer"`
+	RecentBytes      int           `help:"Memory for recent rows, in bytes. An update of such a row needs no lookup in ClickHouse. 0 takes as much as --memory-limit allows." default:"0" group:"consumer"`
+	WriteConnections int           `help:"Maximum number of connections to ClickHouse for inserts and lookups. 0 takes pool_size from the URL, or 8." default:"0" group:"clickhouse"`
+	EraseAfter       time.Duration `help:"How long the contents of a deleted event may stay on ClickHouse's disk before the consumer has their month merged. Each month is merged at most once in this time. 0 leaves it to ClickHouse's own merges, which may never come." default:"168h" group:"consumer"`
 }
 
 // checkConsumer checks what [consumer.Config] does not have.
@@ -272,10 +272,10 @@ func remote(k *kafkaFlags, c *clickhouseFlags) (kafka.Config, clickhouse.Config,
 
 // embeddedFlags are those of the broker and the database that sluice brings along.
 type embeddedFlags struct {
-	DataDir          string `help:"Where the embedded broker and database keep their data." default:"./sluice-data" placeholder:"DIR" group:"embedded"`
-	Libchdb          string `help:"ClickHouse's library. Default: where make engine put it." placeholder:"FILE" type:"path" group:"embedded"`
-	ClickhouseMemory int64  `help:"Most memory of the embedded database, in bytes; 0 for half of the machine's." default:"0" group:"embedded"`
-	BrokerPort       int    `help:"Port of the embedded broker, for the other commands; 0 for any that is free." default:"0" group:"embedded"`
+	DataDir          string `help:"Directory for the data of the embedded broker and the embedded ClickHouse." default:"./sluice-data" placeholder:"DIR" group:"embedded"`
+	Libchdb          string `help:"File of ClickHouse's library. By default libchdb.so beside this program, or where make engine installs it." placeholder:"FILE" type:"path" group:"embedded"`
+	ClickhouseMemory int64  `help:"Memory limit of the embedded ClickHouse, in bytes. 0 takes half of the machine's memory." default:"0" group:"embedded"`
+	BrokerPort       int    `help:"Port of the embedded broker on loopback, which the commands dlq and offsets use. 0 takes a free port." default:"0" group:"embedded"`
 }
 
 func (f *embeddedFlags) config() app.EmbeddedConfig {
@@ -285,7 +285,7 @@ func (f *embeddedFlags) config() app.EmbeddedConfig {
 // brokerFlags find the broker of a running pipeline.
 type brokerFlags struct {
 	kafkaFlags
-	DataDir string `help:"Where a running \"sluice serve\" keeps its data; its embedded broker is used where no other is given." default:"./sluice-data" placeholder:"DIR" group:"embedded"`
+	DataDir string `help:"Data directory of a running \"sluice serve\". Its embedded broker is used if --kafka-brokers is not given." default:"./sluice-data" placeholder:"DIR" group:"embedded"`
 }
 
 func (f *brokerFlags) config() (kafka.Config, error) {

@@ -12,8 +12,8 @@ import (
 const healthBytesMax = 500
 
 type healthcheckCmd struct {
-	URL     string        `arg:"" optional:"" help:"What to ask: /healthz says that the process serves, /readyz that it takes writes and answers reads, /readyz?for=writes that it takes writes." default:"http://127.0.0.1:8080/healthz"`
-	Timeout time.Duration `help:"Longest wait for the answer." default:"3s"`
+	URL     string        `arg:"" optional:"" help:"URL to ask. /healthz says that the process runs, /readyz that it takes writes and answers reads, /readyz?for=writes that it takes writes." default:"http://127.0.0.1:8080/healthz"`
+	Timeout time.Duration `help:"How long to wait for the answer." default:"3s"`
 }
 
 // Run asks a running sluice how it is. It is for container images, which have

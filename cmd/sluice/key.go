@@ -7,12 +7,12 @@ import (
 )
 
 type keyCmd struct {
-	New keyNewCmd `cmd:"" help:"Make a key. It is printed once; the file of keys gets the line below it."`
+	New keyNewCmd `cmd:"" help:"Make an API key. It prints the key, which is stored nowhere, and the line for the file of --api-keys."`
 }
 
 type keyNewCmd struct {
-	Name   string `arg:"" help:"Who has it, for the log: letters, digits, dots, dashes and underscores."`
-	Scopes string `help:"What it may do: write, read, admin." default:"write,read"`
+	Name   string `arg:"" help:"Name of the key's owner, which the log shows: letters, digits, dots, dashes and underscores."`
+	Scopes string `help:"What the key allows: write, read, admin." default:"write,read"`
 }
 
 // Run prints a new key and its line.

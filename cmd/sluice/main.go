@@ -32,15 +32,15 @@ type cli struct {
 	commandline.LogFlags
 	Pprof string `help:"Serve Go's profiles on this loopback address, host:port, under /debug/pprof/." placeholder:"ADDR"`
 
-	Serve       serveCmd       `cmd:"" help:"Run the whole pipeline: API and consumer, with an embedded broker and database where no other is given."`
+	Serve       serveCmd       `cmd:"" help:"Run the whole pipeline: the API and the consumer, with an embedded broker and an embedded ClickHouse unless addresses of others are given."`
 	API         apiCmd         `cmd:"" name:"api" help:"Run the HTTP API alone."`
 	Consume     consumeCmd     `cmd:"" help:"Run the consumer alone."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database's schema up to date."`
-	DLQ         dlqCmd         `cmd:"" name:"dlq" help:"Look into the dead-letter topic, and replay from it."`
-	Offsets     offsetsCmd     `cmd:"" help:"Show where the consumer group is in the log, and set it back."`
-	Erase       eraseCmd       `cmd:"" help:"Merge, now, every month that has deleted content, so that it leaves ClickHouse's disk. Consumers do it by themselves, later: see --erase-after."`
+	DLQ         dlqCmd         `cmd:"" name:"dlq" help:"List or replay dead letters."`
+	Offsets     offsetsCmd     `cmd:"" help:"Show where the consumer group is in the log, or set it back."`
+	Erase       eraseCmd       `cmd:"" help:"Merge every month that has contents of deleted events now, so that these leave ClickHouse's disk. Without this command the consumer does it later: see --erase-after."`
 	Key         keyCmd         `cmd:"" help:"Make API keys."`
-	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running sluice whether it is well: exit code 0 if it is."`
+	Healthcheck healthcheckCmd `cmd:"" help:"Ask a running sluice whether it is healthy. The exit code is 0 if it is."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 }
 

@@ -10,7 +10,7 @@ import (
 type migrateCmd struct {
 	clickhouseFlags
 	retentionFlags
-	Replicated bool `help:"With --cluster: make replicated tables though each shard has one replica, so that others can join. They are where there are several." group:"clickhouse"`
+	Replicated bool `help:"With --cluster, make replicated tables also if each shard has one replica, so that others can join later. With several replicas the tables are always replicated." group:"clickhouse"`
 }
 
 // Run brings the schema up to date, and the retention, on one machine or on all hosts of a cluster.

@@ -16,8 +16,8 @@ import (
 const offsetsFileBytes = 8 << 20
 
 type offsetsCmd struct {
-	Show   offsetsShowCmd   `cmd:"" help:"Print where the group is, a JSON object for each partition; also to keep it beside a backup."`
-	Rewind offsetsRewindCmd `cmd:"" help:"Set the group back, so that the log from there on is applied again, which is harmless. No consumer may run."`
+	Show   offsetsShowCmd   `cmd:"" help:"Print where the group is, as a JSON object for each partition. Keep this output with a backup."`
+	Rewind offsetsRewindCmd `cmd:"" help:"Set the group back, so that the log is applied again from there, which is harmless. No consumer may run meanwhile."`
 }
 
 // partitionLine is a line of what "sluice offsets show" prints.
@@ -68,10 +68,10 @@ func (c *offsetsShowCmd) Run(ctx context.Context, e *env) error {
 
 type offsetsRewindCmd struct {
 	brokerFlags
-	File string `arg:"" optional:"" help:"What \"sluice offsets show\" printed when the backup was begun." type:"existingfile"`
-	All  bool   `help:"Set the group back to the first record that the log still has, instead."`
+	File string `arg:"" optional:"" help:"File with the output of \"sluice offsets show\" from the beginning of the backup." type:"existingfile"`
+	All  bool   `help:"Set the group back to the first record that the log still has, instead of the offsets in a file."`
 
-	AcceptLoss bool `help:"With --all: go on without the records that are gone and were never applied."`
+	AcceptLoss bool `help:"With --all, continue even if records are gone from the log that were never applied."`
 }
 
 // Run sets the group back.
@@ -80,7 +80,7 @@ func (c *offsetsRewindCmd) Run(ctx context.Context, e *env) error {
 	case (c.File == "") != c.All:
 		return errors.New("either a file of offsets or --all is required")
 	case c.AcceptLoss && !c.All:
-		return errors.New("--accept-loss: is of --all")
+		return errors.New("--accept-loss: needs --all")
 	}
 	cfg, info, partitions, err := c.offsets(ctx, e)
 	if err != nil {

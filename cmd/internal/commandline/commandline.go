@@ -15,7 +15,7 @@ import (
 // LogFlags are the flags of a program's log.
 type LogFlags struct {
 	LogLevel  slog.Level `help:"Lowest level that is logged: debug, info, warn or error." default:"info"`
-	LogFormat string     `help:"Form of the log on standard error: text or json." enum:"text,json" default:"text"`
+	LogFormat string     `help:"Format of the log on standard error: text or json." enum:"text,json" default:"text"`
 }
 
 // Logger returns a logger that writes to w as the flags say.
