@@ -14,14 +14,15 @@ import (
 )
 
 const (
-	// recordInterval is how often an API compares its topic with the one that is
-	// recorded in ClickHouse.
+	// recordInterval is how often an API compares its topic with the topic that
+	// ClickHouse has recorded.
 	recordInterval = 5 * time.Second
-	// lookTimeout bounds a question to ClickHouse that may go unanswered.
+	// lookTimeout bounds a query whose answer the process can do without.
 	lookTimeout = 5 * time.Second
 )
 
-// isFinal reports whether an error about the topics does not end by trying again.
+// isFinal reports whether an error about the topics remains however often the process
+// tries again.
 func isFinal(err error) bool {
 	for _, final := range []error{
 		kafka.ErrNotDrained, kafka.ErrGenerationOver, kafka.ErrGenerationGap, kafka.ErrTopicMismatch, kafka.ErrDataLoss,
@@ -34,13 +35,18 @@ func isFinal(err error) bool {
 	return false
 }
 
+// mayPass reports whether the error may be gone when the process tries again.
 func mayPass(err error) bool { return !isFinal(err) }
 
-// consumerTopics makes the topics, records the events topic in ClickHouse or
-// compares it with the record, and checks that the log has all that was applied
-// of it, and that its generation's time has come; and, for a process that
-// writes, is not over. It puts the number of the topic's partitions and its id
-// into cfg.
+// consumerTopics makes the topics that a consumer needs, and checks them:
+//
+//   - The generation may begin or has begun. In a process that also writes, no later
+//     generation has begun.
+//   - The events topic is the one that ClickHouse has recorded. If ClickHouse has
+//     recorded none, consumerTopics records this one.
+//   - The log still reaches as far as what was applied of it.
+//
+// It puts the number of the topic's partitions and the topic's id into cfg.
 func (p *process) consumerTopics(ctx context.Context, cfg *kafka.Config, store *clickhouse.Store, writes bool) error {
 	err := p.retry(ctx, "compare the generations", mayPass,
 		func(ctx context.Context) error { return p.consumerGeneration(ctx, *cfg, store, writes) })
@@ -60,11 +66,14 @@ func (p *process) consumerTopics(ctx context.Context, cfg *kafka.Config, store *
 	return p.checkCommits(ctx, *cfg)
 }
 
-// consumerGeneration compares the generation with those before and after it. A
-// generation begins once all before it are applied: an update in it could
-// otherwise meet an event whose create is not. Once it has begun, records that
-// come late to one before are only warned of; Kafka forgets the commits of a
-// topic that nobody reads any more, before its last records.
+// consumerGeneration compares the generation with those before and after it, and
+// begins it if it has not begun.
+//
+// A generation begins once all records of the earlier ones are applied. Otherwise an
+// update in the new topic could come before the create of its event in the old one.
+// After that, records that are not applied in an earlier topic only cause a warning:
+// such a record may have come late, or Kafka has forgotten the commits of a topic that
+// nobody reads any more before it has deleted the topic's last records.
 func (p *process) consumerGeneration(ctx context.Context, cfg kafka.Config, store *clickhouse.Store, writes bool) error {
 	recorded, err := store.Generations(ctx)
 	if err != nil {
@@ -97,10 +106,10 @@ func (p *process) consumerGeneration(ctx context.Context, cfg kafka.Config, stor
 	return nil
 }
 
-// apiTopics is consumerTopics for a process that only writes. It changes nothing
-// in ClickHouse, and does not need it where the topics exist: then Kafka alone
-// says whether the generation may be written to. It returns a fence, which the
-// process must ask before it acknowledges writes.
+// apiTopics makes and checks the topics for a process that writes and does not
+// consume. It changes nothing in ClickHouse. If the topics exist, it does not need
+// ClickHouse either, because Kafka alone says whether the generation may be written to.
+// It returns a fence, which the process must ask before it acknowledges writes.
 func (p *process) apiTopics(ctx context.Context, cfg *kafka.Config, store *clickhouse.Store) (*kafka.Fence, error) {
 	err := p.retry(ctx, "compare the generations", mayPass,
 		func(ctx context.Context) error { return p.apiGeneration(ctx, *cfg, store) })
@@ -114,8 +123,8 @@ func (p *process) apiTopics(ctx context.Context, cfg *kafka.Config, store *click
 	if err := p.checkCommits(ctx, *cfg); err != nil {
 		return nil, err
 	}
-	// What ClickHouse has recorded is compared before anything is acknowledged, if
-	// it answers, and otherwise as soon as it does.
+	// The topic is compared with the one that ClickHouse has recorded before anything
+	// is acknowledged. If ClickHouse does not answer, watchRecord compares them later.
 	bounded, cancel := context.WithTimeout(ctx, lookTimeout)
 	err = compareRecord(bounded, info, store)
 	cancel()
@@ -144,8 +153,8 @@ func (p *process) apiTopics(ctx context.Context, cfg *kafka.Config, store *click
 	return fence, nil
 }
 
-// apiGeneration compares the generation with those before and after it, as far
-// as Kafka and ClickHouse tell.
+// apiGeneration compares the generation with those before and after it, and begins it
+// if it has not begun. It does without ClickHouse where Kafka knows enough.
 func (p *process) apiGeneration(ctx context.Context, cfg kafka.Config, store *clickhouse.Store) error {
 	if err := kafka.CheckGeneration(ctx, cfg, p.log); err != nil {
 		return err
@@ -165,8 +174,9 @@ func (p *process) apiGeneration(ctx context.Context, cfg kafka.Config, store *cl
 	}
 	own := slices.IndexFunc(generations, func(g kafka.Generation) bool { return g.Number == cfg.Generation })
 	if own < 0 && unknown != nil {
-		// Offsets, and so versions of rows, would begin again in a topic that is made
-		// in place of one that was lost. On brokers that never had any there is none.
+		// The topic may have existed and been lost. In a new topic offsets, and so the
+		// versions of rows, would start again. Brokers that never had a topic of
+		// Sluice's cannot have lost one.
 		untouched, err := kafka.Untouched(ctx, cfg, p.log)
 		if err != nil {
 			return err
@@ -182,7 +192,8 @@ func (p *process) apiGeneration(ctx context.Context, cfg kafka.Config, store *cl
 	return kafka.BeginGeneration(ctx, cfg, p.log)
 }
 
-// ensureTopics makes the topics, and puts what the events topic is into cfg.
+// ensureTopics makes the topics that do not exist, and puts the number of partitions
+// and the id of the events topic into cfg.
 func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config) (info kafka.TopicInfo, err error) {
 	err = p.retry(ctx, "reach Kafka", mayPass, func(ctx context.Context) (err error) {
 		info, err = kafka.EnsureTopics(ctx, *cfg, p.log)
@@ -192,12 +203,14 @@ func (p *process) ensureTopics(ctx context.Context, cfg *kafka.Config) (info kaf
 	return info, err
 }
 
+// checkCommits checks that the log reaches as far as the group's commits.
 func (p *process) checkCommits(ctx context.Context, cfg kafka.Config) error {
 	return p.retry(ctx, "compare the log with the commits", mayPass,
 		func(ctx context.Context) error { return kafka.CheckCommits(ctx, cfg, p.log) })
 }
 
-// compareRecord compares the topic with what ClickHouse has recorded.
+// compareRecord compares the topic with the topic and the generations that ClickHouse
+// has recorded.
 func compareRecord(ctx context.Context, info kafka.TopicInfo, store *clickhouse.Store) error {
 	if err := store.CheckTopic(ctx, info.Generation, info.Topic, info.ID, info.Partitions); err != nil {
 		return err
@@ -212,8 +225,9 @@ func compareRecord(ctx context.Context, info kafka.TopicInfo, store *clickhouse.
 	return nil
 }
 
-// watchRecord stops the writes where ClickHouse has recorded another topic, or a
-// later generation, which may be in another Kafka.
+// watchRecord stops the acknowledgement of writes once ClickHouse has recorded another
+// topic or a later generation. A later generation may be in another Kafka, where the
+// fence does not see it.
 func (p *process) watchRecord(ctx context.Context, info kafka.TopicInfo, store *clickhouse.Store, fence *kafka.Fence) {
 	tick := time.NewTicker(recordInterval)
 	defer tick.Stop()
@@ -237,7 +251,7 @@ func (p *process) watchRecord(ctx context.Context, info kafka.TopicInfo, store *
 	}
 }
 
-// lastOf is the last of the generations, which are in order; 0 for none.
+// lastOf returns the last of the generations, which are in order, or 0 if there are none.
 func lastOf(generations []int) int {
 	if len(generations) == 0 {
 		return 0

@@ -18,36 +18,39 @@ import (
 
 const (
 	mib = 1 << 20
-	// memoryDefault is the limit where nothing else is said.
+	// memoryDefault is the limit of a process that has neither --memory-limit nor
+	// GOMEMLIMIT.
 	memoryDefault = 448 * mib
-	// collectorShare is the part of the limit, 1 in so many, that is garbage which
-	// has not been collected yet. What may live is the rest.
+	// The limit divided by collectorShare is left for garbage that has not been
+	// collected yet. The parts of the process share the rest.
 	collectorShare = 10
 
-	// processBytes is what every process takes: Go's runtime, the clients of Kafka
-	// and ClickHouse with their connections, metrics.
+	// processBytes is what every process needs: the Go runtime, the clients of Kafka
+	// and ClickHouse with their connections, and metrics.
 	processBytes = 32 * mib
-	// brokerBytes is what the embedded broker takes: the requests under way, and
-	// the places of the batches that it keeps on disk.
+	// brokerBytes is what the embedded broker needs: for the requests in progress,
+	// and for the places of the batches on its disk.
 	brokerBytes = 16 * mib
-	// connectionBytes is what an open connection takes beside the bodies and
-	// answers on it. Measured: 19 KiB resident when idle, garbage included.
+	// connectionBytes is what an open connection needs, without the bodies and
+	// answers on it. An idle one was measured to take 19 KiB resident, with garbage.
 	connectionBytes = 16 << 10
-	// fetchBytes is one fetch of the consumer, as compressed. There are two, and
-	// one that has been polled.
+	// fetchBytes is the size of one fetch of the consumer, compressed. There are up to
+	// three at a time: two in the Kafka client, and one that was polled from it.
 	fetchBytes = 4 * mib
-	// pollBytesMost is the most of one answer of the consumer's source.
+	// pollBytesMost is the most bytes that one poll of the consumer returns.
 	pollBytesMost = 20 * mib
-	// producedRecordBytes is what a record in the producer's buffer takes beside its bytes.
+	// producedRecordBytes is what a record in the producer's buffer needs in addition
+	// to its key and value.
 	producedRecordBytes = 256
 
 	connectionsLeast, connectionsMost = 256, 4096
 )
 
-// ByteSize is a number of bytes. As text it is written like GOMEMLIMIT: 448MiB.
+// ByteSize is a number of bytes. Its text has the form of GOMEMLIMIT, such as 448MiB.
 type ByteSize int64
 
-// UnmarshalText takes bytes, or a number with a unit: B, KiB, MiB, GiB or TiB.
+// UnmarshalText reads a number of bytes, or a number with a unit: B, KiB, MiB, GiB
+// or TiB.
 func (s *ByteSize) UnmarshalText(text []byte) error {
 	number, unit := strings.TrimSuffix(string(text), "B"), int64(1)
 	for i, letter := range []string{"Ki", "Mi", "Gi", "Ti"} {
@@ -63,7 +66,7 @@ func (s *ByteSize) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String writes mebibytes, such as 448MiB.
+// String returns the size in mebibytes, such as 448MiB.
 func (s ByteSize) String() string {
 	if s%mib == 0 {
 		return strconv.FormatInt(int64(s/mib), 10) + "MiB"
@@ -71,29 +74,29 @@ func (s ByteSize) String() string {
 	return strconv.FormatFloat(float64(s)/mib, 'f', 1, 64) + "MiB"
 }
 
-// memory is how the memory of a process is divided: the bounds of its parts,
-// which fit into the limit together, with what Go's collector needs.
+// memory says how the memory of a process is divided. It has a bound for each part.
+// All bounds together, with the garbage that is not collected yet, fit into the limit.
 type memory struct {
 	limit ByteSize
-	// goLimit is the limit to set for Go's runtime; 0 leaves it as it is.
+	// goLimit is the limit to set for the Go runtime. 0 leaves the runtime's own.
 	goLimit int64
 
-	// connections is how many may be open at a time. bodies and answers are
-	// those of the API.
+	// connections is the number of connections that may be open at a time. bodies and
+	// answers bound the request bodies and the answers of the API.
 	connections     int64
 	bodies, answers int64
-	// producer is the producer's buffer.
+	// producer bounds the buffer of the Kafka producer.
 	producer int64
-	// inflated is what the consumer has fetched and inflated and not polled yet, of
-	// which as much again waits for the next flush; flush is one batch, of which
-	// there are two; recent is for the rows held for updates.
+	// inflated bounds the records that the consumer has fetched and inflated but not
+	// polled yet. As much again was polled and waits for the next flush. flush bounds
+	// one batch; two exist at a time. recent bounds the rows that are held for updates.
 	inflated, flush, recent int64
 }
 
 // roles are the parts that a process has.
 type roles struct{ api, consumer, broker bool }
 
-// memoryWants are the settings that are given instead of divided; 0 is not given.
+// memoryWants are bounds that the operator has set. 0 means that divide chooses.
 type memoryWants struct {
 	batchItems  int
 	connections int
@@ -101,17 +104,18 @@ type memoryWants struct {
 	recentBytes int
 }
 
-// share is the memory of one part.
+// share says how much memory one part gets.
 type share struct {
 	bytes *int64
-	// unit is what the part takes for each of *bytes.
+	// unit is the memory that the part needs for each one of *bytes.
 	unit int64
-	// least and most bound *bytes; weight is the share of what is left.
+	// least and most bound *bytes. What is left once every part has its least is
+	// divided in proportion to weight.
 	least, most, weight int64
 }
 
-// limits returns the limit of the process, and of Go's runtime, 0 where that has it.
-// A given limit, if it is not 0, is both.
+// limits returns the limit of the process, and the limit to set for the Go runtime,
+// which is 0 if the runtime has a limit already. If given is not 0, it is both.
 func limits(given ByteSize) (limit ByteSize, goLimit int64) {
 	if given != 0 {
 		return given, int64(given)
@@ -125,7 +129,8 @@ func limits(given ByteSize) (limit ByteSize, goLimit int64) {
 	return memoryDefault, 0 // GOMEMLIMIT=off
 }
 
-// divide divides the memory. The error says how much is needed at least.
+// divide divides the memory among the parts of the process. The error says how much
+// they need at least.
 func divide(given ByteSize, has roles, want memoryWants) (memory, error) {
 	var m memory
 	m.limit, m.goLimit = limits(given)
@@ -151,7 +156,7 @@ func divide(given ByteSize, has roles, want memoryWants) (memory, error) {
 	if has.consumer {
 		fixed += 3*fetchBytes + conn.DefaultLookupBytesMax
 		add(&m.inflated, 2, 8*mib, pollBytesMost-fetchBytes, 1, 0)
-		// A flush leaves room for one poll; one that is no larger than that does not.
+		// A flush leaves room for one poll, unless the flush is no larger than a poll.
 		if want.flushBytes > 0 && want.flushBytes <= pollBytesMost {
 			fixed += 2 * pollBytesMost
 		}
@@ -170,7 +175,7 @@ func divide(given ByteSize, has roles, want memoryWants) (memory, error) {
 		return m, fmt.Errorf("--memory-limit: %s is too little for this process and its settings; it needs %s at least",
 			m.limit, ByteSize((least+mib-1)/mib*mib))
 	}
-	// What one part cannot take goes to the others.
+	// If a part reaches its most, the other parts get what it could not take.
 	for free > 0 {
 		weights := int64(0)
 		for _, p := range parts {
@@ -214,8 +219,8 @@ func (m *memory) applyConsumer(cfg *consumer.Config) {
 	cfg.PollBytesMax = int(m.inflated) + fetchBytes
 }
 
-// set sets the limit of Go's runtime, from which on it collects garbage before
-// the heap has doubled, and says how the memory is divided.
+// set sets the limit of the Go runtime and logs how the memory is divided. Near the
+// limit the runtime collects garbage before the heap has doubled.
 func (m *memory) set(log *slog.Logger) {
 	if m.goLimit > 0 {
 		debug.SetMemoryLimit(m.goLimit)
@@ -223,7 +228,7 @@ func (m *memory) set(log *slog.Logger) {
 	log.Info("memory is divided", "memory", m)
 }
 
-// LogValue tells an operator how the memory is divided.
+// LogValue returns the bounds of the parts that the process has.
 func (m *memory) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.String("limit", m.limit.String())}
 	add := func(name string, bytes int64) {

@@ -14,21 +14,21 @@ import (
 	"github.com/ebitengine/purego"
 )
 
-// built says whether this program can be an engine.
+// built says whether this program contains the loader of the library.
 const built = true
 
 // ChildMain must be the first call in main, and in the TestMain of every test binary that
 // starts an engine, because [Engine.Run] starts the running program once more as its child.
 // In any other process it returns at once. In the child it runs the server until the
-// parent closes the child's standard input, and then exits the process; it is the one
-// place outside main that does so.
+// parent closes the child's standard input, and then exits the process. No other function
+// outside main exits the process.
 func ChildMain() {
 	if os.Getenv(childEnv) == "" {
 		return
 	}
-	// The parent alone decides when the engine stops: after the consumer, which still
-	// needs it. So a signal sent to the terminal's group, or by a service manager to every
-	// process of the service, must not reach it first.
+	// The parent stops the engine last, because the consumer needs it until the consumer
+	// itself has stopped. So the child ignores the signals that a terminal or a service
+	// manager sends to all processes at once.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 
 	code := 0
@@ -36,13 +36,13 @@ func ChildMain() {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
-	// Not a return from main: the library's exit handlers are of no use to a process
-	// whose server has already shut down.
+	// os.Exit skips the library's exit handlers. They are not needed, because the server
+	// has shut down.
 	os.Exit(code) //nolint:forbidigo // this is the child's main
 }
 
-// serveLibrary opens the library, the first of the arguments, and runs its command line
-// with the others until the server has stopped.
+// serveLibrary opens the library at the path args[0], and runs the library's command line
+// with the other arguments. It returns once the server has stopped.
 func serveLibrary(args []string) error {
 	if len(args) == 0 {
 		return fmt.Errorf("%s is set, but the engine did not start this process", childEnv)
@@ -71,9 +71,9 @@ func serveLibrary(args []string) error {
 		purego.RegisterLibFunc(f.ptr, handle, f.name)
 	}
 
-	// The library's own handlers for deadly signals wait minutes for a stack trace to be
-	// written before the process dies. A crashed engine is to be gone at once, so that
-	// the parent can start the next one.
+	// After a deadly signal the library's own handlers would spend minutes on writing a
+	// stack trace. Without them a crashed child ends at once, and the parent can start the
+	// next one.
 	setSignalHandlersEnabled(0)
 
 	if err := waitAtPrompt(); err != nil {
@@ -91,7 +91,7 @@ func serveLibrary(args []string) error {
 	}
 	argv = append(argv, nil)
 
-	// argv holds pointers to Go memory; both stay put and alive for the whole call.
+	// argv points to Go memory. Pinning keeps both in place and alive during the call.
 	var pinner runtime.Pinner
 	defer pinner.Unpin()
 	for _, c := range argv[:len(args)] {
@@ -108,14 +108,14 @@ func serveLibrary(args []string) error {
 	return nil
 }
 
-// waitAtPrompt makes a pseudo-terminal the standard input of this process, which it closes
-// when the standard input that the process came with ends. The library then does what it
-// would for a user who types nothing at its prompt: it keeps the server up until the
-// terminal is gone, and then shuts it down.
+// waitAtPrompt replaces the standard input of this process by a pseudo-terminal, and closes
+// the terminal when the original standard input ends. To the library this looks like a user
+// who types nothing at its prompt: it keeps the server running until the terminal is closed,
+// and then shuts the server down.
 //
-// A terminal, because of what the library does without one: it takes itself for a batch
-// job, and ends the process at any exception that nobody expects. A client that is
-// refused or whose connection is reset while it is idle is enough.
+// The terminal is needed because without one the library behaves like a batch job, and ends
+// the process at any unexpected exception. A client that is refused is enough for that, or
+// an idle connection that is reset.
 func waitAtPrompt() error {
 	var (
 		posixOpenpt func(flags int32) int32
@@ -155,7 +155,7 @@ func waitAtPrompt() error {
 
 	go func() {
 		f := os.NewFile(uintptr(input), "standard input")
-		_, _ = io.Copy(io.Discard, f) // an error is an end too
+		_, _ = io.Copy(io.Discard, f) // an error ends the input too
 		_ = syscall.Close(int(user))
 	}()
 	return nil

@@ -2,9 +2,9 @@
 
 package engine
 
-// built says whether this program can be an engine.
+// built says whether this program contains the loader of the library.
 const built = false
 
-// ChildMain does nothing: the program was built with the tag noengine, which
-// leaves the loader of the library out, so that the binary needs no libc.
+// ChildMain does nothing, because this program was built with the tag noengine. That
+// tag leaves out the loader of the library, so that the binary needs no libc.
 func ChildMain() {}

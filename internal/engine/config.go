@@ -25,8 +25,8 @@ const (
 
 	DefaultRestartDelayMax = 10 * time.Second
 
-	// MemoryMinBytes is the least MemoryMaxBytes that Validate accepts. Below it the
-	// server starts, but refuses merges and queries of an ordinary size.
+	// MemoryMinBytes is the smallest MemoryMaxBytes that Validate accepts. With less, the
+	// server starts but refuses merges and queries of an ordinary size.
 	MemoryMinBytes = 512 << 20
 )
 
@@ -35,54 +35,56 @@ type Config struct {
 	// Library is the path of libchdb.so, as returned by [Find]. Required.
 	Library string
 
-	// Dir is the directory that holds everything of the engine: data, configuration and
-	// logs. It is created, readable by its owner only, when it does not exist. One engine
-	// at a time can use it. Required.
+	// Dir is the directory for the engine's data, configuration and logs. If it does not
+	// exist, it is created, readable by its owner only. Only one engine at a time can use
+	// it. Required.
 	Dir string
 
-	// Host is the loopback IP address to listen on. Default: [DefaultHost]. No other
-	// address is accepted: the protocols are served without TLS.
+	// Host is the loopback IP address to listen on. Default: [DefaultHost]. Other
+	// addresses are refused, because the server has no TLS.
 	Host string
 
-	// TCPPort and HTTPPort are the ports of the native protocol and of HTTP. 0, the
-	// default, chooses a free one at the first start and keeps it across restarts.
+	// TCPPort and HTTPPort are the ports of the native protocol and of HTTP. With 0, the
+	// default, the engine chooses a free port at its first start, and keeps it when the
+	// child is started again.
 	TCPPort, HTTPPort int
 
-	// MemoryMaxBytes bounds what the server allocates; a query beyond it fails, the server
-	// does not. It is at least [MemoryMinBytes]. 0, the default, is half of the machine's
-	// memory.
+	// MemoryMaxBytes bounds the memory of the server. A query that would need more fails,
+	// and the server goes on. The bound is at least [MemoryMinBytes]. 0, the default, is
+	// half of the machine's memory.
 	MemoryMaxBytes int64
 
-	// SystemLogs turns on system.query_log and system.part_log, kept for a day. They cost
-	// some CPU and disk for every query and part, so they are for benchmarks and for
-	// finding faults. Default: off.
+	// SystemLogs turns on system.query_log and system.part_log, which keep their rows for a
+	// day. They are for benchmarks and for finding faults, because they cost CPU and disk
+	// for every query and part. Default: off.
 	SystemLogs bool
 
-	// Settings are query settings that every session of the user starts with, for
-	// instance "max_threads": "2". Default: the server's own.
+	// Settings are the query settings of every session of [User], for example
+	// "max_threads": "2". Default: the server's own.
 	Settings map[string]string
 
-	// ServerSettings are top-level server settings that replace the ones this package
-	// chooses or leaves to the server, for instance "background_pool_size": "8".
+	// ServerSettings are top-level settings of the server, for example
+	// "background_pool_size": "8". They replace those that this package chooses, and the
+	// server's defaults.
 	ServerSettings map[string]string
 
-	// StartTimeout bounds the time from the launch of the child to its first answer,
-	// after which it is killed. It has to allow for loading every part of every table.
-	// Default: [DefaultStartTimeout].
+	// StartTimeout bounds the time from the start of the child to its first answer. A
+	// child that takes longer is killed. The time must suffice to load every part of every
+	// table. Default: [DefaultStartTimeout].
 	StartTimeout time.Duration
 
-	// RestartDelayMax bounds the pause before a child that died is started again,
-	// which doubles with each that did not serve long. Default:
+	// RestartDelayMax bounds the pause before a child that died is started again. The pause
+	// doubles each time, until a child has served for a minute. Default:
 	// [DefaultRestartDelayMax].
 	RestartDelayMax time.Duration
 
-	// StopTimeout bounds a clean stop, after which the child is killed. Nothing that was
-	// written with fsync is lost either way. Default: [DefaultStopTimeout].
+	// StopTimeout bounds a clean stop. A child that takes longer is killed, which loses
+	// nothing that was written with fsync. Default: [DefaultStopTimeout].
 	StopTimeout time.Duration
 }
 
-// Validate reports everything that is wrong with the configuration, one error per field,
-// joined. Zero values that have a default are valid.
+// Validate reports everything that is wrong with the configuration, as joined errors, one
+// for each field. Zero values that have a default are valid.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(field, format string, args ...any) {
@@ -135,11 +137,11 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// settingName is what may become the name of an XML element below.
+// settingName matches the names that may become XML elements in the configuration.
 var settingName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 
-// withDefaults returns c with every zero value that has a default replaced by it, and with
-// absolute paths, since the child could be started from another directory.
+// withDefaults returns c with defaults in place of zero values, and with absolute paths,
+// because the working directory of the child is another one.
 func (c Config) withDefaults() (Config, error) {
 	var err error
 	if c.Library, err = filepath.Abs(c.Library); err != nil {
@@ -163,9 +165,9 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// serverSettings are the top-level settings that this package chooses: an engine that
-// shares a machine of a few cores with the rest of the pipeline, on data where the index
-// and the marks are worth keeping and the rows are better left to the page cache.
+// serverSettings returns the top-level settings of the server. They are for an engine that
+// shares a machine of a few cores with the rest of the pipeline. Caches hold the index and
+// the marks; the rows are left to the page cache.
 func (c Config) serverSettings() map[string]string {
 	const mib = 1 << 20
 	bytes := func(n int64) string { return strconv.FormatInt(n, 10) }
@@ -175,7 +177,7 @@ func (c Config) serverSettings() map[string]string {
 		"asynchronous_metrics_update_period_s": "60",
 		"mlock_executable":                     "false",
 
-		// Merges. The rows of merge_tree in the template go with the first two.
+		// Merges. Change the first two together with merge_tree in configTemplate.
 		"background_pool_size":                          "4",
 		"background_merges_mutations_concurrency_ratio": "2",
 		"background_common_pool_size":                   "2",
@@ -203,8 +205,8 @@ func (c Config) serverSettings() map[string]string {
 	return s
 }
 
-// configFile renders the server's configuration. It holds a digest of the password, never
-// the password.
+// configFile returns the server's configuration. It contains a digest of the password, but
+// not the password.
 func (c Config) configFile(path, password string, tcpPort, httpPort int) ([]byte, error) {
 	tmpl, err := template.New("config.xml").Funcs(template.FuncMap{"x": xmlEscape}).Parse(configTemplate)
 	if err != nil {
@@ -236,18 +238,20 @@ func xmlEscape(v any) (string, error) {
 	return out.String(), err
 }
 
-// configTemplate serves both as the server's configuration and as its list of users.
+// configTemplate is both the server's configuration and its list of users.
 //
-// The library opens the child's own session as the user default, without a password, and
-// neither can be changed. That session is open before the listeners are and stays open, so
-// allowing a single one keeps everybody else from being that user; and it has no right but
-// to open the listeners. The profile named default is every user's, hence one for it alone.
+// The library opens a session of the child itself, as the user default without a password.
+// Neither can be changed. So that nobody else can be that user, it may have one session
+// only, and the child's is open before the listeners are and stays open. The user has no
+// right but to open the listeners. Its profile is launcher, because all users inherit the
+// profile named default.
 //
-// The prompt the child waits at would have the server log to the console, which is the
-// child's standard error: messages there go into the log of the program, and the server's
-// may quote queries. They go to a file beside the data instead.
+// At the prompt the server would log to the child's standard error, and from there messages
+// go into the log of the program. The server's messages may quote queries, so they go to a
+// file beside the data instead.
 //
-// log_queries and the query profilers cost CPU for tables that do not exist.
+// log_queries and the query profilers are off without SystemLogs. They would cost CPU for
+// tables that do not exist.
 //
 // Backups may be written beside the data, and nowhere else.
 const configTemplate = `<clickhouse>

@@ -1,10 +1,10 @@
-// Package engine runs the embedded ClickHouse server: it finds libchdb, runs it as a child
-// process that serves the native protocol and HTTP on loopback, starts it again when it
-// dies, and stops it.
+// Package engine runs the embedded ClickHouse server. It finds the library libchdb, and
+// runs it in a child process that serves the native protocol and HTTP on loopback. It starts
+// the child again when the child dies, and stops it.
 //
-// The child is the running program itself, started once more; hence [ChildMain]. It is
-// the only process that loads the library, so a crash of the server or its memory are
-// never the parent's, and it cannot outlive its parent.
+// The child is the running program, started once more: see [ChildMain]. Only the child loads
+// the library. So a crash of the server does not end the parent, and the server's memory is
+// not the parent's. The child ends when its parent does.
 package engine
 
 import (
@@ -27,37 +27,37 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The one user that clients log in as, and the database that is theirs. The database is
-// not created here: that is the first migration's work.
+// User is the only user that clients log in as, and Database is the name of that user's
+// database. The first migration creates the database, not this package.
 const (
 	User     = "sluice"
 	Database = "sluice"
 )
 
 const (
-	// A child that dies again and again is started at most this often.
+	// backoffMin is the pause before the first restart of a child.
 	backoffMin = 100 * time.Millisecond
 
-	// A child that served this long was healthy: the next restart begins at backoffMin.
+	// healthyAfter is how long a child must serve before its restart waits backoffMin again.
 	healthyAfter = time.Minute
 
-	// How often a starting child is asked whether it answers, and for how long one
-	// answer is waited for.
+	// probeInterval is the time between two probes of a starting child, and probeTimeout
+	// bounds each of them.
 	probeInterval = 20 * time.Millisecond
 	probeTimeout  = 2 * time.Second
 
-	// How often a first start is tried with other ports when the chosen ones were taken
-	// between choosing and listening.
+	// portAttempts is how often the first start is tried. Another process may take the
+	// chosen ports before the child listens on them; each attempt chooses other ports.
 	portAttempts = 5
 
-	// How long a start waits for an engine on the same directory to be gone. The child of
-	// a killed parent holds the directory for a moment longer than the parent.
+	// lockTimeout is how long a start waits for the lock of the directory. The child of a
+	// killed parent holds it for a moment longer than the parent.
 	lockTimeout = 3 * time.Second
 
 	// killTimeout bounds the wait for a killed child.
 	killTimeout = 10 * time.Second
 
-	// outputTailBytesMax bounds what is kept of the child's standard output and error.
+	// outputTailBytesMax bounds what is kept of the child's standard error.
 	outputTailBytesMax = 4 << 10
 )
 
@@ -65,7 +65,8 @@ var (
 	// ErrInUse is returned by [Engine.Run] when another engine uses the directory.
 	ErrInUse = errors.New("directory is in use by another engine")
 
-	// ErrStopped is returned by [Engine.WaitReady] when Run has returned.
+	// ErrStopped is returned by [Engine.WaitReady] when Run has returned before the engine
+	// was ready.
 	ErrStopped = errors.New("engine has stopped")
 )
 
@@ -92,7 +93,7 @@ type Engine struct {
 // touches neither files nor processes. A nil registerer leaves the metrics unregistered.
 func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Engine, error) {
 	if os.Getenv(childEnv) != "" {
-		// Or each child would start a child.
+		// Without this check each child would start another child.
 		return nil, errors.New("engine: ChildMain is not the first call of this program's main")
 	}
 	if err := cfg.Validate(); err != nil {
@@ -106,7 +107,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Engine, erro
 		cfg:      cfg,
 		log:      log,
 		password: newPassword(),
-		// One connection per probe: a kept one would be waited for by a server that stops.
+		// Each probe has its own connection, because a server that stops waits for open ones.
 		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: probeTimeout},
 		up: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sluice_engine_up",
@@ -137,12 +138,13 @@ func newPassword() string {
 	return hex.EncodeToString(b[:])
 }
 
-// Ready returns a channel that is closed when the engine has answered its first query. It
-// stays closed while a dead child is replaced: clients see that as any server's restart.
+// Ready returns a channel that is closed when the engine has answered its first query. The
+// channel stays closed while a child that died is replaced. Clients see that like the restart
+// of any server.
 func (e *Engine) Ready() <-chan struct{} { return e.ready }
 
-// WaitReady waits for [Engine.Ready]. It returns [ErrStopped] when Run returned first; the
-// reason is what Run returned.
+// WaitReady waits for [Engine.Ready]. It returns [ErrStopped] if Run returns first; the error
+// of Run says why.
 func (e *Engine) WaitReady(ctx context.Context) error {
 	select {
 	case <-e.ready:
@@ -179,15 +181,17 @@ func (e *Engine) PID() int {
 	return e.pid
 }
 
-// Run starts the server and keeps it running until ctx is done, then stops it and returns
-// nil. A child that dies after it has once been ready is started again, on the same ports,
-// for as long as it takes, with a capped backoff. One that dies before that is an error,
-// because nothing would be different the next time. The error wraps [ErrInUse] when another
-// engine uses the directory.
+// Run starts the server and keeps it running until ctx is done. Then it stops the server
+// cleanly and returns nil.
 //
-// The server is stopped cleanly when ctx is done, so whatever writes to it has to have
-// stopped before. Connections that are still open hold the stop up for 5 s, queries that
-// still run are cut off. Run may be called once.
+// Once the engine has been ready, a child that dies is started again on the same ports, as
+// often as needed, after a pause of at most RestartDelayMax. If the first child dies before it
+// is ready, Run returns an error, because another start would end in the same way. The error
+// wraps [ErrInUse] if another engine uses the directory.
+//
+// Everything that writes to the server must have stopped before ctx is done. Connections that
+// are still open delay the stop by 5 s, and queries that still run are cut off. Run may be
+// called once.
 func (e *Engine) Run(ctx context.Context) error {
 	e.mu.Lock()
 	again := e.running
@@ -241,8 +245,9 @@ func (e *Engine) Run(ctx context.Context) error {
 // portsAreChosen reports whether another attempt at a first start can use other ports.
 func (e *Engine) portsAreChosen() bool { return e.cfg.TCPPort == 0 || e.cfg.HTTPPort == 0 }
 
-// runChild runs one child from its launch to its end, which it causes when ctx is done.
-// It returns for how long the child served, and why it ended: never nil, unless ctx is done.
+// runChild starts one child and returns when the child has ended. When ctx is done, it stops
+// the child. It returns how long the child served, and why it ended. The error is nil only
+// if ctx is done.
 func (e *Engine) runChild(ctx context.Context, lock *os.File) (served time.Duration, err error) {
 	if err := e.choosePorts(ctx); err != nil {
 		return 0, err
@@ -275,7 +280,7 @@ func (e *Engine) runChild(ctx context.Context, lock *os.File) (served time.Durat
 	select {
 	case <-e.ready:
 	default:
-		close(e.ready) // only Run's goroutine does
+		close(e.ready) // only the goroutine of Run closes it
 	}
 
 	select {
@@ -288,7 +293,7 @@ func (e *Engine) runChild(ctx context.Context, lock *os.File) (served time.Durat
 	}
 }
 
-// stopChild ends the child cleanly if it can within the configured time, and else kills it.
+// stopChild stops the child. If that takes longer than StopTimeout, it kills the child.
 func (e *Engine) stopChild(c *child) {
 	begin := time.Now()
 	if c.stop(e.cfg.StopTimeout) {
@@ -299,8 +304,8 @@ func (e *Engine) stopChild(c *child) {
 	e.log.Warn("engine killed, it did not stop in time", "took", time.Since(begin))
 }
 
-// awaitAnswer waits until the child answers a query of [User]. HTTP is the later of the two
-// listeners, so both are open then.
+// awaitAnswer waits until the child answers a query of [User] over HTTP. The child opens the
+// listener for HTTP last, so both are open then.
 func (e *Engine) awaitAnswer(ctx context.Context, c *child) error {
 	timeout := time.NewTimer(e.cfg.StartTimeout)
 	defer timeout.Stop()
@@ -355,15 +360,15 @@ func (e *Engine) setPID(pid int) {
 	e.pid = pid
 }
 
-// choosePorts fills in the ports that the configuration leaves open. Once the engine has
-// been ready they stay.
+// choosePorts chooses the ports that the configuration leaves open. Once the engine has
+// been ready, it keeps its ports.
 func (e *Engine) choosePorts(ctx context.Context) error {
 	select {
 	case <-e.ready:
 		return nil
 	default:
 	}
-	// Both are held until both are chosen, so that they differ.
+	// Both listeners stay open until both ports are chosen, so that the ports differ.
 	tcpPort, tcp, err := reservePort(ctx, e.cfg.Host, e.cfg.TCPPort)
 	if err != nil {
 		return err
@@ -381,8 +386,9 @@ func (e *Engine) choosePorts(ctx context.Context) error {
 	return nil
 }
 
-// reservePort listens on port, or on a free one when it is 0, until the listener is closed.
-// It is also what tells early, and plainly, that a configured port is taken.
+// reservePort listens on the port, or on a free one if it is 0, so that no other process
+// takes it. The caller closes the listener. If a configured port is taken, the error says so
+// before a child is started.
 func reservePort(ctx context.Context, host string, port int) (int, net.Listener, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
@@ -391,7 +397,8 @@ func reservePort(ctx context.Context, host string, port int) (int, net.Listener,
 	return l.Addr().(*net.TCPAddr).Port, l, nil
 }
 
-// writeConfig writes the configuration for the next child, as a whole or not at all.
+// writeConfig writes the configuration for the next child to a new file, and then replaces
+// the old one by it.
 func (e *Engine) writeConfig() (path string, err error) {
 	e.mu.Lock()
 	tcpPort, httpPort := e.tcpPort, e.httpPort

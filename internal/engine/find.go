@@ -8,26 +8,27 @@ import (
 	"path/filepath"
 )
 
-// LibraryVersion is the version of libchdb that Sluice is built and tested for. It holds
-// ClickHouse 26.7. scripts/install-libchdb.sh installs this version.
+// LibraryVersion is the version of libchdb that Sluice is built for and tested with. It
+// contains ClickHouse 26.7. scripts/install-libchdb.sh installs this version.
 const LibraryVersion = "26.7.3-stable.1"
 
-// libraryName is the file's name on every platform: the npm packages for darwin call it
-// .so as well.
+// libraryName is the file's name on every platform. The npm packages for darwin use .so
+// too.
 const libraryName = "libchdb.so"
 
-// ErrNoLibrary is returned by [Find] when libchdb is in none of the places it looks in.
+// ErrNoLibrary is returned by [Find] when libchdb is in none of the places where Find looks.
 var ErrNoLibrary = errors.New("libchdb not found")
 
 // ErrNotBuilt is returned by [Find] in a program that was built with the tag noengine.
 var ErrNotBuilt = errors.New("this program was built without the embedded ClickHouse: give it a server's --clickhouse-url")
 
-// Find returns the absolute path of libchdb: explicit, when it is not empty; otherwise
-// libchdb.so beside the running program; otherwise where scripts/install-libchdb.sh puts
-// it, in sluice/libchdb-<[LibraryVersion]>/ under the user's cache directory.
+// Find returns the absolute path of libchdb. If explicit is not empty, it is that path.
+// Otherwise Find looks for libchdb.so beside the running program, and then where
+// scripts/install-libchdb.sh installs it: in sluice/libchdb-<[LibraryVersion]>/ under the
+// user's cache directory.
 //
-// The error wraps [ErrNoLibrary], names the places and says how to install it. An explicit
-// path that does not exist is an error too, never a reason to look elsewhere.
+// If there is no file, the error wraps [ErrNoLibrary], names the places and says how to
+// install the library. If explicit names no file, Find does not look elsewhere.
 func Find(explicit string) (string, error) {
 	if !built {
 		return "", ErrNotBuilt

@@ -15,17 +15,18 @@ import (
 	"time"
 )
 
-// childEnv marks a process as the child: see [ChildMain].
+// childEnv is the environment variable that marks a process as the child: see [ChildMain].
 const childEnv = "SLUICE_ENGINE_CHILD"
 
-// childQueries is what the child's own session runs before it waits at its prompt.
+// childQueries are the queries that the child's own session runs before it waits at its
+// prompt.
 const childQueries = "SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP"
 
-// errPortTaken says that the child could not listen.
+// errPortTaken says that the child could not listen, because another process has the port.
 var errPortTaken = errors.New("engine port is taken")
 
-// lockDir takes the directory for this engine. The lock belongs to the open file, which the
-// child inherits, so it lasts until the last of the two processes is gone.
+// lockDir locks the directory for this engine. The child inherits the open file, to which the
+// lock belongs. So the lock lasts until both processes have ended.
 func lockDir(ctx context.Context, dir string) (*os.File, error) {
 	path := filepath.Join(dir, "engine.lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // in the configured directory
@@ -68,7 +69,7 @@ func startChild(ctx context.Context, cfg Config, configPath string, lock *os.Fil
 		return nil, fmt.Errorf("start engine: %w", err)
 	}
 	c := &child{
-		// Not ended by ctx, but by stop and kill.
+		// The end of ctx does not end the child; stop and kill do.
 		cmd: exec.CommandContext(context.WithoutCancel(ctx), exe, //nolint:gosec // this very program
 			cfg.Library,
 			"--config-file="+configPath,
@@ -93,8 +94,8 @@ func startChild(ctx context.Context, cfg Config, configPath string, lock *os.Fil
 		return nil, fmt.Errorf("start engine: %w", err)
 	}
 
-	// The kernel's "when the parent is gone" is about the thread that started the child,
-	// not the process. So that thread is kept for as long as the child lives.
+	// The kernel kills the child when the thread that started it ends, not only when the
+	// parent process does: see childAttr. So this thread is kept as long as the child lives.
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -113,8 +114,8 @@ func startChild(ctx context.Context, cfg Config, configPath string, lock *os.Fil
 	return c, nil
 }
 
-// childEnviron is the little that the library needs of the environment. The parent's may
-// hold secrets, and what can be read in the server's environment can be read through SQL.
+// childEnviron returns the environment of the child: only what the library needs. The
+// parent's environment may hold secrets, and SQL can read the environment of the server.
 func childEnviron() []string {
 	env := []string{childEnv + "=1", "TZ=UTC", "TERM=dumb"}
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "GOCOVERDIR"} {
@@ -127,9 +128,9 @@ func childEnviron() []string {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// stop asks the child to stop and reports whether it did so in time.
+// stop asks the child to stop, and reports whether it has stopped within the timeout.
 func (c *child) stop(timeout time.Duration) bool {
-	_ = c.stdin.Close() // a closed pipe says the same
+	_ = c.stdin.Close() // an error means that the pipe is closed already
 	t := time.NewTimer(timeout)
 	defer t.Stop()
 	select {
@@ -140,10 +141,10 @@ func (c *child) stop(timeout time.Duration) bool {
 	}
 }
 
-// kill ends the child and waits until it is gone, for a bounded time: a process that hangs
-// in the kernel, on a dead disk, cannot be waited for.
+// kill kills the child and waits until it has ended, but no longer than killTimeout: a
+// process that hangs in the kernel because of a dead disk may never end.
 func (c *child) kill() {
-	_ = c.cmd.Process.Kill() // or it is gone already
+	_ = c.cmd.Process.Kill() // an error means that it has ended already
 	t := time.NewTimer(killTimeout)
 	defer t.Stop()
 	select {
@@ -152,18 +153,20 @@ func (c *child) kill() {
 	}
 }
 
-// exitError says how the child ended and what it said last. Only after exited is closed.
+// exitError says how the child ended and what it printed last. Call it only after exited is
+// closed.
 func (c *child) exitError() error {
 	return c.endError("engine exited: " + c.cmd.ProcessState.String())
 }
 
-// isRefused reports whether the child runs but its session's queries, which open the
-// listeners, were answered with an error.
+// isRefused reports whether the child runs but its queries, which open the listeners, have
+// failed.
 func (c *child) isRefused() bool {
 	return strings.Contains(c.output.String(), "Received exception")
 }
 
-// endError adds to what happened the last that the child said, and the cause, if known.
+// endError returns an error with what happened and what the child printed last. The error
+// wraps the cause if it is known.
 func (c *child) endError(what string) error {
 	said := strings.TrimSpace(c.output.String())
 	if said != "" {

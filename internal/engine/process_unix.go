@@ -4,8 +4,8 @@ package engine
 
 import "syscall"
 
-// childAttr puts the child in a process group of its own, out of reach of a Ctrl-C meant for the
-// parent. That the parent is gone it learns from its standard input.
+// childAttr puts the child into a session of its own, so that a Ctrl-C for the parent does not
+// reach it. The child stops when the parent ends, because its standard input ends then.
 func childAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setsid: true}
 }
