@@ -43,7 +43,7 @@ func (s *stock) id(i int) event.ID {
 	return id
 }
 
-func (s *stock) page(_ context.Context, q query.Conversation) (query.Page, error) {
+func (s *stock) page(_ context.Context, q query.List) (query.Page, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first := 0
@@ -372,7 +372,7 @@ func TestPagesEndEarly(t *testing.T) {
 					}
 				})
 				parts := 0
-				h.readPage = func(ctx context.Context, q query.Conversation) (query.Page, error) {
+				h.readPage = func(ctx context.Context, q query.List) (query.Page, error) {
 					page, err := s.page(ctx, q)
 					if parts++; tt.part != nil {
 						tt.part(h, parts)
@@ -436,7 +436,7 @@ func TestBrokenAnswers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHarness(t, func(c *api.Config) { c.Addr = "127.0.0.1:0" })
-			h.readPage = func(ctx context.Context, q query.Conversation) (query.Page, error) {
+			h.readPage = func(ctx context.Context, q query.List) (query.Page, error) {
 				if page, err := s.page(ctx, q); q.After == nil {
 					return page, err
 				}
@@ -466,7 +466,7 @@ func TestBrokenAnswers(t *testing.T) {
 		// Small parts, of which none has been sent when the third one fails.
 		small := &stock{events: 10}
 		h := newHarness(t)
-		h.readPage = func(ctx context.Context, q query.Conversation) (query.Page, error) {
+		h.readPage = func(ctx context.Context, q query.List) (query.Page, error) {
 			q.LimitEvents = 1
 			if page, err := small.page(ctx, q); small.readUpTo() < 3 {
 				return page, err
@@ -489,7 +489,7 @@ func TestClientsThatLeaveEndTheirQueries(t *testing.T) {
 				ended <- ctx.Err()
 				return ctx.Err()
 			}
-			h.readPage = func(ctx context.Context, _ query.Conversation) (query.Page, error) { return query.Page{}, wait(ctx) }
+			h.readPage = func(ctx context.Context, _ query.List) (query.Page, error) { return query.Page{}, wait(ctx) }
 			h.readEvent = func(ctx context.Context, _ event.Ref, _ int) (*event.Event, error) { return nil, wait(ctx) }
 			conn := dial(t, listening(t, h), "GET "+target+" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 			<-begun

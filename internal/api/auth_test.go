@@ -73,7 +73,7 @@ func TestScopes(t *testing.T) {
 		"GET /event/{id}": "read", "GET /conversations/{id}/events": "read", "GET /analytics/errors": "read",
 		"GET /analytics/latency": "read", "GET /analytics/conversations": "read", "GET /analytics/timeseries": "read",
 		"GET /event": "read", "PUT /event": "write", "PATCH /event": "write", "PATCH /event/{id}": "write", "DELETE /event": "write", "GET /conversation/events": "read",
-		"GET /openapi.yaml": "read", "GET /metrics": "read admin", "GET /healthz": "", "GET /readyz": "",
+		"GET /events": "read", "GET /conversations": "read", "GET /openapi.yaml": "read", "GET /metrics": "read admin", "GET /healthz": "", "GET /readyz": "",
 	}
 	for _, route := range api.Routes() {
 		need, ok := needs[route]

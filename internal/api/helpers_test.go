@@ -47,10 +47,11 @@ type fakePorts struct {
 	event         *event.Event
 	page          query.Page // and none after it
 	readEvent     func(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error)
-	readPage      func(ctx context.Context, q query.Conversation) (query.Page, error)
+	readPage      func(ctx context.Context, q query.List) (query.Page, error)
 	count         query.ErrorCount
 	latency       []query.LatencyRow
 	conversations []query.ConversationRow
+	summaries     []query.ConversationSummary
 	series        []query.TimeSeriesRow
 	queryErr      error
 	countErrors   func(ctx context.Context) (query.ErrorCount, error) // answers Errors, if set
@@ -154,7 +155,7 @@ func (f *fakePorts) Event(ctx context.Context, ref event.Ref, bytesMax int) (*ev
 	return f.event, f.queryErr
 }
 
-func (f *fakePorts) Conversation(ctx context.Context, q query.Conversation) (query.Page, error) {
+func (f *fakePorts) List(ctx context.Context, q query.List) (query.Page, error) {
 	if f.readPage != nil {
 		return f.readPage(ctx, q)
 	}
@@ -182,6 +183,11 @@ func (f *fakePorts) Latency(_ context.Context, q query.Latency) ([]query.Latency
 func (f *fakePorts) Conversations(_ context.Context, q query.Conversations) ([]query.ConversationRow, error) {
 	f.ask(q)
 	return f.conversations, f.queryErr
+}
+
+func (f *fakePorts) ConversationList(_ context.Context, q query.ConversationList) ([]query.ConversationSummary, error) {
+	f.ask(q)
+	return f.summaries[:min(len(f.summaries), q.LimitRows)], f.queryErr
 }
 
 func (f *fakePorts) TimeSeries(_ context.Context, q query.TimeSeries) ([]query.TimeSeriesRow, error) {

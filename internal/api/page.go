@@ -10,24 +10,24 @@ import (
 	"github.com/sluicehq/sluice/internal/query"
 )
 
-// sendPage sends a page of a conversation in parts. Each part is read from the
+// sendPage sends a page of events in parts. Each part is read from the
 // database, sent, and forgotten before the next one is read, so that a slow
 // reader holds one part. Each part shows the events as they are when it is read. A
 // page ends early, with a cursor, if it has taken too long, would take too much, or
 // if there is no memory for its next part.
-func (s *Server) sendPage(x *exchange, q query.Conversation) error {
+func (s *Server) sendPage(x *exchange, q list) error {
 	begun := time.Now()
 	left := q.LimitEvents
 	pace := s.firstPace(left)
 	var next *event.ID
 	x.out = append(x.out, `{"events":[`...)
 	for events := 0; ; {
-		page, err := s.readPart(x, q, pace)
+		page, err := s.readPart(x, q.List, pace)
 		switch {
 		case err == nil:
-		case events > 0 && errors.Is(err, errNoRoom):
+		case events > 0 && canEndEarly(err):
 			s.metrics.cut.WithLabelValues("overloaded").Inc()
-			return x.endPage(q.After, q.ConversationID)
+			return x.endPage(q.After, q.scope)
 		default:
 			return err
 		}
@@ -44,11 +44,11 @@ func (s *Server) sendPage(x *exchange, q query.Conversation) error {
 		left -= len(page.Events)
 		next = page.Next
 		if next == nil || left == 0 || x.sent+len(x.out) >= s.cfg.PageBytesMax {
-			return x.endPage(next, q.ConversationID)
+			return x.endPage(next, q.scope)
 		}
 		if time.Since(begun) >= s.cfg.PageTimeout || s.stopping() {
 			s.metrics.cut.WithLabelValues("long").Inc()
-			return x.endPage(next, q.ConversationID)
+			return x.endPage(next, q.scope)
 		}
 		q.After = next
 		pace = s.nextPace(pace, x.sending-sending, page, left)
@@ -57,7 +57,7 @@ func (s *Server) sendPage(x *exchange, q query.Conversation) error {
 
 // readPart reads the next part of a page. Only a few parts are read at a time. The
 // others wait before they take memory, and leave the database time for other reads.
-func (s *Server) readPart(x *exchange, q query.Conversation, p pace) (page query.Page, err error) {
+func (s *Server) readPart(x *exchange, q query.List, p pace) (page query.Page, err error) {
 	timer := time.NewTimer(s.cfg.AnswerWait)
 	defer timer.Stop()
 	select {
@@ -69,23 +69,41 @@ func (s *Server) readPart(x *exchange, q query.Conversation, p pace) (page query
 		return page, errNoRoom
 	}
 	q.LimitEvents = p.events
+	if q.ConversationID == "" {
+		// To find the events is a question about many.
+		leave, err := s.analytics.enter(x.r.Context())
+		if err != nil {
+			return page, err
+		}
+		defer leave()
+	}
 	err = x.readEvents(p.bytes, func(ctx context.Context, bytesMax int) (int, error) {
 		q.BytesMax = bytesMax
-		page, err = s.ports.Events.Conversation(ctx, q)
+		page, err = s.ports.Events.List(ctx, q)
+		if q.ConversationID == "" && errors.Is(err, event.ErrQueryTimeout) {
+			return 0, questionProblem(err)
+		}
 		return page.Bytes, err
 	})
 	return page, err
 }
 
+// canEndEarly reports whether a page can end before a part that could not be read for
+// this error, because a later request for it may succeed.
+func canEndEarly(err error) bool {
+	var p *problem
+	return errors.Is(err, errNoRoom) || errors.As(err, &p) && p.code == CodeTooManyQueries
+}
+
 // endPage ends the JSON of a page. If there is a next page, it begins after the
 // event.
-func (x *exchange) endPage(after *event.ID, conversationID string) error {
+func (x *exchange) endPage(after *event.ID, scope string) error {
 	x.out = append(x.out, `],"next_cursor":`...)
 	if after == nil {
 		x.out = append(x.out, "null}\n"...)
 	} else {
 		x.out = append(x.out, '"')
-		x.out = appendCursor(x.out, *after, conversationID)
+		x.out = appendCursor(x.out, *after, scope)
 		x.out = append(x.out, "\"}\n"...)
 	}
 	return x.end()

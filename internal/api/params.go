@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/internal/event"
-	"github.com/sluicehq/sluice/internal/query"
 )
 
 // timestampMaxMillis is the end of the year 9999.
@@ -202,47 +201,6 @@ func (p *params) quantiles(most int) (levels []float64, names []string) {
 	}
 	return levels, names
 }
-
-// filter takes what narrows every analytics query.
-func (p *params) filter(now time.Time, metadataMax int) query.Filter {
-	f := query.Filter{
-		SinceMicros:    p.moment("since", now.Add(-defaultSince).UnixMicro(), now),
-		UntilMicros:    p.moment("until", now.UnixMicro(), now),
-		ConversationID: p.text("conversation_id", event.ConversationIDBytesMax),
-		EventName:      p.text("event_name", event.EventNameBytesMax),
-	}
-	if f.SinceMicros >= f.UntilMicros {
-		p.fail(event.CodeInvalidValue, "since", "must be before until")
-	}
-	var names []string
-	for name := range p.values {
-		if strings.HasPrefix(name, metadataPrefix) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names) // so that one request always becomes one query
-	for _, name := range names {
-		value, _ := p.one(name)
-		key := name[len(metadataPrefix):]
-		switch {
-		case key == "":
-			p.fail(event.CodeInvalidValue, name, "must name a member of the metadata after the dot")
-		case strings.Contains(key, "\x00"):
-			// ClickHouse would look for the member that is named by what comes before it.
-			p.fail(event.CodeInvalidValue, name, "names a member with U+0000 in its name, which no filter finds")
-		}
-		f.Metadata = append(f.Metadata, query.MetadataFilter{Key: key, Value: value})
-	}
-	if len(f.Metadata) > metadataMax {
-		p.fail(event.CodeTooLarge, "metadata", "has more than %d filters", metadataMax)
-	}
-	return f
-}
-
-const (
-	defaultSince   = 7 * 24 * time.Hour
-	metadataPrefix = "metadata."
-)
 
 // parseSpan reads digits and one of s, m, h, d.
 func parseSpan(s string) (time.Duration, bool) {

@@ -195,8 +195,9 @@ func asProblem(err error) *problem {
 
 // storageProblem says how an error of the database is answered.
 func storageProblem(err error) error {
-	if err == nil {
-		return nil
+	var p *problem
+	if err == nil || errors.As(err, &p) {
+		return err
 	}
 	if errors.Is(err, event.ErrQueryTooLarge) {
 		return &problem{

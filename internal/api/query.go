@@ -1,10 +1,7 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"log/slog"
 	"math"
@@ -12,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -22,10 +18,8 @@ import (
 )
 
 const (
-	defaultPageEvents = 100
-	defaultRows       = 100
-	defaultInterval   = time.Hour
-	cursorCheckBytes  = 8
+	defaultRows     = 100
+	defaultInterval = time.Hour
 	// lookTimeout is longer than the pause between two looks at what is applied.
 	lookTimeout = 400 * time.Millisecond
 )
@@ -65,64 +59,13 @@ func (s *Server) getEvent(x *exchange) error {
 	return x.end()
 }
 
-func (s *Server) listConversation(x *exchange) error {
-	p, err := newParams(x.r)
-	if err != nil {
-		return err
-	}
-	q := query.Conversation{ConversationID: p.id()}
-	switch {
-	case len(q.ConversationID) > event.ConversationIDBytesMax:
-		p.fail(event.CodeTooLarge, "conversation_id", "is longer than %d bytes", event.ConversationIDBytesMax)
-	case !utf8.ValidString(q.ConversationID):
-		p.fail(event.CodeInvalidValue, "conversation_id", "must be UTF-8")
-	}
-	q.LimitEvents = p.count("limit", defaultPageEvents, s.cfg.PageEventsMax)
-	q.WithEmbeddings = p.flag("embeddings")
-	if text, ok := p.one("cursor"); ok {
-		id, ok := parseCursor(text, q.ConversationID)
-		if !ok {
-			p.fail(event.CodeInvalidValue, "cursor", "is not a cursor of this conversation")
-		}
-		q.After = &id
-	}
-	after := s.after(p)
-	if err := p.finish(); err != nil {
-		return err
-	}
-	if err := s.waitForReceipts(x, after); err != nil {
-		return err
-	}
-	return s.sendPage(x, q)
-}
-
-// appendCursor appends the text of a place in a conversation: the id of the
-// last event seen, and a check that ties it to the conversation.
-func appendCursor(b []byte, id event.ID, conversationID string) []byte {
-	return base64.RawURLEncoding.AppendEncode(b, append(id[:], cursorCheck(id, conversationID)...))
-}
-
-func parseCursor(text, conversationID string) (id event.ID, ok bool) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(b) != len(id)+cursorCheckBytes {
-		return id, false
-	}
-	id = event.ID(b[:len(id)])
-	return id, bytes.Equal(b[len(id):], cursorCheck(id, conversationID))
-}
-
-func cursorCheck(id event.ID, conversationID string) []byte {
-	sum := sha256.Sum256(append(id[:], conversationID...))
-	return sum[:cursorCheckBytes]
-}
-
 // analysis reads what all analytics have in common.
 func (s *Server) analysis(x *exchange) (*params, query.Filter, []event.Receipt, error) {
 	p, err := newParams(x.r)
 	if err != nil {
 		return nil, query.Filter{}, nil, err
 	}
-	return p, p.filter(s.cfg.Now(), s.cfg.MetadataFiltersMax), s.after(p), nil
+	return p, s.filter(p, false), s.after(p), nil
 }
 
 // question is one of analytics.
@@ -134,6 +77,8 @@ type question struct {
 	// begin, row and end append the answer's JSON to x.out. row, for row i, may be nil.
 	begin, end string
 	row        func(i int)
+	// tail appends what comes after end, if it is not nil.
+	tail func()
 }
 
 // rowBytesMin is what a row takes beside its texts and quantiles.
@@ -164,6 +109,9 @@ func (s *Server) ask(x *exchange, p *params, after []event.Receipt, q question) 
 		}
 	}
 	x.out = append(x.out, q.end...)
+	if q.tail != nil {
+		q.tail()
+	}
 	return x.end()
 }
 
@@ -201,10 +149,10 @@ func (s *Server) analyseErrors(x *exchange) error {
 		},
 		row: func(int) {
 			x.out = appendMember(x.out, '{', "event_name")
-			if f.EventName == "" {
-				x.out = append(x.out, "null"...)
+			if len(f.EventNames) == 1 {
+				x.out = appendString(x.out, f.EventNames[0])
 			} else {
-				x.out = appendString(x.out, f.EventName)
+				x.out = append(x.out, "null"...)
 			}
 			x.out = appendCount(append(x.out, ','), count)
 			x.out = appendTime(appendMember(x.out, ',', "since"), f.SinceMicros)

@@ -69,17 +69,17 @@ func TestListConversation(t *testing.T) {
 	h := newHarness(t)
 	a := h.do(t, "GET", "/conversations/c%2F1/events", "")
 	a.expect(t, 200, `{"events":[],"next_cursor":null}`)
-	if diff := cmp.Diff(query.Conversation{ConversationID: "c/1", LimitEvents: 100}, h.last(t)); diff != "" {
+	if diff := cmp.Diff(query.List{Filter: query.OfConversation("c/1"), LimitEvents: 100}, h.last(t)); diff != "" {
 		t.Error(diff)
 	}
 	for _, id := range []string{"/", "//", ".", "..", "%2F"} {
 		target := "/conversations/" + strings.NewReplacer("%", "%25", "/", "%2f", ".", "%2E").Replace(id) + "/events"
 		serve(h, request("GET", target, "")).expect(t, 200, `{"events":[],"next_cursor":null}`)
-		if diff := cmp.Diff(query.Conversation{ConversationID: id, LimitEvents: 100}, h.last(t)); diff != "" {
+		if diff := cmp.Diff(query.List{Filter: query.OfConversation(id), LimitEvents: 100}, h.last(t)); diff != "" {
 			t.Errorf("%s: %s", target, diff)
 		}
 		h.do(t, "GET", "/conversation/events?limit=7&id="+url.QueryEscape(id), "").expect(t, 200, "")
-		if diff := cmp.Diff(query.Conversation{ConversationID: id, LimitEvents: 7}, h.last(t)); diff != "" {
+		if diff := cmp.Diff(query.List{Filter: query.OfConversation(id), LimitEvents: 7}, h.last(t)); diff != "" {
 			t.Errorf("%s as a parameter: %s", id, diff)
 		}
 	}
@@ -99,7 +99,7 @@ func TestListConversation(t *testing.T) {
 	if strings.Contains(a.body, "embeddings") {
 		t.Errorf("embeddings in %s", a.body)
 	}
-	if diff := cmp.Diff(query.Conversation{ConversationID: "c/1", LimitEvents: 100, After: &next}, h.last(t)); diff != "" {
+	if diff := cmp.Diff(query.List{Filter: query.OfConversation("c/1"), LimitEvents: 100, After: &next}, h.last(t)); diff != "" {
 		t.Error(diff)
 	}
 	changed := base64.RawURLEncoding.EncodeToString(append(next[:], "12345678"...))
@@ -134,6 +134,88 @@ func TestListConversation(t *testing.T) {
 	}
 }
 
+func TestListEvents(t *testing.T) {
+	h := newHarness(t)
+	everything := query.Filter{UntilMicros: query.MicrosMax}
+	h.do(t, "GET", "/events", "").expect(t, 200, `{"events":[],"next_cursor":null}`)
+	if diff := cmp.Diff(query.List{Filter: everything, Newest: true, LimitEvents: 100}, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+	next := event.NewID(now.UnixMicro(), "c")
+	h.page = query.Page{Events: []event.Event{*stored()}, Next: &next}
+	a := h.do(t, "GET", "/events?order=timestamp&error=true&since=1h&conversation_id=c&limit=1", "")
+	a.expect(t, 200, "")
+	var got struct {
+		Events     []map[string]any `json:"events"`
+		NextCursor string           `json:"next_cursor"`
+	}
+	decode(t, a.body, &got)
+	want := query.List{
+		Filter:      query.Filter{SinceMicros: micros(now.Add(-time.Hour)), UntilMicros: query.MicrosMax, ConversationID: "c", Errors: query.WithError},
+		LimitEvents: 1,
+	}
+	if diff := cmp.Diff(want, h.last(t)); diff != "" || len(got.Events) != 1 {
+		t.Errorf("%d events, %s", len(got.Events), diff)
+	}
+	// The order of the parameters, the limit and the embeddings may change from page to page.
+	h.do(t, "GET", "/events?since=1h&conversation_id=c&error=true&order=timestamp&embeddings=true&limit=7&cursor="+got.NextCursor, "").expect(t, 200, "")
+	want.After, want.LimitEvents, want.WithEmbeddings = &next, 7, true
+	if diff := cmp.Diff(want, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+	for target, field := range map[string]string{
+		"/events?order=timestamp&error=false&since=1h&conversation_id=c&cursor=" + got.NextCursor: "cursor",
+		"/events?error=true&since=1h&conversation_id=c&cursor=" + got.NextCursor:                  "cursor",
+		"/events?order=newest": "order",
+		"/events?limit=1001":   "limit",
+		"/events?since=2026-06-01T00:00:00Z&until=2026-05-01T00:00:00Z": "since",
+		"/conversations/c/events?order=latency":                         "order",
+	} {
+		h.do(t, "GET", target, "").problem(t, 422, "invalid_value", field)
+	}
+	for target, field := range map[string]string{
+		"/events?id=a": "id", "/events?q=0.5": "q", "/conversations/c/events?conversation_id=c": "conversation_id",
+	} {
+		h.do(t, "GET", target, "").problem(t, 400, "unknown_field", field)
+	}
+	h.page = query.Page{}
+	h.do(t, "GET", "/conversations/c/events?order=-timestamp&event_name=x&latency_max=9", "").expect(t, 200, "")
+	filtered := query.OfConversation("c")
+	filtered.EventNames, filtered.LatencyMax = []string{"x"}, new(9.0)
+	if diff := cmp.Diff(query.List{Filter: filtered, Newest: true, LimitEvents: 100}, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestListConversations(t *testing.T) {
+	h := newHarness(t)
+	h.do(t, "GET", "/conversations", "").expect(t, 200, `{"conversations":[],"next_cursor":null}`)
+	if diff := cmp.Diff(query.ConversationList{Filter: query.Filter{UntilMicros: query.MicrosMax}, LimitRows: 51, PreviewChars: 200}, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+	h.summaries = []query.ConversationSummary{
+		{ConversationID: "c\"1", ErrorCount: query.ErrorCount{Events: 4, Errors: 1}, FirstMicros: 1, LastMicros: micros(now), EventNames: []string{"a", "b"}, FirstInput: "h\xff", LastOutput: "é"},
+		{ConversationID: "c2", ErrorCount: query.ErrorCount{Events: 1}},
+	}
+	a := h.do(t, "GET", "/conversations?limit=1&error=true", "")
+	var got struct {
+		NextCursor string `json:"next_cursor"`
+	}
+	decode(t, a.body, &got)
+	a.expect(t, 200, `{"conversations":[{"conversation_id":"c\"1","first":"1970-01-01T00:00:00.000001Z","last":"`+now.UTC().Format(time.RFC3339Nano)+
+		`","events":4,"errors":1,"error_rate":0.25,"event_names":["a","b"],"first_input":"h�","last_output":"é"}],"next_cursor":"`+got.NextCursor+`"}`)
+	h.do(t, "GET", "/conversations?error=true&cursor="+got.NextCursor, "").expect(t, 200, "")
+	if q := h.last(t).(query.ConversationList); q.After == nil || *q.After != (query.ConversationPlace{LastMicros: micros(now), ConversationID: "c\"1"}) {
+		t.Errorf("after %v", q.After)
+	}
+	for _, target := range []string{
+		"/conversations?error=false&cursor=" + got.NextCursor, "/conversations?error=true&cursor=A" + got.NextCursor, "/conversations?error=true&cursor=AAAA", "/conversations?cursor=",
+	} {
+		h.do(t, "GET", target, "").problem(t, 422, "invalid_value", "cursor")
+	}
+	h.do(t, "GET", "/conversations?limit=1001", "").problem(t, 422, "invalid_value", "limit")
+}
+
 const week = 7 * 24 * time.Hour
 
 func micros(t time.Time) int64 { return t.UnixMicro() }
@@ -160,8 +242,38 @@ func TestFilters(t *testing.T) {
 		{
 			"conversation_id=c%201&event_name=event_x&metadata.b=2&metadata.a.b=&metadata.a=%27",
 			query.Filter{
-				SinceMicros: micros(now.Add(-week)), UntilMicros: micros(now), ConversationID: "c 1", EventName: "event_x",
+				SinceMicros: micros(now.Add(-week)), UntilMicros: micros(now), ConversationID: "c 1", EventNames: []string{"event_x"},
 				Metadata: []query.MetadataFilter{{Key: "a", Value: "'"}, {Key: "a.b", Value: ""}, {Key: "b", Value: "2"}},
+			},
+		},
+		{
+			"event_name=b&event_name=a&event_name=b&error=true&latency_min=0&latency_max=2.5e3",
+			query.Filter{
+				SinceMicros: micros(now.Add(-week)), UntilMicros: micros(now), EventNames: []string{"a", "b"},
+				Errors: query.WithError, LatencyMin: new(0.0), LatencyMax: new(2500.0),
+			},
+		},
+		{"error=false", query.Filter{SinceMicros: micros(now.Add(-week)), UntilMicros: micros(now), Errors: query.WithoutError}},
+		{
+			"metadata.a!=1&metadata.a!=2&metadata.b>1&metadata.c>=2&metadata.d<3&metadata.e%3C%3D4&metadata.f.exists=true&metadata.g.exists=false&metadata.h.exists=yes" +
+				"&metadata.i%21%3Dx%3Dy&metadata.j%3E=5&metadata.k!x=6&metadata.l<m=7",
+			query.Filter{
+				SinceMicros: micros(now.Add(-week)), UntilMicros: micros(now),
+				Metadata: []query.MetadataFilter{
+					{Key: "a", Op: query.NotEqual, Value: "1"},
+					{Key: "a", Op: query.NotEqual, Value: "2"},
+					{Key: "b", Op: query.Greater, Value: "1"},
+					{Key: "c", Op: query.GreaterOrEqual, Value: "2"},
+					{Key: "d", Op: query.Less, Value: "3"},
+					{Key: "e", Op: query.LessOrEqual, Value: "4"},
+					{Key: "f", Op: query.Exists},
+					{Key: "g", Op: query.Missing},
+					{Key: "h.exists", Value: "yes"},
+					{Key: "i", Op: query.NotEqual, Value: "x=y"},
+					{Key: "j", Op: query.GreaterOrEqual, Value: "5"},
+					{Key: "k!x", Value: "6"},
+					{Key: "l<m", Value: "7"},
+				},
 			},
 		},
 	} {
@@ -235,7 +347,16 @@ func TestRefusedQueries(t *testing.T) {
 		{"errors?event_name=" + strings.Repeat("x", 129), 413, "too_large", "event_name"},
 		{"errors?conversation_id=" + strings.Repeat("x", 257), 413, "too_large", "conversation_id"},
 		{"errors?conversation_id=a&conversation_id=b", 422, "invalid_value", "conversation_id"},
+		{"errors?" + strings.Repeat("event_name=x&", 101), 413, "too_large", "event_name"},
+		{"errors?error=1", 422, "invalid_value", "error"},
+		{"errors?latency_min=-1", 422, "invalid_value", "latency_min"},
+		{"errors?latency_max=NaN", 422, "invalid_value", "latency_max"},
+		{"errors?latency_max=1e999", 422, "invalid_value", "latency_max"},
+		{"errors?latency_min=2&latency_max=1", 422, "invalid_value", "latency_min"},
 		{"errors?metadata.=x", 422, "invalid_value", "metadata."},
+		{"errors?metadata.!=x", 422, "invalid_value", "metadata.!"},
+		{"errors?metadata.>5", 422, "invalid_value", "metadata.>5"},
+		{"errors?metadata.a>=5&metadata.a>=6", 422, "invalid_value", "metadata.a>"},
 		{"errors?metadata.plan%00x=pro", 422, "invalid_value", "metadata.plan\x00x"},
 		{"errors?metadata.a=x&metadata.a=y", 422, "invalid_value", "metadata.a"},
 		{"errors?" + many("metadata.%=x", 17), 413, "too_large", "metadata"},
@@ -326,7 +447,7 @@ func TestAnalyticsAnswers(t *testing.T) {
 	h.do(t, "GET", "/analytics/timeseries?interval=5m&q=0.5&q=0.9&since=1d&event_name=event_a", "").expect(t, 200,
 		`{"rows":[{"time":"2026-06-01T12:00:00Z","events":2,"errors":2,"error_rate":1,"quantiles":{"0.5":null,"0.9":4}}]}`)
 	want := query.TimeSeries{
-		Filter:         query.Filter{SinceMicros: micros(now.Add(-24 * time.Hour)), UntilMicros: micros(now), EventName: "event_a"},
+		Filter:         query.Filter{SinceMicros: micros(now.Add(-24 * time.Hour)), UntilMicros: micros(now), EventNames: []string{"event_a"}},
 		IntervalMicros: 300_000_000, Quantiles: []float64{0.5, 0.9},
 	}
 	if diff := cmp.Diff(want, h.last(t)); diff != "" {
@@ -454,7 +575,7 @@ func TestCursorsOfAllConversations(t *testing.T) {
 		}
 		decode(t, a.body, &got)
 		h.do(t, "GET", path+"?cursor="+got.NextCursor, "").expect(t, 200, "")
-		if q := h.last(t).(query.Conversation); q.After == nil || *q.After != next || q.ConversationID != conversation {
+		if q := h.last(t).(query.List); q.After == nil || *q.After != next || q.ConversationID != conversation {
 			t.Errorf("%q: asked %+v", conversation, q)
 		}
 	}

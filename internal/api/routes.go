@@ -44,6 +44,8 @@ func table() []route {
 		{"PATCH", "/event/{id}", ScopeWrite, true, (*Server).patchEvent},
 		{"DELETE", "/event/{id}", ScopeWrite, true, (*Server).deleteEvent},
 		{"POST", "/events", ScopeWrite, true, (*Server).writeBatch},
+		{"GET", "/events", ScopeRead, false, (*Server).listEvents},
+		{"GET", "/conversations", ScopeRead, false, (*Server).listConversations},
 		{"GET", "/conversation/events", ScopeRead, false, (*Server).listConversation},
 		{"GET", "/conversations/{id}/events", ScopeRead, false, (*Server).listConversation},
 		{"GET", "/analytics/errors", ScopeRead, false, (*Server).analyseErrors},

@@ -56,9 +56,9 @@ type Events interface {
 	// Event returns the event, or nil where there is none. One that takes more
 	// than bytesMax bytes of memory is a [*event.LargeError].
 	Event(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error)
-	// Conversation returns a page of a conversation's events. A page ends early
-	// at q.BytesMax; a first event that takes more is a [*event.LargeError].
-	Conversation(ctx context.Context, q query.Conversation) (query.Page, error)
+	// List returns a page of events. A page ends early at q.BytesMax; a first
+	// event that takes more is a [*event.LargeError].
+	List(ctx context.Context, q query.List) (query.Page, error)
 	// Ready reports why the database cannot be read.
 	Ready(ctx context.Context) error
 }
@@ -68,6 +68,7 @@ type Analytics interface {
 	Errors(ctx context.Context, f query.Filter) (query.ErrorCount, error)
 	Latency(ctx context.Context, q query.Latency) ([]query.LatencyRow, error)
 	Conversations(ctx context.Context, q query.Conversations) ([]query.ConversationRow, error)
+	ConversationList(ctx context.Context, q query.ConversationList) ([]query.ConversationSummary, error)
 	TimeSeries(ctx context.Context, q query.TimeSeries) ([]query.TimeSeriesRow, error)
 }
 

@@ -31,7 +31,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 		{"POST", "/event/a?x", "DELETE, GET, HEAD, PATCH, PUT"},
 		{"POST", "/event/%2F", "DELETE, GET, HEAD, PATCH, PUT"},
 		{"OPTIONS", "/event/a", "DELETE, GET, HEAD, PATCH, PUT"},
-		{"GET", "/events", "POST"},
+		{"DELETE", "/events", "GET, HEAD, POST"},
 		{"DELETE", "/conversations/c/events", "GET, HEAD"},
 		{"POST", "/analytics/errors", "GET, HEAD"},
 		{"POST", "/healthz", "GET, HEAD"},
@@ -72,7 +72,7 @@ func TestProblems(t *testing.T) {
 		{h: h, method: "POST", target: "/event", body: `{"id":"0197297b-e800-8000-8000-000000000000","conversation_id":"c","event_name":"event_a"}`},
 		{h: h, method: "GET", target: "/event/a"},
 		{h: h, method: "GET", target: "/nothing"},
-		{h: h, method: "GET", target: "/events"},
+		{h: h, method: "DELETE", target: "/events"},
 		{h: h, method: "GET", target: "/event"},
 		{h: h, method: "POST", target: "/event", body: "x", headers: []string{"Content-Type", "text/plain"}},
 		{h: h, method: "POST", target: "/events", body: "x", headers: []string{"Content-Type", "text/plain"}},
@@ -404,7 +404,7 @@ func TestNoPayloadInLogs(t *testing.T) {
 }
 
 func TestRoutesAreListed(t *testing.T) {
-	if routes := api.Routes(); len(routes) != 20 || !slices.Contains(routes, "POST /events") {
+	if routes := api.Routes(); len(routes) != 22 || !slices.Contains(routes, "POST /events") {
 		t.Errorf("routes %v", routes)
 	}
 }

@@ -24,15 +24,15 @@ var groupsOnShards = conn.Setting("distributed_group_by_no_merge", "2") //nolint
 
 // Errors counts the filter's events and those with an error.
 func (s *Store) Errors(ctx context.Context, f query.Filter) (query.ErrorCount, error) {
-	from, params, settings := s.from(f, "")
+	sel := s.selectEvents(f)
 	// error.null reads only the null map. With FINAL, "error IS NOT NULL" would read the
 	// texts too.
 	var events, errs proto.ColUInt64
 	var count query.ErrorCount
 	err := s.db.Query(ctx, conn.RoleAnalytics, "errors", s.readTimeout(), ch.Query{
-		Body:       "SELECT count() AS events, countIf(error.null = 0) AS errors" + from,
-		Parameters: params,
-		Settings:   settings,
+		Body:       "SELECT count() AS events, countIf(error.null = 0) AS errors" + sel.from(),
+		Parameters: sel.params,
+		Settings:   sel.settings,
 		Result:     proto.Results{{Name: "events", Data: &events}, {Name: "errors", Data: &errs}},
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range events {
@@ -76,7 +76,8 @@ func (s *Store) Latency(ctx context.Context, q query.Latency) ([]query.LatencyRo
 	if len(q.Quantiles) == 0 {
 		return nil, event.Errorf(event.CodeRequired, "q", "is required")
 	}
-	from, params, settings := s.from(q.Filter, " AND latency IS NOT NULL")
+	sel := s.selectEvents(q.Filter)
+	sel.where += " AND latency IS NOT NULL"
 	var (
 		conversation, name proto.ColStr
 		events             proto.ColUInt64
@@ -97,9 +98,9 @@ func (s *Store) Latency(ctx context.Context, q query.Latency) ([]query.LatencyRo
 		groups = append(groups, "name")
 		result = append(result, proto.ResultColumn{Name: "name", Data: &name})
 	}
-	sql += from
+	sql += sel.from()
 	if q.ByConversation {
-		settings = append(settings, groupsOnShards)
+		sel.settings = append(sel.settings, groupsOnShards)
 	}
 	if len(groups) > 0 {
 		sql += " GROUP BY " + strings.Join(groups, ", ")
@@ -110,8 +111,8 @@ func (s *Store) Latency(ctx context.Context, q query.Latency) ([]query.LatencyRo
 	}
 	err := s.db.Query(ctx, conn.RoleAnalytics, "latency", s.readTimeout(), ch.Query{
 		Body:       sql + " LIMIT {limit:UInt64}",
-		Parameters: params.Int("limit", int64(q.LimitRows)),
-		Settings:   settings,
+		Parameters: sel.params.Int("limit", int64(q.LimitRows)),
+		Settings:   sel.settings,
 		Result:     result,
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range events {
@@ -142,8 +143,8 @@ func (s *Store) Conversations(ctx context.Context, q query.Conversations) ([]que
 	case query.OrderByErrorRate:
 		order = "errors / events"
 	}
-	from, params, settings := s.from(q.Filter, "")
-	settings = append(settings, groupsOnShards)
+	sel := s.selectEvents(q.Filter)
+	sel.settings = append(sel.settings, groupsOnShards)
 	var (
 		conversation proto.ColStr
 		events, errs proto.ColUInt64
@@ -152,11 +153,11 @@ func (s *Store) Conversations(ctx context.Context, q query.Conversations) ([]que
 	)
 	err := s.db.Query(ctx, conn.RoleAnalytics, "conversations", s.readTimeout(), ch.Query{
 		Body: "SELECT conversation_id, count() AS events, countIf(error.null = 0) AS errors," +
-			" toUnixTimestamp64Micro(min(timestamp)) AS first, toUnixTimestamp64Micro(max(timestamp)) AS last" + from +
+			" toUnixTimestamp64Micro(min(timestamp)) AS first, toUnixTimestamp64Micro(max(timestamp)) AS last" + sel.from() +
 			" GROUP BY conversation_id HAVING events >= {events_min:UInt64} ORDER BY " + order +
 			" DESC, conversation_id LIMIT {limit:UInt64}",
-		Parameters: params.Uint("events_min", q.EventsMin).Int("limit", int64(q.LimitRows)),
-		Settings:   settings,
+		Parameters: sel.params.Uint("events_min", q.EventsMin).Int("limit", int64(q.LimitRows)),
+		Settings:   sel.settings,
 		Result: proto.Results{
 			{Name: "conversation_id", Data: &conversation},
 			{Name: "events", Data: &events},
@@ -192,7 +193,7 @@ func (s *Store) TimeSeries(ctx context.Context, q query.TimeSeries) ([]query.Tim
 	if err := checkLevels(q.Quantiles); err != nil {
 		return nil, err
 	}
-	from, params, settings := s.from(q.Filter, "")
+	sel := s.selectEvents(q.Filter)
 	var (
 		micros       proto.ColInt64
 		events, errs proto.ColUInt64
@@ -208,9 +209,9 @@ func (s *Store) TimeSeries(ctx context.Context, q query.TimeSeries) ([]query.Tim
 		result = append(result, proto.ResultColumn{Name: "quantiles", Data: quantiles})
 	}
 	err := s.db.Query(ctx, conn.RoleAnalytics, "timeseries", s.readTimeout(), ch.Query{
-		Body:       sql + from + " GROUP BY bucket ORDER BY bucket",
-		Parameters: params.Int("interval", q.IntervalMicros),
-		Settings:   settings,
+		Body:       sql + sel.from() + " GROUP BY bucket ORDER BY bucket",
+		Parameters: sel.params.Int("interval", q.IntervalMicros),
+		Settings:   sel.settings,
 		Result:     result,
 		OnResult: func(context.Context, proto.Block) error {
 			for i := range events {

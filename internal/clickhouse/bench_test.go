@@ -131,7 +131,7 @@ func BenchmarkEvent(b *testing.B) {
 		},
 		"page": func(i int) error {
 			_, conversation := benchID(i)
-			page, err := store.Conversation(b.Context(), query.Conversation{ConversationID: conversation, LimitEvents: 100})
+			page, err := store.List(b.Context(), query.List{Filter: query.OfConversation(conversation), LimitEvents: 100})
 			if err == nil && len(page.Events) != 20 {
 				err = fmt.Errorf("%d events", len(page.Events))
 			}

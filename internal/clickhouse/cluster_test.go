@@ -70,16 +70,16 @@ func answers(t *testing.T, store *clickhouse.Store, w *world, conversations []st
 	for i, name := range conversations {
 		if i%20 == 0 {
 			for after, page := (*event.ID)(nil), 0; page == 0 || after != nil; page++ {
-				p, err := store.Conversation(ctx, query.Conversation{ConversationID: name, After: after, LimitEvents: 3, WithEmbeddings: true})
+				p, err := store.List(ctx, query.List{Filter: query.OfConversation(name), After: after, LimitEvents: 3, WithEmbeddings: true})
 				p.Bytes = 0 // unmerged versions count
 				put(fmt.Sprint("page ", page, " of ", name), p, err)
 				after = p.Next
 			}
 			// Of events that need to be measured first.
-			_, err := store.Conversation(ctx, query.Conversation{ConversationID: name, LimitEvents: 10, WithEmbeddings: true, BytesMax: 1})
+			_, err := store.List(ctx, query.List{Filter: query.OfConversation(name), LimitEvents: 10, WithEmbeddings: true, BytesMax: 1})
 			var large *event.LargeError
 			put("size of the first event of "+name, errors.As(err, &large), nil)
-			p, err := store.Conversation(ctx, query.Conversation{ConversationID: name, LimitEvents: 10, WithEmbeddings: true, BytesMax: 4000})
+			p, err := store.List(ctx, query.List{Filter: query.OfConversation(name), LimitEvents: 10, WithEmbeddings: true, BytesMax: 4000})
 			p.Bytes = 0
 			put("short page of "+name, p, err)
 		}
@@ -88,10 +88,27 @@ func answers(t *testing.T, store *clickhouse.Store, w *world, conversations []st
 	day, one, named := whole, whole, whole
 	day.SinceMicros, day.UntilMicros = clickhousetest.At(t, "2026-02-10T00:00:00Z"), clickhousetest.At(t, "2026-02-12T00:00:00Z")
 	one.ConversationID = conversations[len(conversations)-1]
-	named.EventName, named.Metadata = "event_b", []query.MetadataFilter{{Key: "plan", Value: "pro"}}
+	named.EventNames, named.Metadata = []string{"event_b"}, []query.MetadataFilter{{Key: "plan", Value: "pro"}}
 	for name, filter := range map[string]query.Filter{"all": whole, "days": day, "one conversation": one, "some": named} {
 		count, err := store.Errors(ctx, filter)
 		put("errors of "+name, count, err)
+		for _, newest := range []bool{false, true} {
+			q := query.List{Filter: filter, Newest: newest, LimitEvents: 150}
+			for page := 0; page == 0 || q.After != nil; page++ {
+				p, err := store.List(ctx, q)
+				p.Bytes = 0
+				put(fmt.Sprint("list ", newest, page, " of ", name), p, err)
+				q.After = p.Next
+			}
+		}
+		list := query.ConversationList{Filter: filter, LimitRows: 30, PreviewChars: 100}
+		for page := 0; page == 0 || list.After != nil; page++ {
+			rows, err := store.ConversationList(ctx, list)
+			put(fmt.Sprint("conversation list ", page, " of ", name), rows, err)
+			if list.After = nil; len(rows) == list.LimitRows {
+				list.After = &query.ConversationPlace{LastMicros: rows[len(rows)-1].LastMicros, ConversationID: rows[len(rows)-1].ConversationID}
+			}
+		}
 		series, err := store.TimeSeries(ctx, query.TimeSeries{Filter: filter, IntervalMicros: 3_600_000_000, Quantiles: []float64{0.5, 0.95}})
 		put("series of "+name, series, err)
 		for _, by := range []struct{ conversation, name bool }{{}, {true, false}, {false, true}, {true, true}} {
@@ -322,7 +339,7 @@ func TestClusterShardDown(t *testing.T) {
 			return err
 		},
 		"a conversation": func(ctx context.Context) error {
-			_, err := store.Conversation(ctx, query.Conversation{ConversationID: there, LimitEvents: 10})
+			_, err := store.List(ctx, query.List{Filter: query.OfConversation(there), LimitEvents: 10})
 			return err
 		},
 		"errors": func(ctx context.Context) error {
@@ -350,7 +367,7 @@ func TestClusterShardDown(t *testing.T) {
 		}
 	}
 	// What is on the other shard alone is not concerned.
-	page, err := store.Conversation(t.Context(), query.Conversation{ConversationID: here, LimitEvents: 10, WithEmbeddings: true})
+	page, err := store.List(t.Context(), query.List{Filter: query.OfConversation(here), LimitEvents: 10, WithEmbeddings: true})
 	if err != nil || len(page.Events) != 1 {
 		t.Errorf("a conversation of the shard that is up: %d events, %v", len(page.Events), err)
 	}

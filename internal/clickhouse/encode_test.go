@@ -215,14 +215,24 @@ func FuzzEncode(f *testing.F) {
 	})
 }
 
-func TestIsJSONScalar(t *testing.T) {
+func TestParseNumber(t *testing.T) {
 	for text, want := range map[string]bool{
-		"0": true, "-0": true, "12": true, "1.50": true, "1e3": true, "-1.5E-7": true, "true": true, "false": true,
-		"": false, "-": false, "01": false, "1.": false, ".5": false, "1e": false, "+1": false, "null": false, "1 ": false,
-		"0x1": false, "NaN": false, "Infinity": false, "1_000": false, `"1"`: false, "1}": false, "True": false,
+		"0": true, "-0": true, "12": true, "1.50": true, "1e3": true, "-1.5E-7": true, "123456789012345678901234567890": true,
+		"": false, "-": false, "01": false, "1.": false, ".5": false, "1e": false, "+1": false, "null": false, "1 ": false, " 1": false,
+		"0x1": false, "NaN": false, "Infinity": false, "1_000": false, `"1"`: false, "1}": false, "true": false, "1e400": false,
+		"1e-99999999999999999999": false, "1e-1000000000": false,
 	} {
-		if got := isJSONScalar(text); got != want {
+		if _, got := parseNumber(text); got != want {
 			t.Errorf("%q: %v", text, got)
+		}
+	}
+	for text, want := range map[string][2]string{
+		"1.5": {"1", "2"}, "-1.5": {"-2", "-1"}, "1.50e1": {"15", "15"}, "-7": {"-7", "-7"},
+		"9007199254740993.5": {"9007199254740993", "9007199254740994"},
+	} {
+		n, _ := parseNumber(text)
+		if got := [2]string{n.floor.String(), n.ceil.String()}; got != want {
+			t.Errorf("%q lies between %v, want %v", text, got, want)
 		}
 	}
 }

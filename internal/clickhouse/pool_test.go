@@ -148,7 +148,7 @@ func TestRolesDoNotWaitForEachOther(t *testing.T) {
 				return err
 			},
 			"page": func(ctx context.Context, s *clickhouse.Store) error {
-				_, err := s.Conversation(ctx, query.Conversation{ConversationID: conversation, LimitEvents: 10})
+				_, err := s.List(ctx, query.List{Filter: query.OfConversation(conversation), LimitEvents: 10})
 				return err
 			},
 		},

@@ -2,8 +2,10 @@ package clickhouse_test
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"math"
+	"math/big"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -59,7 +61,11 @@ func newWorldOf(r *rand.Rand, conversations []string, first, last int64, n int) 
 	w := &world{live: make(map[event.ID]*event.Event), refs: make(map[event.ID]event.Ref)}
 	offset := int64(0)
 	names := []string{"event_a", "event_b", "event_c"}
-	metadata := []string{"", `{"plan":"pro","seats":3}`, `{"plan":"free","beta":true,"nested":{"plan":"pro"}}`, `{"plan":5,"ratio":1.5}`, `{"it's":"a\\b","big":12345678901234567890123}`}
+	metadata := []string{
+		"", `{"n":9007199254740993,"day":"2026-01-30"}`, `{"n":9007199254740992.0,"m":-0}`, `{"n":18446744073709551617, "say \"7\"":[1,2],"plan":null}`,
+		`{"n":-36893488147419103233,"pl\u0061n":"pro"}`, `{"n":"9007199254740993","x":{"n":1}}`, `{"a<b>&c":1e2,"text \\":"12 \\\" 34","n":0.1}`,
+		`{"plan":"pro","seats":3}`, `{"plan":"free","beta":true,"nested":{"plan":"pro"}}`, `{"plan":5,"ratio":1.5}`, `{"it's":"a\\b","big":12345678901234567890123}`,
+	}
 	for range n {
 		conversation := pick(r, conversations)
 		// Ties in time are common.
@@ -184,11 +190,106 @@ func (w *world) matching(f query.Filter, metadata func(string) bool) []*event.Ev
 	for _, e := range w.live {
 		if e.Micros >= f.SinceMicros && e.Micros < f.UntilMicros &&
 			(f.ConversationID == "" || f.ConversationID == e.ConversationID) &&
-			(f.EventName == "" || f.EventName == e.EventName) && (metadata == nil || metadata(e.Metadata)) {
+			(len(f.EventNames) == 0 || slices.Contains(f.EventNames, e.EventName)) &&
+			(f.Errors == query.AnyErrors || (f.Errors == query.WithError) == (e.Error != "")) &&
+			(f.LatencyMin == nil || e.Latency != nil && *e.Latency >= *f.LatencyMin) &&
+			(f.LatencyMax == nil || e.Latency != nil && *e.Latency <= *f.LatencyMax) &&
+			!slices.ContainsFunc(f.Metadata, func(m query.MetadataFilter) bool { return !hasMetadata(e.Metadata, m) }) &&
+			(metadata == nil || metadata(e.Metadata)) {
 			matching = append(matching, e)
 		}
 	}
 	return matching
+}
+
+// metadataFilters has all operators with values of all kinds.
+func metadataFilters() []query.MetadataFilter {
+	var filters []query.MetadataFilter
+	values := []string{
+		"", "pro", "2026-01-30", "0", "-0.0", "3", "3.00", "100", "0.1", "1e-1", "0.10000000000000002", "9007199254740992", "9007199254740993", "9007199254740992.5",
+		"18446744073709551617", "18446744073709551616", "18446744073709551617.5", "1844674407370955161e1", "-36893488147419103233", "-36893488147419103234", "-36893488147419103232",
+		"1e300", "-1e300", "1e400", "true", "null", `12 \" 34`,
+	}
+	for _, key := range []string{"n", "plan", "m", "day", "seats", "a<b>&c", `say "7"`, `text \`, "x", "none"} {
+		filters = append(filters, query.MetadataFilter{Key: key, Op: query.Exists}, query.MetadataFilter{Key: key, Op: query.Missing})
+		for _, op := range []query.Op{query.Equal, query.NotEqual, query.Less, query.LessOrEqual, query.Greater, query.GreaterOrEqual} {
+			some := values
+			if key != "n" {
+				some = []string{"", "pro", "2026-01-30", "-0.0", "3.00", "100", "true", `12 \" 34`}
+			}
+			for _, value := range some {
+				filters = append(filters, query.MetadataFilter{Key: key, Op: op, Value: value})
+			}
+		}
+	}
+	return filters
+}
+
+// hasMetadata is the definition that query.MetadataFilter documents.
+func hasMetadata(metadata string, f query.MetadataFilter) bool {
+	var members map[string]any
+	decoder := json.NewDecoder(strings.NewReader(metadata))
+	decoder.UseNumber()
+	if metadata != "" && decoder.Decode(&members) != nil {
+		panic("BUG: metadata " + metadata)
+	}
+	member, exists := members[f.Key]
+	switch f.Op {
+	case query.Exists:
+		return exists
+	case query.Missing:
+		return !exists
+	case query.NotEqual:
+		return !hasMetadata(metadata, query.MetadataFilter{Key: f.Key, Value: f.Value})
+	default:
+	}
+	order, comparable := 0, false
+	switch member := member.(type) {
+	case string:
+		order, comparable = strings.Compare(member, f.Value), f.Op == query.Equal || !isNumber(f.Value)
+	case bool:
+		comparable = f.Op == query.Equal && strconv.FormatBool(member) == f.Value
+	case json.Number:
+		if comparable = isNumber(f.Value); comparable {
+			order = compareNumbers(string(member), f.Value)
+		}
+	}
+	if !comparable {
+		return false
+	}
+	switch f.Op {
+	case query.Less:
+		return order < 0
+	case query.LessOrEqual:
+		return order <= 0
+	case query.Greater:
+		return order > 0
+	case query.GreaterOrEqual:
+		return order >= 0
+	default:
+		return order == 0
+	}
+}
+
+func isNumber(text string) bool {
+	if text == "true" || text == "null" || !json.Valid([]byte(text)) {
+		return false
+	}
+	_, err := strconv.ParseFloat(text, 64)
+	return err == nil
+}
+
+// compareNumbers compares a number of the metadata with one of a filter: an integer exactly, another
+// number as float64.
+func compareNumbers(a, b string) int {
+	if !strings.ContainsAny(a, ".eE") {
+		x, _ := new(big.Rat).SetString(a)
+		y, _ := new(big.Rat).SetString(b)
+		return x.Cmp(y)
+	}
+	x, _ := strconv.ParseFloat(a, 64)
+	y, _ := strconv.ParseFloat(b, 64)
+	return cmp.Compare(x, y)
 }
 
 // quantile is the definition that Store.Latency documents.
@@ -245,7 +346,24 @@ func TestReads(t *testing.T) {
 		server.Query(t, "SYSTEM START MERGES "+database+"."+table)
 		server.Query(t, "OPTIMIZE TABLE "+database+"."+table+" FINAL")
 	}
-	t.Run("merged", func(t *testing.T) { w.check(t, store) })
+	t.Run("merged", func(t *testing.T) {
+		// Lists are read in windows of time.
+		cfg := clickhousetest.Config(server, database)
+		cfg.ListRowsMax = 1
+		w.check(t, clickhousetest.Open(t, cfg))
+	})
+	t.Run("metadata", func(t *testing.T) {
+		for _, m := range metadataFilters() {
+			f := query.Filter{UntilMicros: query.MicrosMax, Metadata: []query.MetadataFilter{m}}
+			got, err := store.Errors(t.Context(), f)
+			if err != nil {
+				t.Fatalf("%+v: %v", m, err)
+			}
+			if want := count(w.matching(f, nil)); got != want {
+				t.Errorf("%+v: got %+v, want %+v", m, got, want)
+			}
+		}
+	})
 	t.Run("views merged", func(t *testing.T) {
 		w.checkViews(t, func(sql string) string { return server.Query(t, sql) }, database)
 	})
@@ -294,7 +412,7 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 				var after *event.ID
 				var lastMicros int64
 				for {
-					page, err := store.Conversation(ctx, query.Conversation{ConversationID: conversation, After: after, LimitEvents: limit, WithEmbeddings: limit == 7})
+					page, err := store.List(ctx, query.List{Filter: query.OfConversation(conversation), After: after, LimitEvents: limit, WithEmbeddings: limit == 7})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -337,14 +455,22 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 		{"everything", query.Filter{}, nil},
 		{"a day", query.Filter{SinceMicros: all.SinceMicros + 40*day, UntilMicros: all.SinceMicros + 41*day}, nil},
 		{"since is in, until is out", query.Filter{SinceMicros: clickhousetest.At(t, "2026-01-30T00:00:00Z") + 1, UntilMicros: clickhousetest.At(t, "2026-01-30T00:00:00Z") + 3}, nil},
-		{"an event name", query.Filter{EventName: "event_b"}, nil},
+		{"an event name", query.Filter{EventNames: []string{"event_b"}}, nil},
+		{"two event names", query.Filter{EventNames: []string{"event_a", "event_c"}}, nil},
+		{"with an error", query.Filter{Errors: query.WithError}, nil},
+		{"without an error", query.Filter{Errors: query.WithoutError, EventNames: []string{"event_a"}}, nil},
+		{"a range of latency", query.Filter{LatencyMin: new(7.0), LatencyMax: new(60.125)}, nil},
+		{"until after all dates", query.Filter{SinceMicros: all.SinceMicros, UntilMicros: clickhousetest.At(t, "2200-01-01T00:00:00Z")}, nil},
+		{"since after all dates", query.Filter{SinceMicros: clickhousetest.At(t, "2200-01-01T00:00:00Z"), UntilMicros: clickhousetest.At(t, "9000-01-01T00:00:00Z")}, nil},
 		{"a conversation", query.Filter{ConversationID: "delta\\"}, nil},
 		{"an injected conversation", query.Filter{ConversationID: "gamma'; DROP TABLE events; --"}, nil},
 		{"a conversation that is not there", query.Filter{ConversationID: "' OR 1=1 --"}, nil},
 		{
 			"string metadata",
 			query.Filter{Metadata: []query.MetadataFilter{{Key: "plan", Value: "pro"}}},
-			func(m string) bool { return strings.HasPrefix(m, `{"plan":"pro"`) },
+			func(m string) bool {
+				return strings.HasPrefix(m, `{"plan":"pro"`) || strings.Contains(m, `"pl\u0061n":"pro"`)
+			},
 		},
 		{
 			"number metadata",
@@ -396,7 +522,12 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 				t.Errorf("got %+v, want %+v", got, count(events))
 			}
 		})
+		t.Run("list/"+f.name, func(t *testing.T) { checkList(t, store, f.filter, events) })
+		t.Run("conversations by last event/"+f.name, func(t *testing.T) { checkConversationList(t, store, f.filter, events) })
 		t.Run("timeseries/"+f.name, func(t *testing.T) {
+			if f.filter.UntilMicros > query.MicrosMax {
+				t.Skip("too many buckets")
+			}
 			const interval = 36 * 60 * 60 * 1_000_000
 			buckets := make(map[int64][]*event.Event)
 			for _, e := range events {
@@ -487,6 +618,132 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 					t.Error("rows (-want +got):\n" + diff)
 				}
 			})
+		}
+	}
+}
+
+// checkList reads all pages of a list, in both orders.
+func checkList(t *testing.T, store *clickhouse.Store, f query.Filter, events []*event.Event) {
+	for _, newest := range []bool{false, true} {
+		for _, limit := range []int{11, 1000} {
+			seen := make(map[string]event.Event)
+			var last *event.Event
+			q := query.List{Filter: f, Newest: newest, LimitEvents: limit, WithEmbeddings: limit == 11}
+			for {
+				page, err := store.List(t.Context(), q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(page.Events) > limit || page.Next != nil && len(page.Events) != limit {
+					t.Fatalf("a page of %d events at limit %d", len(page.Events), limit)
+				}
+				for _, e := range page.Events {
+					if _, again := seen[e.ID]; again || last != nil && e.Micros != last.Micros && e.Micros < last.Micros != newest {
+						t.Fatalf("%q comes again or out of order", e.ID)
+					}
+					seen[e.ID], last = e, &e
+				}
+				if q.After = page.Next; q.After == nil {
+					break
+				}
+			}
+			want := make(map[string]event.Event)
+			for _, e := range events {
+				copied := *e
+				if !q.WithEmbeddings {
+					copied.InputEmbeddings, copied.OutputEmbeddings = nil, nil
+				}
+				want[e.ID] = copied
+			}
+			if diff := gocmp.Diff(want, seen, equateContents); diff != "" {
+				t.Fatalf("newest %v, limit %d (-want +got):\n%s", newest, limit, diff)
+			}
+		}
+	}
+}
+
+// checkConversationList reads all pages of conversations.
+func checkConversationList(t *testing.T, store *clickhouse.Store, f query.Filter, events []*event.Event) {
+	const chars = 5
+	of := make(map[string][]*event.Event)
+	for _, e := range events {
+		of[e.ConversationID] = append(of[e.ConversationID], e)
+	}
+	var want []query.ConversationSummary
+	for id, events := range of {
+		summary := query.ConversationSummary{ConversationID: id, ErrorCount: count(events), FirstMicros: math.MaxInt64}
+		for _, e := range events {
+			summary.FirstMicros, summary.LastMicros = min(summary.FirstMicros, e.Micros), max(summary.LastMicros, e.Micros)
+			summary.EventNames = append(summary.EventNames, e.EventName)
+		}
+		slices.Sort(summary.EventNames)
+		summary.EventNames = slices.Compact(summary.EventNames)
+		want = append(want, summary)
+	}
+	slices.SortFunc(want, func(a, b query.ConversationSummary) int {
+		return cmp.Or(cmp.Compare(b.LastMicros, a.LastMicros), strings.Compare(a.ConversationID, b.ConversationID))
+	})
+	for _, limit := range []int{1, 2, 100} {
+		var got []query.ConversationSummary
+		q := query.ConversationList{Filter: f, LimitRows: limit, PreviewChars: chars}
+		for {
+			page, err := store.ConversationList(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range page {
+				checkPreviews(t, &page[i], of[page[i].ConversationID], chars)
+				page[i].FirstInput, page[i].LastOutput = "", ""
+			}
+			got = append(got, page...)
+			if len(page) < limit {
+				break
+			}
+			q.After = &query.ConversationPlace{LastMicros: page[limit-1].LastMicros, ConversationID: page[limit-1].ConversationID}
+		}
+		if diff := gocmp.Diff(want, got, equateContents); diff != "" {
+			t.Fatalf("limit %d (-want +got):\n%s", limit, diff)
+		}
+	}
+}
+
+// checkPreviews checks the previews of a conversation whose first and last events have
+// distinct times. Ids of equal times are ordered by the database alone.
+func checkPreviews(t *testing.T, summary *query.ConversationSummary, events []*event.Event, chars int) {
+	t.Helper()
+	slices.SortFunc(events, func(a, b *event.Event) int { return cmp.Compare(a.Micros, b.Micros) })
+	begin := func(e *event.Event, c event.Content) (text string, ok, certain bool) {
+		for _, other := range events {
+			if other != e && other.Micros == e.Micros {
+				return "", false, false
+			}
+		}
+		runes := []rune(string(c.Data))
+		return string(runes[:min(chars, len(runes))]), c.Kind != event.KindNull, true
+	}
+	for _, e := range events[:min(5, len(events))] {
+		text, ok, certain := begin(e, e.Input)
+		if !certain {
+			break
+		}
+		if ok {
+			if summary.FirstInput != text {
+				t.Errorf("%q begins with %q, want %q", summary.ConversationID, summary.FirstInput, text)
+			}
+			break
+		}
+	}
+	slices.Reverse(events)
+	for _, e := range events[:min(5, len(events))] {
+		text, ok, certain := begin(e, e.Output)
+		if !certain {
+			break
+		}
+		if ok {
+			if summary.LastOutput != text {
+				t.Errorf("%q ends with %q, want %q", summary.ConversationID, summary.LastOutput, text)
+			}
+			break
 		}
 	}
 }

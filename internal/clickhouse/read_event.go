@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/ClickHouse/ch-go"
-	"github.com/ClickHouse/ch-go/proto"
 
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/event"
@@ -105,23 +104,9 @@ func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (
 // eventSize returns the memory that the event takes.
 func (s *Store) eventSize(ctx context.Context, id event.ID) (int, error) {
 	events := []sized{{id: id, bytes: eventBytes}}
-	var bytes proto.ColUInt64
-	err := s.eachKeys(ctx, conn.RoleRead, "sizes", s.readTimeout(), []event.ID{id}, func(byKey string) ch.Query {
-		return ch.Query{
-			Body:     "SELECT toUInt64(" + coreBytes + ") AS bytes FROM events FINAL" + byKey,
-			Settings: s.readSettings(),
-			Result:   proto.Results{{Name: "bytes", Data: &bytes}},
-			OnResult: func(context.Context, proto.Block) error {
-				for _, n := range bytes {
-					events[0].bytes += int(n)
-				}
-				return nil
-			},
-		}
-	})
-	if err != nil {
+	if err := s.measureCores(ctx, events); err != nil {
 		return 0, err
 	}
-	err = s.measure(ctx, events, true)
+	err := s.measure(ctx, events, true)
 	return events[0].bytes, err
 }

@@ -143,3 +143,31 @@ func (s *Store) measure(ctx context.Context, events []sized, withEmbeddings bool
 
 // coreBytes is the SQL of the size of a core row's texts, as takeCore counts them.
 const coreBytes = "length(conversation_id) + ifNull(length(error), 0) + length(metadata) + length(alias)"
+
+// measureCores adds the sizes of the core rows to the sizes of the events.
+func (s *Store) measureCores(ctx context.Context, events []sized) error {
+	at := make(map[event.ID]int, len(events))
+	ids := make([]event.ID, len(events))
+	for i := range events {
+		ids[i], at[events[i].id] = events[i].id, i
+	}
+	return s.eachKeys(ctx, conn.RoleRead, "sizes", s.readTimeout(), ids, func(byKey string) ch.Query {
+		var (
+			id    proto.ColUUID
+			bytes proto.ColUInt64
+		)
+		return ch.Query{
+			Body:     "SELECT id, toUInt64(" + coreBytes + ") AS bytes FROM events FINAL" + byKey,
+			Settings: s.readSettings(),
+			Result:   proto.Results{{Name: "id", Data: &id}, {Name: "bytes", Data: &bytes}},
+			OnResult: func(context.Context, proto.Block) error {
+				for i := range id {
+					if j, ok := at[event.ID(id[i])]; ok {
+						events[j].bytes += int(bytes[i])
+					}
+				}
+				return nil
+			},
+		}
+	})
+}

@@ -66,9 +66,7 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 			var after *event.ID
 			pages := 0
 			for {
-				page, err := store.Conversation(t.Context(), query.Conversation{
-					ConversationID: "c", After: after, LimitEvents: 1000, WithEmbeddings: true, BytesMax: bytesMax,
-				})
+				page, err := store.List(t.Context(), query.List{Filter: query.OfConversation("c"), After: after, LimitEvents: 1000, WithEmbeddings: true, BytesMax: bytesMax})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -109,8 +107,8 @@ func TestLargeEvents(t *testing.T) {
 		if i > 0 {
 			after = &rows.Cores[i-1].ID
 		}
-		q := query.Conversation{ConversationID: "c", After: after, LimitEvents: 1, WithEmbeddings: true, BytesMax: 4000}
-		_, pageErr := store.Conversation(t.Context(), q)
+		q := query.List{Filter: query.OfConversation("c"), After: after, LimitEvents: 1, WithEmbeddings: true, BytesMax: 4000}
+		_, pageErr := store.List(t.Context(), q)
 		_, eventErr := store.Event(t.Context(), ref, 4000)
 		for _, err := range []error{pageErr, eventErr} {
 			var large *event.LargeError
@@ -119,7 +117,7 @@ func TestLargeEvents(t *testing.T) {
 			}
 			q.BytesMax = large.Bytes
 		}
-		page, err := store.Conversation(t.Context(), q)
+		page, err := store.List(t.Context(), q)
 		if err != nil {
 			t.Fatalf("event %d: %v", i, err)
 		}
@@ -177,10 +175,10 @@ func TestReadsTakeBoundedBytesOffTheWire(t *testing.T) {
 		want byte
 	}{
 		{"many events", func() (query.Page, error) {
-			return store.Conversation(t.Context(), query.Conversation{ConversationID: "many", LimitEvents: 1000, BytesMax: bytesMax})
+			return store.List(t.Context(), query.List{Filter: query.OfConversation("many"), LimitEvents: 1000, BytesMax: bytesMax})
 		}, 'x'},
 		{"many versions, page", func() (query.Page, error) {
-			return store.Conversation(t.Context(), query.Conversation{ConversationID: "updated", LimitEvents: 1000, BytesMax: bytesMax})
+			return store.List(t.Context(), query.List{Filter: query.OfConversation("updated"), LimitEvents: 1000, BytesMax: bytesMax})
 		}, 'a' + (versions-1)%26},
 		{"many versions, event", func() (query.Page, error) {
 			e, err := store.Event(t.Context(), event.Ref{ID: updatedID}, bytesMax)

@@ -478,7 +478,7 @@ func TestLeastRights(t *testing.T) {
 	if e, err := store.Event(t.Context(), event.Ref{ID: id}, 0); err != nil || e == nil {
 		t.Errorf("event %v, error %v", e, err)
 	}
-	if page, err := store.Conversation(t.Context(), query.Conversation{ConversationID: "c1", LimitEvents: 10}); err != nil || len(page.Events) != 1 {
+	if page, err := store.List(t.Context(), query.List{Filter: query.OfConversation("c1"), LimitEvents: 10}); err != nil || len(page.Events) != 1 {
 		t.Errorf("conversation %v, error %v", page, err)
 	}
 	filter := query.Filter{SinceMicros: id.Micros() - 1, UntilMicros: id.Micros() + 1}

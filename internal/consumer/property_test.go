@@ -535,9 +535,9 @@ func compare(t *testing.T, store *clickhouse.Store, want outcome, when string) {
 	t.Helper()
 	got := make(map[string]event.Event)
 	for i := range conversations {
-		q := query.Conversation{ConversationID: fmt.Sprintf("conversation-%d", i), LimitEvents: 300, WithEmbeddings: true}
+		q := query.List{Filter: query.OfConversation(fmt.Sprintf("conversation-%d", i)), LimitEvents: 300, WithEmbeddings: true}
 		for {
-			page, err := store.Conversation(t.Context(), q)
+			page, err := store.List(t.Context(), q)
 			if err != nil {
 				t.Fatal(err)
 			}

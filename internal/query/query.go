@@ -5,20 +5,74 @@ package query
 
 import "github.com/sluicehq/sluice/internal/event"
 
-// Filter narrows a question of analytics. The zero value of a field does not filter.
+// MicrosMax bounds the time of a filter, in Unix microseconds. It is 2149-06-06, the last
+// day of ClickHouse's Date, by which the tables are sorted. No event is as late,
+// because a timestamp is at most a day ahead of the clock.
+const MicrosMax = 5_662_224_000_000_000
+
+// Filter narrows a question about many events. The zero value of a field does not
+// filter, except for the times.
 type Filter struct {
 	// SinceMicros and UntilMicros bound the timestamp in Unix microseconds:
-	// since ≤ timestamp < until. Both are always set.
+	// since ≤ timestamp < until. Both are always set. Times after MicrosMax are taken
+	// for MicrosMax.
 	SinceMicros, UntilMicros int64
 	ConversationID           string
-	EventName                string
-	Metadata                 []MetadataFilter
+	// EventNames are the names of which an event has one.
+	EventNames []string
+	// Errors chooses events with an error, or without one.
+	Errors Errors
+	// LatencyMin and LatencyMax bound the latency in milliseconds; both bounds are
+	// included. An event without a latency is outside of any bounds.
+	LatencyMin, LatencyMax *float64
+	// Metadata are conditions that must all hold.
+	Metadata []MetadataFilter
 }
 
-// MetadataFilter matches events whose metadata has the top-level member Key
-// with a string equal to Value, or with true, false or a number that Value
-// spells. Numbers match in any spelling: 1.50 matches 1.5.
-type MetadataFilter struct{ Key, Value string }
+// OfConversation returns the filter of all events of a conversation.
+func OfConversation(id string) Filter {
+	return Filter{ConversationID: id, UntilMicros: MicrosMax}
+}
+
+// Errors says which events a filter takes.
+type Errors uint8
+
+// The choices.
+const (
+	AnyErrors Errors = iota
+	WithError
+	WithoutError
+)
+
+// MetadataFilter is a condition on one top-level member of the metadata.
+//
+// Equal matches a string that is Value, and true, false or a number that Value spells
+// in any way: 1.50 matches 1.5. NotEqual matches all that Equal does not, and so events
+// without the member. The four others compare a number with the number that Value
+// spells. If Value is not a number, they compare strings, byte by byte. Exists and Missing ask for
+// the member alone; a member that is null exists.
+//
+// Integers are compared exactly, whatever their size, other numbers as float64.
+type MetadataFilter struct {
+	Key   string
+	Op    Op
+	Value string
+}
+
+// Op compares a member of the metadata with a value.
+type Op uint8
+
+// The operators.
+const (
+	Equal Op = iota
+	NotEqual
+	Less
+	LessOrEqual
+	Greater
+	GreaterOrEqual
+	Exists
+	Missing
+)
 
 // ErrorCount is how many events there were, and how many of them were errors.
 type ErrorCount struct {
@@ -95,10 +149,11 @@ type TimeSeriesRow struct {
 	Quantiles []float64
 }
 
-// Conversation asks for a page of a conversation's events, ordered by timestamp,
-// then by id.
-type Conversation struct {
-	ConversationID string
+// List asks for a page of events, ordered by timestamp, then by id.
+type List struct {
+	Filter
+	// Newest asks for the newest events first.
+	Newest bool
 	// After is the last event of the page before; nil asks for the first page.
 	After          *event.ID
 	LimitEvents    int
@@ -109,11 +164,43 @@ type Conversation struct {
 	BytesMax int
 }
 
-// Page is a page of a conversation's events.
+// Page is a page of a list of events.
 type Page struct {
 	Events []event.Event
 	// Next is the place to go on from; nil on the last page.
 	Next *event.ID
-	// Bytes is the memory of the events, at most Conversation.BytesMax.
+	// Bytes is the memory of the events, at most List.BytesMax.
 	Bytes int
+}
+
+// ConversationList asks for the conversations that have events of the filter, the
+// one with the latest event first.
+type ConversationList struct {
+	Filter
+	// After is the last conversation of the page before; nil asks for the first page.
+	After     *ConversationPlace
+	LimitRows int
+	// PreviewChars bounds the characters of each preview.
+	PreviewChars int
+}
+
+// ConversationPlace is a place in a list of conversations.
+type ConversationPlace struct {
+	// LastMicros is the timestamp of the conversation's last event.
+	LastMicros     int64
+	ConversationID string
+}
+
+// ConversationSummary is one conversation of a list. All of it is about the events of
+// the filter alone.
+type ConversationSummary struct {
+	ConversationID string
+	ErrorCount
+	// FirstMicros and LastMicros are the timestamps of its first and last event.
+	FirstMicros, LastMicros int64
+	// EventNames are in alphabetical order.
+	EventNames []string
+	// FirstInput and LastOutput are the beginnings of the first input among its first
+	// events, and of the last output among its last events; empty where there is none.
+	FirstInput, LastOutput string
 }

@@ -46,6 +46,7 @@ const (
 	DefaultLookupKeysMax        = 64 << 10
 	DefaultLookupBytesMax       = 16 << 20
 	DefaultPageBytesMax         = 64 << 20
+	DefaultListRowsMax          = 128 << 10
 )
 
 // TLS configures TLS. The zero value turns it off.
@@ -123,6 +124,10 @@ type Config struct {
 	// LookupBytesMax bounds the memory of the rows that one [clickhouse.Store.Cores] returns.
 	// It must be more than one row. Default: [DefaultLookupBytesMax].
 	LookupBytesMax int
+	// ListRowsMax is the most rows of a database in which a list of events is
+	// searched at once. In a larger one it is searched from day to day. Default:
+	// [DefaultListRowsMax].
+	ListRowsMax int
 	// PageBytesMax bounds the memory of one event, or of one page of a
 	// conversation, where the reader states no bound. Default:
 	// [DefaultPageBytesMax].
@@ -190,6 +195,7 @@ func (c Config) Validate() error {
 		{"LookupKeysMax", int64(c.LookupKeysMax)},
 		{"LookupBytesMax", int64(c.LookupBytesMax)},
 		{"PageBytesMax", int64(c.PageBytesMax)},
+		{"ListRowsMax", int64(c.ListRowsMax)},
 	} {
 		if n.value < 0 {
 			bad(n.field, "%d is negative", n.value)
@@ -218,6 +224,7 @@ func (c Config) WithDefaults() Config {
 	c.LookupKeysMax = cmp.Or(c.LookupKeysMax, DefaultLookupKeysMax)
 	c.LookupBytesMax = cmp.Or(c.LookupBytesMax, DefaultLookupBytesMax)
 	c.PageBytesMax = cmp.Or(c.PageBytesMax, DefaultPageBytesMax)
+	c.ListRowsMax = cmp.Or(c.ListRowsMax, DefaultListRowsMax)
 	return c
 }
 

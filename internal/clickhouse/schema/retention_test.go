@@ -121,7 +121,7 @@ func (r *retained) requireVisible(days float64, id event.ID, want bool) {
 		r.t.Fatal(err)
 	}
 	found["Event"] = e != nil
-	page, err := r.Conversation(r.t.Context(), query.Conversation{ConversationID: name, LimitEvents: 10, WithEmbeddings: true})
+	page, err := r.List(r.t.Context(), query.List{Filter: query.OfConversation(name), LimitEvents: 10, WithEmbeddings: true})
 	if err != nil {
 		r.t.Fatal(err)
 	}
