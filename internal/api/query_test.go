@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -293,6 +294,64 @@ func TestFilters(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestConditionsOfClients reads the conditions that the client libraries send. What they
+// refuse to send would be read as another condition.
+func TestConditionsOfClients(t *testing.T) {
+	var vectors struct {
+		Conditions []struct {
+			Name, Key, Op, Value string
+			Parameter            []string
+			Refused              bool
+		}
+	}
+	text, err := os.ReadFile("../../sdk/spec/vectors/filters.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	decode(t, string(text), &vectors)
+	if len(vectors.Conditions) == 0 {
+		t.Fatal("no vectors")
+	}
+	ops := map[string]query.Op{
+		"=": query.Equal, "!=": query.NotEqual, "<": query.Less, "<=": query.LessOrEqual, ">": query.Greater, ">=": query.GreaterOrEqual,
+		"exists": query.Exists, "missing": query.Missing,
+	}
+	h := newHarness(t)
+	for _, v := range vectors.Conditions {
+		op, ok := ops[v.Op]
+		if !ok {
+			t.Errorf("%s: no operator is named %q", v.Name, v.Op)
+			continue
+		}
+		want := query.MetadataFilter{Key: v.Key, Op: op, Value: v.Value}
+		if v.Refused {
+			// This is how the condition would be sent.
+			switch op {
+			case query.Equal:
+				v.Parameter = []string{"metadata." + v.Key, v.Value}
+			case query.Exists:
+				v.Parameter = []string{"metadata." + v.Key + ".exists", "true"}
+			case query.Missing:
+				v.Parameter = []string{"metadata." + v.Key + ".exists", "false"}
+			case query.Less, query.Greater:
+				v.Parameter = []string{"metadata." + v.Key + v.Op + v.Value, ""}
+			case query.NotEqual, query.LessOrEqual, query.GreaterOrEqual:
+				v.Parameter = []string{"metadata." + v.Key + v.Op, v.Value}
+			}
+		}
+		a := serve(h, request("GET", "/events?"+url.Values{v.Parameter[0]: {v.Parameter[1]}}.Encode(), ""))
+		if a.status != 200 {
+			if !v.Refused {
+				t.Errorf("%s: answered %d: %s", v.Name, a.status, a.body)
+			}
+			continue
+		}
+		if diff := cmp.Diff([]query.MetadataFilter{want}, h.last(t).(query.List).Metadata); (diff != "") != v.Refused {
+			t.Errorf("%s: refused: %t: %s", v.Name, v.Refused, diff)
+		}
 	}
 }
 
