@@ -11,37 +11,10 @@ import (
 	"time"
 )
 
-// A Filter selects the events of an analytics query. An empty field does not
-// filter.
-type Filter struct {
-	// Since is the earliest timestamp, inclusive; default 7 days ago. Until is the
-	// latest timestamp, exclusive; default now.
-	Since, Until   time.Time
-	ConversationID string
-	EventName      string
-	// Metadata has up to 16 members that conversation_metadata must have. A value
-	// matches a string, or a number or boolean that is written like the value.
-	Metadata map[string]string
-}
-
-func (f *Filter) values() url.Values {
-	values := make(url.Values)
-	for name, at := range map[string]time.Time{"since": f.Since, "until": f.Until} {
-		if !at.IsZero() {
-			values.Set(name, at.UTC().Format(timeParameter))
-		}
-	}
-	set(values, "conversation_id", f.ConversationID)
-	set(values, "event_name", f.EventName)
-	for key, value := range f.Metadata {
-		values.Set("metadata."+key, value)
-	}
-	return values
-}
-
 // An ErrorCount is the number of events and errors.
 type ErrorCount struct {
-	// EventName is the event name of the filter.
+	// EventName is the event name of the filter; empty if the filter has none or
+	// several.
 	EventName string `json:"event_name"`
 	Events    int64  `json:"events"`
 	Errors    int64  `json:"errors"`
@@ -53,8 +26,12 @@ type ErrorCount struct {
 
 // Errors counts events and errors. The errors are those of [Client.Event].
 func (c *Client) Errors(ctx context.Context, f Filter, opts ...ReadOption) (*ErrorCount, error) {
+	values, err := f.values()
+	if err != nil {
+		return nil, err
+	}
 	count := new(ErrorCount)
-	if err := c.get(ctx, "/analytics/errors", f.values(), count, opts); err != nil {
+	if err := c.get(ctx, "/analytics/errors", values, count, opts); err != nil {
 		return nil, err
 	}
 	return count, nil
@@ -131,7 +108,10 @@ type LatencyRow struct {
 // first. Only events that have a latency count. The errors are those of
 // [Client.Event].
 func (c *Client) Latency(ctx context.Context, q LatencyQuery, opts ...ReadOption) ([]LatencyRow, error) {
-	values := q.values()
+	values, err := q.values()
+	if err != nil {
+		return nil, err
+	}
 	setQuantiles(values, q.Quantiles)
 	setInt(values, "limit", q.Limit)
 	groups := make([]string, len(q.GroupBy))
@@ -177,7 +157,10 @@ type ConversationRow struct {
 // Conversations ranks conversations by q.OrderBy, the highest first. The errors
 // are those of [Client.Event].
 func (c *Client) Conversations(ctx context.Context, q ConversationsQuery, opts ...ReadOption) ([]ConversationRow, error) {
-	values := q.values()
+	values, err := q.values()
+	if err != nil {
+		return nil, err
+	}
 	set(values, "order_by", string(q.OrderBy))
 	setInt(values, "min_events", q.MinEvents)
 	setInt(values, "limit", q.Limit)
@@ -211,7 +194,10 @@ func (c *Client) TimeSeries(ctx context.Context, q TimeSeriesQuery, opts ...Read
 	if q.Interval < 0 || q.Interval%time.Second != 0 {
 		return nil, &FieldError{Field: "interval", Reason: "must be a whole number of seconds"}
 	}
-	values := q.values()
+	values, err := q.values()
+	if err != nil {
+		return nil, err
+	}
 	setQuantiles(values, q.Quantiles)
 	if q.Interval > 0 {
 		values.Set("interval", strconv.FormatInt(int64(q.Interval/time.Second), 10)+"s")

@@ -74,6 +74,41 @@ func ExampleClient_ConversationEvents() {
 	}
 }
 
+func ExampleClient_AllEvents() {
+	var client *sluice.Client // from New
+	failures := client.AllEvents(context.Background(), sluice.EventsQuery{Filter: sluice.Filter{
+		Since:      time.Now().Add(-time.Hour),
+		EventNames: []string{"event_a", "event_b"},
+		Errors:     sluice.WithError,
+		LatencyMin: sluice.Millis(2 * time.Second),
+		Conditions: []sluice.Condition{
+			{Key: "tokens", Op: sluice.Greater, Value: "1000"},
+			{Key: "plan", Op: sluice.NotEqual, Value: "free"},
+			{Key: "trial", Op: sluice.Missing},
+		},
+	}})
+	for event, err := range failures { // the newest first
+		if err != nil {
+			log.Print(err)
+			return
+		}
+		fmt.Println(event.Timestamp, event.ConversationID, event.Error)
+	}
+}
+
+func ExampleClient_ListConversations() {
+	var client *sluice.Client // from New
+	list, err := client.ListConversations(context.Background(), sluice.ConversationListQuery{Limit: 20})
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	for _, c := range list.Conversations { // the one with the latest event first
+		fmt.Println(c.Last, c.ConversationID, c.Events, c.Errors, c.FirstInput)
+	}
+	fmt.Println("the next page begins at", list.NextCursor)
+}
+
 func ExampleClient_Latency() {
 	var client *sluice.Client // from New
 	rows, err := client.Latency(context.Background(), sluice.LatencyQuery{

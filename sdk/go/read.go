@@ -54,19 +54,16 @@ func (c *Client) Event(ctx context.Context, id string, opts ...ReadOption) (*Sto
 
 // A ConversationQuery selects events of a conversation.
 type ConversationQuery struct {
+	Filter
+	// Order defaults to OldestFirst.
+	Order TimeOrder
 	// Limit is the maximum number of events in a page, 1 to 1,000. Default 100.
 	Limit int
-	// Cursor is Page.NextCursor of the previous page. Default: the first page.
+	// Cursor is Page.NextCursor of the previous page, which must have had the same
+	// filter and order. Default: the first page.
 	Cursor string
 	// Embeddings is whether the events have their embeddings. Default false.
 	Embeddings bool
-}
-
-// A Page is one page of a conversation's events, in order of time.
-type Page struct {
-	Events []StoredEvent `json:"events"`
-	// NextCursor is the cursor of the next page; empty on the last page.
-	NextCursor string `json:"next_cursor"`
 }
 
 // Conversation reads one page of a conversation's events. The page of a
@@ -76,43 +73,29 @@ func (c *Client) Conversation(ctx context.Context, id string, q ConversationQuer
 	if id == "" {
 		return nil, &FieldError{Field: "conversation_id", Reason: "is required"}
 	}
-	values := make(url.Values)
-	setInt(values, "limit", q.Limit)
-	set(values, "cursor", q.Cursor)
-	if q.Embeddings {
-		values.Set("embeddings", "true")
+	if q.ConversationID != "" {
+		return nil, &FieldError{Field: "conversation_id", Reason: "must be empty in the filter of a read of one conversation"}
 	}
-	page := new(Page)
-	path := pathOf("/conversation/events", "/conversations/", id, "/events", values)
-	if err := c.get(ctx, path, values, page, opts); err != nil {
+	values, err := (*EventsQuery)(&q).values()
+	if err != nil {
 		return nil, err
 	}
-	return page, nil
+	return c.eventPage(ctx, pathOf("/conversation/events", "/conversations/", id, "/events", values), values, opts)
 }
 
-// ConversationEvents iterates over all events of a conversation, in order of time,
-// beginning at q.Cursor. It reads one page at a time. It ends after the first
-// error; the errors are those of [Client.Event].
+// ConversationEvents iterates over all events of a conversation that match the filter,
+// beginning at q.Cursor. It reads one page at a time; opts apply to the first page. It
+// ends after the first error; the errors are those of [Client.Event].
 func (c *Client) ConversationEvents(ctx context.Context, id string, q ConversationQuery, opts ...ReadOption) iter.Seq2[StoredEvent, error] {
-	return func(yield func(StoredEvent, error) bool) {
-		q, opts := q, opts // copies, so that the sequence can be ranged over again
-		for {
-			page, err := c.Conversation(ctx, id, q, opts...)
-			if err != nil {
-				yield(StoredEvent{}, err)
-				return
-			}
-			for _, event := range page.Events {
-				if !yield(event, nil) {
-					return
-				}
-			}
-			if page.NextCursor == "" {
-				return
-			}
-			q.Cursor, opts = page.NextCursor, nil
+	return over(q.Cursor, opts, func(cursor string, opts []ReadOption) ([]StoredEvent, string, error) {
+		q := q
+		q.Cursor = cursor
+		page, err := c.Conversation(ctx, id, q, opts...)
+		if err != nil {
+			return nil, "", err
 		}
-	}
+		return page.Events, page.NextCursor, nil
+	})
 }
 
 func set(values url.Values, name, value string) {

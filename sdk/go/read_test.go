@@ -40,6 +40,19 @@ func TestReads(t *testing.T) {
 		Metadata: map[string]string{"plan": "pro", "x y": "1"},
 	}
 	const filtered = "conversation_id=a+b%26c&event_name=event_a&metadata.plan=pro&metadata.x+y=1&since=2026-01-02T02%3A04%3A05.678901Z&until=2026-01-02T03%3A04%3A05.678901Z"
+	wide := sluice.Filter{
+		EventName: "event_a", EventNames: []string{"event_b"}, Errors: sluice.WithoutError, LatencyMin: sluice.Millis(0), LatencyMax: sluice.Millis(2500 * time.Microsecond),
+		Metadata: map[string]string{"plan": "pro"},
+		Conditions: []sluice.Condition{
+			{Key: "plan", Op: sluice.NotEqual, Value: "a"},
+			{Key: "plan", Op: sluice.NotEqual, Value: "b"},
+			{Key: "tokens", Op: sluice.Greater, Value: "5"},
+			{Key: "trial", Op: sluice.Missing},
+			{Key: "x", Value: "y"},
+		},
+	}
+	const widely = "error=false&event_name=event_a&event_name=event_b&latency_max=2.5&latency_min=0&" +
+		"metadata.plan=pro&metadata.plan%21%3D=a&metadata.plan%21%3D=b&metadata.tokens%3E5=&metadata.trial.exists=false&metadata.x=y"
 	ctx := context.Background()
 	for _, tt := range []struct {
 		name, body  string
@@ -66,6 +79,31 @@ func TestReads(t *testing.T) {
 				return c.Conversation(ctx, "漢/字", sluice.ConversationQuery{Limit: 5})
 			},
 			"/conversation/events", "id=%E6%BC%A2%2F%E5%AD%97&limit=5", "",
+		},
+		{
+			"conversation by a filter", `{"events":[` + storedEvent + `],"next_cursor":"n"}`,
+			func(c *sluice.Client) (any, error) {
+				return c.Conversation(ctx, "c1", sluice.ConversationQuery{Filter: sluice.Filter{Since: since, Errors: sluice.WithError}, Order: sluice.NewestFirst})
+			},
+			"/conversations/c1/events", "error=true&order=-timestamp&since=2026-01-02T02%3A04%3A05.678901Z", "",
+		},
+		{
+			"events", `{"events":[` + storedEvent + `],"next_cursor":"n"}`,
+			func(c *sluice.Client) (any, error) { return c.ListEvents(ctx, sluice.EventsQuery{}) },
+			"/events", "", "",
+		},
+		{
+			"events by a filter", `{"events":[` + storedEvent + `],"next_cursor":"n"}`,
+			func(c *sluice.Client) (any, error) {
+				return c.ListEvents(ctx, sluice.EventsQuery{Filter: filter, Order: sluice.OldestFirst, Limit: 2, Cursor: "k", Embeddings: true})
+			},
+			"/events", "conversation_id=a+b%26c&cursor=k&embeddings=true&event_name=event_a&limit=2&metadata.plan=pro&metadata.x+y=1&order=timestamp&" +
+				"since=2026-01-02T02%3A04%3A05.678901Z&until=2026-01-02T03%3A04%3A05.678901Z", "",
+		},
+		{
+			"errors by a wide filter", `{"event_name":null,"events":0,"errors":0,"error_rate":0,"since":"2026-01-02T03:04:05Z","until":"2026-01-02T03:04:06Z"}`,
+			func(c *sluice.Client) (any, error) { return c.Errors(ctx, wide) },
+			"/analytics/errors", widely, "",
 		},
 		{
 			"errors", `{"event_name":null,"events":4,"errors":1,"error_rate":0.25,"since":"2026-01-02T03:04:05Z","until":"2026-01-02T03:04:06Z"}`,

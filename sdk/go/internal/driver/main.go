@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log"
 	"maps"
 	"os"
@@ -96,9 +97,16 @@ type members map[string]json.RawMessage
 
 type query struct {
 	Since, Until   json.RawMessage
-	ConversationID string `json:"conversation_id"`
-	EventName      string `json:"event_name"`
+	ConversationID string   `json:"conversation_id"`
+	EventName      string   `json:"event_name"`
+	EventNames     []string `json:"event_names"`
+	Error          *bool
+	LatencyMin     *float64 `json:"latency_min"`
+	LatencyMax     *float64 `json:"latency_max"`
 	Metadata       map[string]json.RawMessage
+	Conditions     []condition
+	Order          sluice.TimeOrder
+	Embeddings     bool
 	Q              []float64
 	GroupBy        []sluice.Group `json:"group_by"`
 	Limit          int
@@ -106,6 +114,13 @@ type query struct {
 	MinEvents      int          `json:"min_events"`
 	Interval       string
 	Wait           seconds
+}
+
+// condition is one of a query; its value may be a string, a number or a boolean.
+type condition struct {
+	Key   string
+	Op    sluice.Comparison
+	Value json.RawMessage
 }
 
 // invalid returns the error of a command that Go's types cannot express.
@@ -286,29 +301,33 @@ func (d *driver) report() any {
 }
 
 func (d *driver) read(ctx context.Context, cmd *command) (any, error) {
-	wait := max(cmd.Wait, cmd.Query.Wait)
+	q := &cmd.Query
+	filter, err := q.filter()
+	if err != nil {
+		return nil, err
+	}
+	wait := max(cmd.Wait, q.Wait)
 	opts := []sluice.ReadOption{sluice.Wait(wait.duration())}
 	switch cmd.Do {
 	case "event":
 		event, err := d.client.Event(ctx, cmd.ID, opts...)
 		return map[string]any{"event": event}, err
 	case "conversation":
-		events := []any{}
-		q := sluice.ConversationQuery{Limit: cmd.Limit, Embeddings: cmd.Embeddings}
-		for event, err := range d.client.ConversationEvents(ctx, cmd.ID, q, opts...) {
-			if err != nil {
-				return nil, err
-			}
-			events = append(events, event)
+		return all("events", d.client.ConversationEvents(ctx, cmd.ID, sluice.ConversationQuery{
+			Filter: filter, Order: q.Order, Limit: cmd.Limit, Embeddings: cmd.Embeddings,
+		}, opts...))
+	case "list_events":
+		return all("events", d.client.AllEvents(ctx, sluice.EventsQuery{
+			Filter: filter, Order: q.Order, Limit: q.Limit, Embeddings: q.Embeddings,
+		}, opts...))
+	case "list_conversations":
+		answer, err := all("conversations", d.client.AllConversations(ctx, sluice.ConversationListQuery{Filter: filter, Limit: q.Limit}, opts...))
+		if err != nil {
+			return nil, err
 		}
-		return map[string]any{"events": events}, nil
+		return nulls(answer)
 	}
 
-	q := &cmd.Query
-	filter, err := q.filter()
-	if err != nil {
-		return nil, err
-	}
 	var answer any
 	switch cmd.Do {
 	case "errors":
@@ -337,29 +356,52 @@ func (d *driver) read(ctx context.Context, cmd *command) (any, error) {
 	return nulls(answer)
 }
 
+// all reads a sequence to its end.
+func all[T any](name string, items iter.Seq2[T, error]) (any, error) {
+	list := []T{}
+	for item, err := range items {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, item)
+	}
+	return map[string]any{name: list}, nil
+}
+
 // nulls replaces an empty string by null where the API has null.
 func nulls(answer any) (any, error) {
 	text, err := json.Marshal(answer)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"event_name", "conversation_id"} {
+	for _, name := range []string{"event_name", "conversation_id", "first_input", "last_output"} {
 		text = bytes.ReplaceAll(text, []byte(`"`+name+`":""`), []byte(`"`+name+`":null`))
 	}
 	return json.RawMessage(text), nil
 }
 
 func (q *query) filter() (f sluice.Filter, err error) {
-	f = sluice.Filter{ConversationID: q.ConversationID, EventName: q.EventName}
+	f = sluice.Filter{
+		ConversationID: q.ConversationID, EventName: q.EventName, EventNames: q.EventNames,
+		LatencyMin: q.LatencyMin, LatencyMax: q.LatencyMax, Metadata: make(map[string]string),
+	}
+	if q.Error != nil {
+		f.Errors = sluice.WithoutError
+		if *q.Error {
+			f.Errors = sluice.WithError
+		}
+	}
 	if f.Since, err = moment("since", q.Since); err != nil {
 		return f, err
 	}
 	if f.Until, err = moment("until", q.Until); err != nil {
 		return f, err
 	}
-	f.Metadata = make(map[string]string)
 	for key, raw := range q.Metadata {
 		f.Metadata[key] = text(raw)
+	}
+	for _, c := range q.Conditions {
+		f.Conditions = append(f.Conditions, sluice.Condition{Key: c.Key, Op: c.Op, Value: text(c.Value)})
 	}
 	return f, nil
 }

@@ -19,6 +19,11 @@ func server(t *testing.T) string {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/events":
+			if r.Method == http.MethodGet {
+				w.WriteHeader(http.StatusUnprocessableEntity)
+				_, _ = fmt.Fprintf(w, `{"status":422,"code":"invalid_value","detail":%q,"field":"order"}`, r.URL.RawQuery)
+				return
+			}
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
 				t.Error(err)
@@ -38,6 +43,9 @@ func server(t *testing.T) string {
 				`"timestamp":"2026-01-02T03:04:05.6789Z","error":null,"latency":1.5,"input":"a","output":null,"input_embeddings":[0.1],"output_embeddings":null}`)
 		case "/conversations/c1/events":
 			_, _ = io.WriteString(w, `{"events":[],"next_cursor":null}`)
+		case "/conversations":
+			_, _ = fmt.Fprintf(w, `{"conversations":[{"conversation_id":%q,"first":"2026-01-02T03:04:05Z","last":"2026-01-02T03:04:05Z","events":1,`+
+				`"errors":0,"error_rate":0,"event_names":["event_a"],"first_input":null,"last_output":"a"}],"next_cursor":null}`, r.URL.RawQuery)
 		case "/analytics/latency":
 			_, _ = fmt.Fprintf(w, `{"rows":[{"conversation_id":null,"event_name":%q,"events":1,"quantiles":{"0.5":null}}]}`, r.URL.RawQuery)
 		default:
@@ -68,6 +76,15 @@ func TestDriver(t *testing.T) {
 		{`{"do":"event","id":"y"}`, `{"error":{"kind":"api","field":"id","status":404,"code":"unknown_event","detail":"names no event"}}`},
 		{`{"do":"conversation","id":"c1","limit":10}`, `{"events":[]}`},
 		{`{"do":"latency","query":{"q":[0.5],"group_by":["event_name"],"since":1767323045678,"metadata":{"n":1,"s":"a"}}}`, `{"rows":[{"conversation_id":null,"event_name":"group_by=event_name&metadata.n=1&metadata.s=a&q=0.5&since=2026-01-02T03%3A04%3A05.678000Z","events":1,"quantiles":{"0.5":null}}]}`},
+		{
+			`{"do":"list_events","query":{"event_names":["a","b"],"error":true,"latency_max":2.5,"conditions":[{"key":"n","op":">","value":5}],"order":"timestamp","limit":2,"embeddings":true}}`,
+			`{"error":{"kind":"api","field":"order","status":422,"code":"invalid_value","detail":"embeddings=true&error=true&event_name=a&event_name=b&latency_max=2.5&limit=2&metadata.n%3E5=&order=timestamp"}}`,
+		},
+		{
+			`{"do":"list_conversations","query":{"error":false,"limit":2}}`,
+			`{"conversations":[{"conversation_id":"error=false&limit=2","first":"2026-01-02T03:04:05Z","last":"2026-01-02T03:04:05Z","events":1,"errors":0,"error_rate":0,"event_names":["event_a"],"first_input":null,"last_output":"a"}]}`,
+		},
+		{`{"do":"conversation","id":"c1","query":{"conditions":[{"key":"n>","op":"="}]}}`, `{"error":{"kind":"invalid","field":"metadata.n>"}}`},
 		{`{"do":"trace","conversation_id":"","sleep":0.001}`, `{"error":{"kind":"invalid","field":"conversation_id"}}`},
 		{`{"do":"close","timeout":5}`, `{}`},
 		{`{"do":"delete","id":"x"}`, `{"error":{"kind":"closed"}}`},
