@@ -72,7 +72,8 @@ func TestScopes(t *testing.T) {
 		"POST /event": "write", "PUT /event/{id}": "write", "DELETE /event/{id}": "write", "POST /events": "write",
 		"GET /event/{id}": "read", "GET /conversations/{id}/events": "read", "GET /analytics/errors": "read",
 		"GET /analytics/latency": "read", "GET /analytics/conversations": "read", "GET /analytics/timeseries": "read",
-		"GET /event": "read", "PUT /event": "write", "PATCH /event": "write", "PATCH /event/{id}": "write", "DELETE /event": "write", "GET /conversation/events": "read",
+		"GET /analytics/insights": "read",
+		"GET /event":              "read", "PUT /event": "write", "PATCH /event": "write", "PATCH /event/{id}": "write", "DELETE /event": "write", "GET /conversation/events": "read",
 		"GET /events": "read", "GET /conversations": "read", "GET /openapi.yaml": "read", "GET /metrics": "read admin", "GET /healthz": "", "GET /readyz": "",
 	}
 	for _, route := range api.Routes() {
@@ -83,6 +84,9 @@ func TestScopes(t *testing.T) {
 		}
 		method, path, _ := strings.Cut(route, " ")
 		path = strings.ReplaceAll(path, "{id}", "a")
+		if path == "/analytics/insights" {
+			path += "?measure=events"
+		}
 		if path == "/event" && method != "POST" || path == "/conversation/events" {
 			path += "?id=a"
 		}

@@ -53,6 +53,7 @@ type fakePorts struct {
 	conversations []query.ConversationRow
 	summaries     []query.ConversationSummary
 	series        []query.TimeSeriesRow
+	insights      []query.InsightsRow
 	queryErr      error
 	countErrors   func(ctx context.Context) (query.ErrorCount, error) // answers Errors, if set
 }
@@ -193,6 +194,11 @@ func (f *fakePorts) ConversationList(_ context.Context, q query.ConversationList
 func (f *fakePorts) TimeSeries(_ context.Context, q query.TimeSeries) ([]query.TimeSeriesRow, error) {
 	f.ask(q)
 	return f.series, f.queryErr
+}
+
+func (f *fakePorts) Insights(_ context.Context, q query.Insights) ([]query.InsightsRow, error) {
+	f.ask(q)
+	return f.insights, f.queryErr
 }
 
 // fakeLog and fakeDB tell the two Ready methods apart.

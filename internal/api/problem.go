@@ -226,7 +226,13 @@ func questionProblem(err error) error {
 	if errors.Is(err, event.ErrQueryTimeout) {
 		return &problem{
 			status: http.StatusUnprocessableEntity, code: CodeQueryTimeout,
-			detail: "the query did not finish in the time that it may take; narrow it",
+			detail: "the query did not finish in the time that it may take; narrow its time or filters",
+		}
+	}
+	if errors.Is(err, event.ErrQueryTooLarge) {
+		return &problem{
+			status: http.StatusUnprocessableEntity, code: CodeQueryTooLarge,
+			detail: "the query takes more memory or rows than it may; narrow its time or filters, ask for fewer rows, or group by something with fewer values",
 		}
 	}
 	return storageProblem(err)

@@ -70,6 +70,7 @@ type Analytics interface {
 	Conversations(ctx context.Context, q query.Conversations) ([]query.ConversationRow, error)
 	ConversationList(ctx context.Context, q query.ConversationList) ([]query.ConversationSummary, error)
 	TimeSeries(ctx context.Context, q query.TimeSeries) ([]query.TimeSeriesRow, error)
+	Insights(ctx context.Context, q query.Insights) ([]query.InsightsRow, error)
 }
 
 // Ports are what the server works with. All are required, and must be safe for

@@ -99,7 +99,7 @@ func (s *Store) placesIn(ctx context.Context, q query.ConversationList, f query.
 func (s *Store) summaries(ctx context.Context, q query.ConversationList, places []query.ConversationPlace) ([]query.ConversationSummary, error) {
 	sel := s.selectEvents(q.Filter)
 	hashes := make([]string, len(places))
-	ids := conditions{params: sel.params, count: 1 << 16} // names that the filter does not have
+	ids := sel.conditions()
 	texts := make([]string, len(places))
 	for i, p := range places {
 		hashes[i] = strconv.FormatUint(uint64(event.ConversationHash(p.ConversationID)), 10)

@@ -19,6 +19,14 @@ type selection struct {
 	prewhere, where string
 	params          conn.Parameters
 	settings        []ch.Setting
+	// names is how many names of parameters are taken.
+	names int
+}
+
+// conditions returns a builder of more expressions, whose parameters have other names than those
+// of the selection. The caller puts its parameters into the selection.
+func (sel *selection) conditions() conditions {
+	return conditions{params: sel.params, count: sel.names}
 }
 
 // from returns the FROM clause. It has a WHERE clause at its end.
@@ -50,6 +58,27 @@ func (s *Store) selectEvents(f query.Filter) selection {
 		b.params = b.params.Uint("hash", uint64(event.ConversationHash(f.ConversationID)))
 		b.and("conversation_id = " + b.text(f.ConversationID))
 	}
+	b.filter(f)
+	if len(f.Metadata) > 0 {
+		sel.settings = append(sel.settings, metadataSettings...)
+	}
+	sel.where, sel.params, sel.names = b.sql.String(), b.params, b.count
+	return sel
+}
+
+// clampMicros brings a time into the range of the tables' sort key. Later times would
+// wrap around.
+func clampMicros(micros int64) int64 { return min(max(micros, 0), query.MicrosMax) }
+
+// conditions builds a conjunction, and the parameters of its values.
+type conditions struct {
+	sql    strings.Builder
+	params conn.Parameters
+	count  int
+}
+
+// filter adds the conditions of a filter on columns that an update changes.
+func (b *conditions) filter(f query.Filter) {
 	switch len(f.EventNames) {
 	case 0:
 	case 1:
@@ -77,22 +106,6 @@ func (s *Store) selectEvents(f query.Filter) selection {
 	for _, m := range f.Metadata {
 		b.metadata(m)
 	}
-	if len(f.Metadata) > 0 {
-		sel.settings = append(sel.settings, metadataSettings...)
-	}
-	sel.where, sel.params = b.sql.String(), b.params
-	return sel
-}
-
-// clampMicros brings a time into the range of the tables' sort key. Later times would
-// wrap around.
-func clampMicros(micros int64) int64 { return min(max(micros, 0), query.MicrosMax) }
-
-// conditions builds a conjunction, and the parameters of its values.
-type conditions struct {
-	sql    strings.Builder
-	params conn.Parameters
-	count  int
 }
 
 func (b *conditions) and(condition string) {

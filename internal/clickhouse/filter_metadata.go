@@ -31,16 +31,7 @@ const quotedNumbers = `replaceRegexpAll(concat(metadata, '0'), '((?:"(?:[^"\\\\]
 
 // metadata adds a condition on a member of the metadata.
 func (b *conditions) metadata(m query.MetadataFilter) {
-	member := metadataMember{key: b.text(m.Key)}
-	// The metadata's text has the key as JSON, unless it has an escape. Most events without
-	// the member are found out by that, without parsing.
-	key, err := jsontext.AppendQuote(nil, m.Key)
-	quoted := string(key)
-	if err == nil && !strings.Contains(quoted, `\`) {
-		member.likely = "(position(metadata, " + b.text(quoted) + ") > 0 OR position(metadata, '\\\\') > 0)"
-	} else {
-		member.likely = "position(metadata, '\\\\') > 0"
-	}
+	member := b.member(m.Key)
 	switch m.Op {
 	case query.Exists:
 		b.and(member.likely + " AND JSONHas(metadata, " + member.key + ")")
@@ -63,18 +54,40 @@ func (b *conditions) metadata(m query.MetadataFilter) {
 	}
 }
 
+// member returns the expressions of a member.
+func (b *conditions) member(key string) metadataMember {
+	member := metadataMember{key: b.text(key)}
+	// The metadata's text has the key as JSON, unless it has an escape. Most events without
+	// the member are found out by that, without parsing.
+	quoted, err := jsontext.AppendQuote(nil, key)
+	if err == nil && !strings.Contains(string(quoted), `\`) {
+		member.quoted = string(quoted)
+		member.likely = "(position(metadata, " + b.text(member.quoted) + ") > 0 OR position(metadata, '\\\\') > 0)"
+	} else {
+		member.likely = "position(metadata, '\\\\') > 0"
+	}
+	return member
+}
+
 // metadataMember is a top-level member of the metadata in SQL.
 type metadataMember struct {
 	// key is the expression of its key.
 	key string
 	// likely is a cheap condition that holds for all metadata with the member.
 	likely string
+	// quoted is the key as JSON, if its JSON has no escape.
+	quoted string
 }
 
 func (m metadataMember) call(function string) string { return function + "(metadata, " + m.key + ")" }
 
 // isString holds for a member that is a string.
 func (m metadataMember) isString() string { return m.call("JSONType") + " = 'String'" }
+
+// digits returns the expression of a number as it is written.
+func (m metadataMember) digits() string {
+	return "JSONExtractString(left(" + quotedNumbers + ", -3), " + m.key + ")"
+}
 
 // equal returns the condition of a member that is equal to the value.
 func (b *conditions) equal(m metadataMember, value string) string {
@@ -155,7 +168,7 @@ func (b *conditions) compareNumbers(m metadataMember, n number, operator string)
 	parsed := m.call("JSONExtractFloat")
 	// Each of the three is -1, 0 or 1: the member is less than n, equal, or greater.
 	integers := b.compareIntegers(m, n)
-	digits := "JSONExtractString(left(" + quotedNumbers + ", -3), " + m.key + ")"
+	digits := m.digits()
 	exact := "sign(toFloat64OrZero(" + digits + ") - " + float + ")"
 	if math.Abs(n.float) >= exactFloat {
 		exact = "if(match(" + digits + ", '^-?[0-9]+$'), multiIf(" +

@@ -523,6 +523,13 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 			}
 		})
 		t.Run("list/"+f.name, func(t *testing.T) { checkList(t, store, f.filter, events) })
+		t.Run("insights/"+f.name, func(t *testing.T) {
+			if f.name == "everything" {
+				w.checkInsights(t, store, f.filter)
+				return
+			}
+			w.checkInsights(t, store, f.filter, "plans")
+		})
 		t.Run("conversations by last event/"+f.name, func(t *testing.T) { checkConversationList(t, store, f.filter, events) })
 		t.Run("timeseries/"+f.name, func(t *testing.T) {
 			if f.filter.UntilMicros > query.MicrosMax {

@@ -75,6 +75,18 @@ var (
 	quoteEscaper = strings.NewReplacer(`\`, `\\`, "'", `\'`)
 )
 
+// Ints adds an Array(Int64).
+func (p Parameters) Ints(name string, values []int64) Parameters {
+	text := []byte("'[")
+	for i, value := range values {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = strconv.AppendInt(text, value, 10)
+	}
+	return append(p, proto.Parameter{Key: name, Value: string(append(text, "]'"...))})
+}
+
 // Setting returns a setting of a query. The server refuses the query if it does
 // not know the setting.
 func Setting(key, value string) ch.Setting {
