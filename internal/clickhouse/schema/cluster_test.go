@@ -145,9 +145,8 @@ func TestMigrateCluster(t *testing.T) {
 	}
 	// The tables are those of a single machine, but for their place.
 	_, single, plain := clickhousetest.Migrated(t)
-	tables := "SELECT replaceAll(create_table_query, database || '.', '') FROM system.tables WHERE database = '%s' ORDER BY name FORMAT TSVRaw"
 	for _, server := range c.Servers {
-		if diff := gocmp.Diff(single.Query(t, fmt.Sprintf(tables, plain)), server.Query(t, fmt.Sprintf(tables, database+"_shard"))); diff != "" {
+		if diff := gocmp.Diff(schemaOf(t, single, plain), schemaOf(t, server, database+"_shard")); diff != "" {
 			t.Error("tables (-single machine +shard):\n" + diff)
 		}
 		if got := server.Query(t, "SELECT count() FROM system.databases WHERE name LIKE '"+database+"%'"); got != "2" {
@@ -421,10 +420,9 @@ func TestMigrateReplicas(t *testing.T) {
 	}
 	// As on one machine, and the same on all.
 	_, single, plain := clickhousetest.Migrated(t)
-	tables := "SELECT replaceAll(create_table_query, database || '.', '') FROM system.tables WHERE database = '%s' ORDER BY name FORMAT TSVRaw"
-	want := strings.NewReplacer("ENGINE = ReplacingMergeTree(version)", "", "ENGINE = ReplacingMergeTree(recorded_at)", "", "ENGINE = MergeTree", "").Replace(single.Query(t, fmt.Sprintf(tables, plain)))
+	want := strings.NewReplacer("ENGINE = ReplacingMergeTree(version)", "", "ENGINE = ReplacingMergeTree(recorded_at)", "", "ENGINE = MergeTree", "").Replace(schemaOf(t, single, plain))
 	for i, server := range c.Servers {
-		got := replicatedEngine.ReplaceAllString(server.Query(t, fmt.Sprintf(tables, database+"_shard")), "")
+		got := replicatedEngine.ReplaceAllString(schemaOf(t, server, database+"_shard"), "")
 		if diff := gocmp.Diff(want, got); diff != "" {
 			t.Errorf("host %d, tables (-single machine +replica):\n%s", i, diff)
 		}

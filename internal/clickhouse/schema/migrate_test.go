@@ -99,10 +99,11 @@ func TestMigrateReportsANewerSchema(t *testing.T) {
 	}
 }
 
-// schemaOf is how the tables and views of a database are defined.
+// schemaOf is how the tables and views of a database are defined, whatever the
+// names of the database and of the user who made them.
 func schemaOf(tb testing.TB, server *enginetest.Instance, database string) string {
 	tb.Helper()
-	return server.Query(tb, "SELECT name, replaceAll(create_table_query, database || '.', '') FROM system.tables WHERE database = '"+database+"' ORDER BY name FORMAT TSVRaw")
+	return server.Query(tb, "SELECT name, replaceAll(replaceAll(create_table_query, database || '.', ''), 'DEFINER = ' || currentUser() || ' ', 'DEFINER = CURRENT_USER ') FROM system.tables WHERE database = '"+database+"' ORDER BY name FORMAT TSVRaw")
 }
 
 // migratedTo is a database as a build leaves it whose last migration is the one
