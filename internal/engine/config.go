@@ -59,6 +59,10 @@ type Config struct {
 	// for every query and part. Default: off.
 	SystemLogs bool
 
+	// SQLUser is a second user, [SQLUser], for queries that others write. Default: there
+	// is none.
+	SQLUser *SQLUserConfig
+
 	// Settings are the query settings of every session of [User], for example
 	// "max_threads": "2". Default: the server's own.
 	Settings map[string]string
@@ -81,6 +85,18 @@ type Config struct {
 	// StopTimeout bounds a clean stop. A child that takes longer is killed, which loses
 	// nothing that was written with fsync. Default: [DefaultStopTimeout].
 	StopTimeout time.Duration
+}
+
+// SQLUserConfig says what the second user may do. Nobody but the program knows its
+// password.
+type SQLUserConfig struct {
+	// Grants are the statements of its rights without the user, such as "GRANT SELECT ON
+	// database.view". It has no other right.
+	Grants []string
+
+	// Settings are those of its sessions. With "readonly": "1" among them a query cannot
+	// change any.
+	Settings map[string]string
 }
 
 // Validate reports everything that is wrong with the configuration, as joined errors, one
@@ -115,10 +131,17 @@ func (c Config) Validate() error {
 	if c.MemoryMaxBytes != 0 && c.MemoryMaxBytes < MemoryMinBytes {
 		bad("MemoryMaxBytes", "%d is less than %d", c.MemoryMaxBytes, MemoryMinBytes)
 	}
-	for _, m := range []struct {
+	settings := []struct {
 		field    string
 		settings map[string]string
-	}{{"Settings", c.Settings}, {"ServerSettings", c.ServerSettings}} {
+	}{{"Settings", c.Settings}, {"ServerSettings", c.ServerSettings}}
+	if c.SQLUser != nil {
+		settings = append(settings, struct {
+			field    string
+			settings map[string]string
+		}{"SQLUser", c.SQLUser.Settings})
+	}
+	for _, m := range settings {
 		for _, name := range slices.Sorted(maps.Keys(m.settings)) {
 			if !settingName.MatchString(name) {
 				bad(m.field, "%q is not the name of a setting", name)
@@ -205,14 +228,13 @@ func (c Config) serverSettings() map[string]string {
 	return s
 }
 
-// configFile returns the server's configuration. It contains a digest of the password, but
-// not the password.
-func (c Config) configFile(path, password string, tcpPort, httpPort int) ([]byte, error) {
+// configFile returns the server's configuration. It contains digests of the passwords, but
+// not the passwords.
+func (c Config) configFile(path string, passwords passwords, tcpPort, httpPort int) ([]byte, error) {
 	tmpl, err := template.New("config.xml").Funcs(template.FuncMap{"x": xmlEscape}).Parse(configTemplate)
 	if err != nil {
 		panic("BUG: engine: " + err.Error())
 	}
-	digest := sha256.Sum256([]byte(password))
 	var out bytes.Buffer
 	err = tmpl.Execute(&out, map[string]any{
 		"Path":           path,
@@ -221,7 +243,10 @@ func (c Config) configFile(path, password string, tcpPort, httpPort int) ([]byte
 		"TCPPort":        tcpPort,
 		"HTTPPort":       httpPort,
 		"User":           User,
-		"PasswordSHA256": hex.EncodeToString(digest[:]),
+		"PasswordSHA256": digest(passwords.user),
+		"SQLUser":        c.SQLUser,
+		"SQLUserName":    SQLUser,
+		"SQLSHA256":      digest(passwords.sqlUser),
 		"SystemLogs":     c.SystemLogs,
 		"Settings":       c.Settings,
 		"ServerSettings": c.serverSettings(),
@@ -230,6 +255,11 @@ func (c Config) configFile(path, password string, tcpPort, httpPort int) ([]byte
 		return nil, fmt.Errorf("render engine configuration: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+func digest(password string) string {
+	sum := sha256.Sum256([]byte(password))
+	return hex.EncodeToString(sum[:])
 }
 
 func xmlEscape(v any) (string, error) {
@@ -254,6 +284,10 @@ func xmlEscape(v any) (string, error) {
 // tables that do not exist.
 //
 // Backups may be written beside the data, and nowhere else.
+//
+// The improvements of access control are on in the configuration that ClickHouse comes
+// with, and off without it: system tables need a grant, but for some that tell each user
+// only what it may know, or nothing about this server.
 const configTemplate = `<clickhouse>
     <listen_host>{{x .Host}}</listen_host>
     <tcp_port>{{.TCPPort}}</tcp_port>
@@ -281,6 +315,11 @@ const configTemplate = `<clickhouse>
     <query_log><database>system</database><table>query_log</table><flush_interval_milliseconds>1000</flush_interval_milliseconds><ttl>event_date + INTERVAL 1 DAY DELETE</ttl></query_log>
     <part_log><database>system</database><table>part_log</table><flush_interval_milliseconds>1000</flush_interval_milliseconds><ttl>event_date + INTERVAL 1 DAY DELETE</ttl></part_log>
 {{- end}}
+    <access_control_improvements>
+        <select_from_system_db_requires_grant>true</select_from_system_db_requires_grant>
+        <select_from_information_schema_requires_grant>true</select_from_information_schema_requires_grant>
+        <table_engines_require_grant>true</table_engines_require_grant>
+    </access_control_improvements>
     <profiles>
         <default/>
         <launcher><max_sessions_for_user>1</max_sessions_for_user></launcher>
@@ -292,6 +331,16 @@ const configTemplate = `<clickhouse>
             <{{$name}}>{{x $value}}</{{$name}}>
 {{- end}}
         </{{.User}}>
+{{- if .SQLUser}}
+        <{{.SQLUserName}}>
+            <log_queries>0</log_queries>
+            <query_profiler_real_time_period_ns>0</query_profiler_real_time_period_ns>
+            <query_profiler_cpu_time_period_ns>0</query_profiler_cpu_time_period_ns>
+{{- range $name, $value := .SQLUser.Settings}}
+            <{{$name}}>{{x $value}}</{{$name}}>
+{{- end}}
+        </{{.SQLUserName}}>
+{{- end}}
     </profiles>
     <quotas><default/></quotas>
     <users>
@@ -312,6 +361,19 @@ const configTemplate = `<clickhouse>
             <access_management>1</access_management>
             <named_collection_control>1</named_collection_control>
         </{{.User}}>
+{{- if .SQLUser}}
+        <{{.SQLUserName}}>
+            <password_sha256_hex>{{.SQLSHA256}}</password_sha256_hex>
+            <networks><ip>::1</ip><ip>127.0.0.0/8</ip></networks>
+            <profile>{{.SQLUserName}}</profile>
+            <quota>default</quota>
+            <grants>
+{{- range .SQLUser.Grants}}
+                <query>{{x .}}</query>
+{{- end}}
+            </grants>
+        </{{.SQLUserName}}>
+{{- end}}
     </users>
 </clickhouse>
 `

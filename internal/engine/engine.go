@@ -27,11 +27,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// User is the only user that clients log in as, and Database is the name of that user's
+// User is the user that Sluice logs in as, and Database is the name of that user's
 // database. The first migration creates the database, not this package.
 const (
 	User     = "sluice"
 	Database = "sluice"
+	// SQLUser is the user of [Config.SQLUser].
+	SQLUser = "sluice_sql"
 )
 
 const (
@@ -72,10 +74,10 @@ var (
 
 // Engine is one embedded server. Its methods are safe for concurrent use.
 type Engine struct {
-	cfg      Config
-	log      *slog.Logger
-	password string
-	client   *http.Client
+	cfg       Config
+	log       *slog.Logger
+	passwords passwords
+	client    *http.Client
 
 	up       prometheus.Gauge
 	restarts prometheus.Counter
@@ -88,6 +90,9 @@ type Engine struct {
 	tcpPort, httpPort int
 	pid               int // of the child, 0 when there is none
 }
+
+// passwords are those of the users, in plain text.
+type passwords struct{ user, sqlUser string }
 
 // New returns an engine with a password of its own, which starts with [Engine.Run]. It
 // touches neither files nor processes. A nil registerer leaves the metrics unregistered.
@@ -104,9 +109,9 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Engine, erro
 		return nil, err
 	}
 	e := &Engine{
-		cfg:      cfg,
-		log:      log,
-		password: newPassword(),
+		cfg:       cfg,
+		log:       log,
+		passwords: passwords{user: newPassword(), sqlUser: newPassword()},
 		// Each probe has its own connection, because a server that stops waits for open ones.
 		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: probeTimeout},
 		up: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -172,7 +177,10 @@ func (e *Engine) HTTPAddr() string {
 
 // Password returns the password of [User]: 256 random bits in hexadecimal, made by [New]
 // and kept across restarts of the child.
-func (e *Engine) Password() string { return e.password }
+func (e *Engine) Password() string { return e.passwords.user }
+
+// SQLPassword is [Engine.Password] for [SQLUser].
+func (e *Engine) SQLPassword() string { return e.passwords.sqlUser }
 
 // PID returns the process id of the child, or 0 when there is none at the moment.
 func (e *Engine) PID() int {
@@ -338,7 +346,7 @@ func (e *Engine) probe(ctx context.Context) error {
 		return fmt.Errorf("probe engine: %w", err)
 	}
 	req.Header.Set("X-ClickHouse-User", User)
-	req.Header.Set("X-ClickHouse-Key", e.password)
+	req.Header.Set("X-ClickHouse-Key", e.passwords.user)
 	resp, err := e.client.Do(req)
 	if err != nil {
 		return fmt.Errorf("probe engine: %w", err)
@@ -405,7 +413,7 @@ func (e *Engine) writeConfig() (path string, err error) {
 	e.mu.Unlock()
 
 	path = filepath.Join(e.cfg.Dir, "config.xml")
-	content, err := e.cfg.configFile(path, e.password, tcpPort, httpPort)
+	content, err := e.cfg.configFile(path, e.passwords, tcpPort, httpPort)
 	if err != nil {
 		return "", err
 	}
