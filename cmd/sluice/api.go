@@ -13,6 +13,7 @@ type apiCmd struct {
 	readerFlags
 	kafkaFlags
 	clickhouseFlags
+	sqlFlags
 }
 
 // Run runs the API on a Kafka and a ClickHouse that are elsewhere.
@@ -20,9 +21,11 @@ func (c *apiCmd) Run(ctx context.Context, e *env) (err error) {
 	cfg := app.ServeAPIConfig{ProcessConfig: e.process(&c.memoryFlags)}
 	cfg.API, err = c.httpFlags.config()
 	kafkaCfg, clickhouseCfg, moreErr := remote(&c.kafkaFlags, &c.clickhouseFlags)
-	if err := errors.Join(err, moreErr, c.checkReader()); err != nil {
+	sqlCfg, sqlErr := c.sqlFlags.config()
+	if err := errors.Join(err, moreErr, sqlErr, c.checkReader()); err != nil {
 		return err
 	}
+	cfg.SQL = sqlCfg
 	cfg.Kafka, cfg.ClickHouse = kafkaCfg, clickhouseCfg
 	c.applyAdmission(&cfg.API.Config)
 	c.applyReader(&cfg.ClickHouse)

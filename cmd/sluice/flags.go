@@ -189,6 +189,31 @@ func (f *clickhouseFlags) config() (clickhouse.Config, error) {
 	return cfg, nil
 }
 
+// sqlFlags say as whom queries in SQL are run.
+type sqlFlags struct {
+	ClickhouseSQLURL          string `name:"clickhouse-sql-url" help:"ClickHouse's HTTP interface for POST /sql, as http://USER:PASSWORD@HOST:8123/NAME, or https. USER must be one who may only read the live views: see docs/sql.md. An embedded ClickHouse has such a user; otherwise POST /sql needs this URL." placeholder:"URL" group:"clickhouse"`
+	ClickhouseSQLPasswordFile string `name:"clickhouse-sql-password-file" help:"File that holds that user's password, instead of the URL." placeholder:"FILE" type:"path" group:"clickhouse"`
+}
+
+// config has no address where SQL is not set up.
+func (f *sqlFlags) config() (clickhouse.SQLConfig, error) {
+	if f.ClickhouseSQLURL == "" {
+		return clickhouse.SQLConfig{}, nil
+	}
+	cfg, err := clickhouse.ParseSQLURL(f.ClickhouseSQLURL)
+	if err != nil {
+		return cfg, fmt.Errorf("--clickhouse-sql-url: %w", err)
+	}
+	if f.ClickhouseSQLPasswordFile != "" {
+		text, err := os.ReadFile(f.ClickhouseSQLPasswordFile)
+		if err != nil {
+			return cfg, fmt.Errorf("--clickhouse-sql-password-file: %w", err)
+		}
+		cfg.Password = strings.TrimRight(string(text), "\r\n")
+	}
+	return cfg, nil
+}
+
 // retentionFlags say how long events are kept.
 type retentionFlags struct {
 	Retention string `help:"How long events are kept after their timestamp: days such as 90d, hours such as 2160h, at least 24h, or forever. Without this flag the retention stays as it was set last; at first it is forever." placeholder:"DURATION" group:"clickhouse"`

@@ -13,6 +13,7 @@ type serveCmd struct {
 	readerFlags
 	kafkaFlags
 	clickhouseFlags
+	sqlFlags
 	retentionFlags
 	consumerFlags
 	embeddedFlags
@@ -21,7 +22,7 @@ type serveCmd struct {
 // Run runs the whole pipeline.
 func (c *serveCmd) Run(ctx context.Context, e *env) error {
 	cfg := app.ServeConfig{ProcessConfig: e.process(&c.memoryFlags), Consumer: c.consumerFlags.config(), Embedded: c.embeddedFlags.config()}
-	var errs [4]error
+	var errs [5]error
 	cfg.API, errs[0] = c.httpFlags.config()
 	cfg.Kafka, errs[1] = c.kafkaFlags.config()
 	cfg.Retention, errs[2] = c.retentionFlags.config()
@@ -30,6 +31,12 @@ func (c *serveCmd) Run(ctx context.Context, e *env) error {
 		cfg.ClickHouse, errs[3] = c.clickhouseFlags.config()
 	case c.Cluster != "":
 		errs[3] = errors.New("--cluster needs --clickhouse-url: the embedded database is on one machine")
+	}
+	switch {
+	case c.ClickhouseURL != "":
+		cfg.SQL, errs[4] = c.sqlFlags.config()
+	case c.ClickhouseSQLURL != "":
+		errs[4] = errors.New("--clickhouse-sql-url needs --clickhouse-url: the embedded database has a user for SQL of its own")
 	}
 	if err := errors.Join(errors.Join(errs[:]...), c.checkConsumer(), c.checkReader()); err != nil {
 		return err

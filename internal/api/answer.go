@@ -62,11 +62,19 @@ func (x *exchange) full() error {
 	return x.send()
 }
 
-// send sends x.out as the next piece of a JSON answer. The first piece sends the
+// answerType is the Content-Type of an answer that is no problem.
+func (x *exchange) answerType() []string {
+	if x.contentType != nil {
+		return x.contentType
+	}
+	return headerJSON
+}
+
+// send sends x.out as the next piece of an answer. The first piece sends the
 // headers too. If the answer fails after that, it must be broken off.
 func (x *exchange) send() error {
 	if x.status == 0 {
-		x.head(http.StatusOK, headerJSON)
+		x.head(http.StatusOK, x.answerType())
 		x.w.WriteHeader(http.StatusOK)
 		// HTTP/1.0 has no chunks. Only broken JSON shows such a client that the answer
 		// is not whole.
@@ -93,10 +101,10 @@ func (x *exchange) send() error {
 
 func (x *exchange) control() *http.ResponseController { return http.NewResponseController(x.w) }
 
-// end sends the rest of a JSON answer, or the whole answer if it is small.
+// end sends the rest of an answer, or the whole answer if it is small.
 func (x *exchange) end() error {
 	if x.status == 0 {
-		x.reply(http.StatusOK, headerJSON)
+		x.reply(http.StatusOK, x.answerType())
 		return nil
 	}
 	return x.send()
@@ -105,9 +113,14 @@ func (x *exchange) end() error {
 // waitFor reserves n bytes of the use's share until release. A request that needs
 // more than the whole share gets the whole share.
 func (x *exchange) waitFor(u body.Use, n int64) error {
+	return x.waitAtMost(u, n, x.s.cfg.AnswerWait)
+}
+
+// waitAtMost is [exchange.waitFor] with another time than Config.AnswerWait.
+func (x *exchange) waitAtMost(u body.Use, n int64, most time.Duration) error {
 	share := &x.s.budget[u]
 	n = min(n, share.Max())
-	if !share.Wait(x.r.Context(), n, x.s.cfg.AnswerWait) {
+	if !share.Wait(x.r.Context(), n, most) {
 		return errNoRoom
 	}
 	x.held[u] += n

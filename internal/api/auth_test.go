@@ -63,7 +63,7 @@ func TestScopes(t *testing.T) {
 	}
 	// The hash from the file is no key.
 	keys["hash"] = lines[2][strings.LastIndexByte(lines[2], ':')+1:]
-	h := newHarness(t, func(c *api.Config) {
+	h := newHarnessSQL(t, &fakeSQL{answer: sqlText("[]\n[]\n")}, func(c *api.Config) {
 		c.Keys = openKeys(t, lines...)
 		c.Addr = "0.0.0.0:8080"
 	})
@@ -72,8 +72,8 @@ func TestScopes(t *testing.T) {
 		"POST /event": "write", "PUT /event/{id}": "write", "DELETE /event/{id}": "write", "POST /events": "write",
 		"GET /event/{id}": "read", "GET /conversations/{id}/events": "read", "GET /analytics/errors": "read",
 		"GET /analytics/latency": "read", "GET /analytics/conversations": "read", "GET /analytics/timeseries": "read",
-		"GET /analytics/insights": "read",
-		"GET /event":              "read", "PUT /event": "write", "PATCH /event": "write", "PATCH /event/{id}": "write", "DELETE /event": "write", "GET /conversation/events": "read",
+		"GET /analytics/insights": "read", "POST /sql": "read",
+		"GET /event": "read", "PUT /event": "write", "PATCH /event": "write", "PATCH /event/{id}": "write", "DELETE /event": "write", "GET /conversation/events": "read",
 		"GET /events": "read", "GET /conversations": "read", "GET /openapi.yaml": "read", "GET /metrics": "read admin", "GET /healthz": "", "GET /readyz": "",
 	}
 	for _, route := range api.Routes() {
@@ -96,6 +96,8 @@ func TestScopes(t *testing.T) {
 			body = small
 		case "PUT /event", "PUT /event/{id}", "PATCH /event", "PATCH /event/{id}":
 			body = `{"error":"e"}`
+		case "POST /sql":
+			body = "SELECT 1"
 		}
 		for name, key := range keys {
 			for _, how := range []string{"bearer", "header"} {
@@ -107,6 +109,9 @@ func TestScopes(t *testing.T) {
 						headers = []string{"Authorization", "bEARER  " + key}
 					default:
 						headers = []string{"X-API-Key", key}
+					}
+					if path == "/sql" {
+						headers = append(headers, "Content-Type", "text/plain")
 					}
 					calls := h.calls
 					a := h.do(t, method, path, body, headers...)

@@ -25,6 +25,9 @@ const (
 	DefaultPageBytesMax       = 64 << 20
 	DefaultPageReadsMax       = 4
 	DefaultRowsMax            = 10_000
+	DefaultSQLBytesMax        = 64 << 10
+	DefaultSQLAnswersMax      = 16
+	DefaultSQLAnswerTimeout   = 10 * time.Minute
 	DefaultBucketsMax         = 10_000
 	DefaultQuantilesMax       = 16
 	DefaultMetadataFiltersMax = 16
@@ -124,6 +127,13 @@ type Config struct {
 	PageReadsMax int
 	// RowsMax bounds the rows that an analytics query may ask for.
 	RowsMax int
+	// SQLBytesMax bounds the text of a query in SQL.
+	SQLBytesMax int
+	// SQLAnswersMax bounds the queries in SQL that wait, run or are being sent. The
+	// database keeps an answer on its disk until it is sent. Others wait for AnswerWait.
+	SQLAnswersMax int
+	// SQLAnswerTimeout is how long a reader may take for the answer to a query in SQL.
+	SQLAnswerTimeout time.Duration
 	// BucketsMax bounds the buckets that a time series may span.
 	BucketsMax int
 	// QuantilesMax bounds the quantiles of one query.
@@ -225,6 +235,9 @@ func (c Config) Validate() error {
 		{"PageBytesMax", int64(d.PageBytesMax)},
 		{"PageReadsMax", int64(d.PageReadsMax)},
 		{"RowsMax", int64(d.RowsMax)},
+		{"SQLBytesMax", int64(d.SQLBytesMax)},
+		{"SQLAnswersMax", int64(d.SQLAnswersMax)},
+		{"SQLAnswerTimeout", int64(d.SQLAnswerTimeout)},
 		{"BucketsMax", int64(d.BucketsMax)},
 		{"QuantilesMax", int64(d.QuantilesMax)},
 		{"MetadataFiltersMax", int64(d.MetadataFiltersMax)},
@@ -300,6 +313,9 @@ func (c Config) withDefaults() Config {
 	c.PageBytesMax = cmp.Or(c.PageBytesMax, DefaultPageBytesMax)
 	c.PageReadsMax = cmp.Or(c.PageReadsMax, DefaultPageReadsMax)
 	c.RowsMax = cmp.Or(c.RowsMax, DefaultRowsMax)
+	c.SQLBytesMax = cmp.Or(c.SQLBytesMax, DefaultSQLBytesMax)
+	c.SQLAnswersMax = cmp.Or(c.SQLAnswersMax, DefaultSQLAnswersMax)
+	c.SQLAnswerTimeout = cmp.Or(c.SQLAnswerTimeout, DefaultSQLAnswerTimeout)
 	c.BucketsMax = cmp.Or(c.BucketsMax, DefaultBucketsMax)
 	c.QuantilesMax = cmp.Or(c.QuantilesMax, DefaultQuantilesMax)
 	c.MetadataFiltersMax = cmp.Or(c.MetadataFiltersMax, DefaultMetadataFiltersMax)

@@ -45,6 +45,8 @@ type exchange struct {
 	body *body.Buffer
 	// held is what x holds of the budget besides body.
 	held [body.Uses]int64
+	// contentType is that of an answer that is not JSON.
+	contentType []string
 	// batch has the lists of a POST /events, otherwise nil.
 	batch *batch
 	// bodyEnded says that there is no more of the request's body to read: its end

@@ -231,13 +231,19 @@ type harness struct {
 
 func newHarness(tb testing.TB, configure ...func(*api.Config)) *harness {
 	tb.Helper()
+	return newHarnessSQL(tb, nil, configure...)
+}
+
+// newHarnessSQL is newHarness with a port for SQL, if it is not nil.
+func newHarnessSQL(tb testing.TB, sql api.SQL, configure ...func(*api.Config)) *harness {
+	tb.Helper()
 	cfg := api.Config{Now: func() time.Time { return now }}
 	for _, f := range configure {
 		f(&cfg)
 	}
 	h := &harness{fakePorts: &fakePorts{}, reg: prometheus.NewRegistry(), log: new(bytes.Buffer)}
 	server, err := api.New(cfg, api.Ports{
-		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Histories: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, Metrics: h.reg,
+		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Histories: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, SQL: sql, Metrics: h.reg,
 	}, slog.New(slog.NewJSONHandler(h.log, nil)), h.reg)
 	if err != nil {
 		tb.Fatal(err)

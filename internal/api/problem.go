@@ -49,6 +49,13 @@ const (
 	CodeQueryTimeout event.Code = "query_timeout"
 	// CodeQueryTooLarge: the question takes more memory or rows than it may.
 	CodeQueryTooLarge event.Code = "query_too_large"
+	// CodeInvalidQuery: the query in SQL is wrong.
+	CodeInvalidQuery event.Code = "invalid_query"
+	// CodeQueryNotAllowed: the query in SQL asks for more than the live views.
+	CodeQueryNotAllowed event.Code = "query_not_allowed"
+	// CodeSQLNotSetUp: there is no user of the database for queries in SQL, or one that
+	// may do too much.
+	CodeSQLNotSetUp event.Code = "sql_not_set_up"
 )
 
 // problem is an error with the status that it is answered with.
@@ -160,6 +167,12 @@ func titleOf(code event.Code) string {
 		return "The query took too long"
 	case CodeQueryTooLarge:
 		return "The query takes too much memory"
+	case CodeInvalidQuery:
+		return "The query is not valid"
+	case CodeQueryNotAllowed:
+		return "The query asks for more than it may"
+	case CodeSQLNotSetUp:
+		return "SQL is not set up"
 	}
 	return "The server failed"
 }

@@ -53,6 +53,7 @@ func table() []route {
 		{"GET", "/analytics/conversations", ScopeRead, false, (*Server).analyseConversations},
 		{"GET", "/analytics/timeseries", ScopeRead, false, (*Server).analyseTimeSeries},
 		{"GET", "/analytics/insights", ScopeRead, false, (*Server).analyseInsights},
+		{"POST", "/sql", ScopeRead, false, (*Server).runSQL},
 		{"GET", "/healthz", 0, false, (*Server).health},
 		{"GET", "/readyz", 0, false, (*Server).ready},
 		{"GET", "/metrics", ScopeRead | ScopeAdmin, false, (*Server).serveMetrics},

@@ -73,7 +73,7 @@ type Analytics interface {
 	Insights(ctx context.Context, q query.Insights) ([]query.InsightsRow, error)
 }
 
-// Ports are what the server works with. All are required, and must be safe for
+// Ports are what the server works with. All but SQL are required, and must be safe for
 // concurrent use.
 type Ports struct {
 	Log       Log
@@ -81,6 +81,8 @@ type Ports struct {
 	Histories Histories
 	Events    Events
 	Analytics Analytics
+	// SQL runs queries of callers. nil: POST /sql is answered that it is not set up.
+	SQL SQL
 	// Metrics is what /metrics serves.
 	Metrics prometheus.Gatherer
 }
@@ -115,6 +117,8 @@ type Server struct {
 	inflateSingle, inflateBatch body.Inflaters
 	// pageReads has an element for each part of a page that is being read.
 	pageReads chan struct{}
+	// sqlAnswers has an element for each query in SQL that waits, runs or is being sent.
+	sqlAnswers chan struct{}
 	// draining is closed when a stop begins.
 	draining chan struct{}
 
@@ -145,6 +149,7 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	s.budget = body.NewBudget(cfg.InFlightBytesMax, cfg.AnswerBytesMax)
 	s.bodies = body.NewReader(&s.budget[body.ForBodies], cfg.InflateTimeout)
 	s.pageReads = make(chan struct{}, cfg.PageReadsMax)
+	s.sqlAnswers = make(chan struct{}, cfg.SQLAnswersMax)
 	s.inflateSingle, s.inflateBatch = body.NewInflaters(inflatersSingle), body.NewInflaters(inflatersBatch)
 	s.exchanges.New = func() any { return new(exchange) }
 	s.batches.New = func() any { return new(batch) }

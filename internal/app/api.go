@@ -12,7 +12,7 @@ import (
 
 // startAPI starts the producer, the watcher of what is applied, and the HTTP server.
 func (p *process) startAPI(
-	ctx context.Context, kafkaCfg kafka.Config, cfg APIConfig, store *clickhouse.Store,
+	ctx context.Context, kafkaCfg kafka.Config, cfg APIConfig, store *clickhouse.Store, sqlCfg clickhouse.SQLConfig,
 ) error {
 	fence, err := p.apiTopics(ctx, &kafkaCfg, store)
 	if err != nil {
@@ -38,10 +38,18 @@ func (p *process) startAPI(
 		cfg.Keys = keys
 		p.start(ctx, "api keys", keys.Run)
 	}
+	ports := api.Ports{Log: producer, Applied: watcher, Histories: store, Events: store, Analytics: store, Metrics: p.registry}
+	if sqlCfg.Addr != "" {
+		sqlCfg.AnswerTimeout = cfg.QueryTimeout
+		sql, err := clickhouse.OpenSQL(sqlCfg)
+		if err != nil {
+			return fmt.Errorf("--clickhouse-sql-url: %w", err)
+		}
+		p.onStop("clickhouse client for SQL", func() error { sql.Close(); return nil })
+		ports.SQL = sql
+	}
 	cfg.Now = fault.Now
-	server, err := api.New(cfg.Config, api.Ports{ //nolint:contextcheck // it starts nothing; Run gets the context
-		Log: producer, Applied: watcher, Histories: store, Events: store, Analytics: store, Metrics: p.registry,
-	}, p.log, p.registry)
+	server, err := api.New(cfg.Config, ports, p.log, p.registry) //nolint:contextcheck // it starts nothing; Run gets the context
 	if err != nil {
 		return err
 	}

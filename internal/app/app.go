@@ -57,7 +57,10 @@ type ServeConfig struct {
 	Kafka kafka.Config
 	// ClickHouse is the database. Without an address, one is embedded.
 	ClickHouse clickhouse.Config
-	Embedded   EmbeddedConfig
+	// SQL is the user of that database for queries in SQL. Without an address, there is
+	// none; an embedded database has one of its own.
+	SQL      clickhouse.SQLConfig
+	Embedded EmbeddedConfig
 	// Retention is how long events are kept; nil leaves it as it is.
 	Retention *time.Duration
 }
@@ -79,7 +82,7 @@ func Serve(ctx context.Context, cfg ServeConfig, log *slog.Logger) error {
 	p := newProcess(log)
 	m.set(p.log)
 	return p.run(ctx, cfg.ProfilesAddr, func(ctx context.Context) error {
-		if err := p.startDatabase(ctx, &cfg.Embedded, &cfg.ClickHouse); err != nil {
+		if err := p.startDatabase(ctx, &cfg.Embedded, &cfg.ClickHouse, &cfg.SQL); err != nil {
 			return err
 		}
 		if err := p.startBroker(ctx, &cfg.Embedded, &cfg.Kafka); err != nil {
@@ -107,7 +110,7 @@ func Serve(ctx context.Context, cfg ServeConfig, log *slog.Logger) error {
 		if clickhouse.IsRetryable(err) && remote {
 			p.log.Warn("ClickHouse is not ready: the consumer starts when it is", "error", err)
 			p.startConsumerLater(ctx, cfg.Kafka, cfg.Consumer, store, prepare)
-			return p.startAPI(ctx, cfg.Kafka, cfg.API, store)
+			return p.startAPI(ctx, cfg.Kafka, cfg.API, store, cfg.SQL)
 		}
 		if err != nil {
 			return err
@@ -119,7 +122,7 @@ func Serve(ctx context.Context, cfg ServeConfig, log *slog.Logger) error {
 		if err := p.startConsumer(ctx, consumerKafka, cfg.Consumer, store); err != nil {
 			return err
 		}
-		return p.startAPI(ctx, cfg.Kafka, cfg.API, store)
+		return p.startAPI(ctx, cfg.Kafka, cfg.API, store, cfg.SQL)
 	})
 }
 
@@ -129,6 +132,8 @@ type ServeAPIConfig struct {
 	API        APIConfig
 	Kafka      kafka.Config
 	ClickHouse clickhouse.Config
+	// SQL is the user of ClickHouse for queries in SQL. Without an address, there is none.
+	SQL clickhouse.SQLConfig
 }
 
 // ServeAPI runs the API until ctx is over, on a Kafka and a ClickHouse that are
@@ -147,7 +152,7 @@ func ServeAPI(ctx context.Context, cfg ServeAPIConfig, log *slog.Logger) error {
 		if err != nil {
 			return err
 		}
-		return p.startAPI(ctx, cfg.Kafka, cfg.API, store)
+		return p.startAPI(ctx, cfg.Kafka, cfg.API, store, cfg.SQL)
 	})
 }
 

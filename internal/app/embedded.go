@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/sluicehq/sluice/internal/clickhouse"
@@ -28,10 +29,10 @@ type EmbeddedConfig struct {
 	BrokerPort int
 }
 
-// startDatabase starts an embedded database, and puts how to reach it into cfg,
-// unless cfg has an address. The database's memory is divided among the
+// startDatabase starts an embedded database, and puts how to reach it into cfg and
+// sql, unless cfg has an address. The database's memory is divided among the
 // analytics queries that run at once.
-func (p *process) startDatabase(ctx context.Context, embedded *EmbeddedConfig, cfg *clickhouse.Config) error {
+func (p *process) startDatabase(ctx context.Context, embedded *EmbeddedConfig, cfg *clickhouse.Config, sql *clickhouse.SQLConfig) error {
 	if cfg.Addr != "" {
 		return nil
 	}
@@ -41,6 +42,7 @@ func (p *process) startDatabase(ctx context.Context, embedded *EmbeddedConfig, c
 	}
 	e, err := engine.New(engine.Config{
 		Library: library, Dir: filepath.Join(embedded.Dir, "clickhouse"), MemoryMaxBytes: embedded.ClickHouseBytesMax,
+		SQLUser: sqlUser(embedded, cfg),
 	}, p.log, p.registry)
 	if err != nil {
 		return err
@@ -50,6 +52,7 @@ func (p *process) startDatabase(ctx context.Context, embedded *EmbeddedConfig, c
 		return err
 	}
 	cfg.Addr, cfg.Database, cfg.User, cfg.Password = e.Addr(), engine.Database, engine.User, e.Password()
+	*sql = clickhouse.SQLConfig{Addr: e.HTTPAddr(), Database: engine.Database, User: engine.SQLUser, Password: e.SQLPassword()}
 	memory, err := p.serverMemory(ctx, *cfg)
 	if err != nil {
 		return err
@@ -59,6 +62,39 @@ func (p *process) startDatabase(ctx context.Context, embedded *EmbeddedConfig, c
 	}
 	p.log.Debug("memory of the database", "bytes", memory, "query_bytes_max", cfg.QueryMemoryBytesMax)
 	return nil
+}
+
+// sqlUser is the embedded database's user for queries in SQL. His bounds are written
+// before the database starts, so its memory is that of the configuration, or about half
+// of the machine's.
+func sqlUser(embedded *EmbeddedConfig, cfg *clickhouse.Config) *engine.SQLUserConfig {
+	limits := clickhouse.SQLLimits{Timeout: cfg.QueryTimeout, MemoryBytesMax: cfg.QueryMemoryBytesMax}
+	if limits.MemoryBytesMax == 0 {
+		memory := embedded.ClickHouseBytesMax
+		if memory == 0 {
+			memory = machineMemory() / 2
+		}
+		limits.MemoryBytesMax = queryMemory(memory, max(1, cfg.AnalyticsConnectionsMax))
+	}
+	return &engine.SQLUserConfig{Grants: clickhouse.SQLGrants(engine.Database), Settings: clickhouse.SQLSettings(limits)}
+}
+
+// machineMemory is how much memory this machine, or this container, has. It is 0 if the
+// system does not say.
+func machineMemory() int64 {
+	var bytes int64
+	text, _ := os.ReadFile("/proc/meminfo")
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "MemTotal:"); ok {
+			kib, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+			bytes = kib << 10
+		}
+	}
+	text, _ = os.ReadFile("/sys/fs/cgroup/memory.max")
+	if limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && (bytes == 0 || limit < bytes) {
+		return limit
+	}
+	return bytes
 }
 
 // serverMemory asks the database how much memory it has.

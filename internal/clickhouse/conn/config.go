@@ -228,6 +228,10 @@ func (c Config) WithDefaults() Config {
 	return c
 }
 
+// ClientTLS returns the TLS configuration of a client, nil if TLS is off. It reads the CA
+// file.
+func (c Config) ClientTLS() (*tls.Config, error) { return c.tlsConfig() }
+
 // tlsConfig returns nil if TLS is off.
 func (c Config) tlsConfig() (*tls.Config, error) {
 	if !c.TLS.Enabled {
