@@ -113,12 +113,15 @@ const commands: Record<string, (command: Command) => unknown> = {
   async event({ id, wait }) {
     return { event: snakeCase(await client().event(id, { waitSeconds: wait })) };
   },
-  async conversation({ id, limit, embeddings, wait }) {
-    const events: object[] = [];
-    for await (const event of client().conversationEvents(id, { limit: limit === 0 ? undefined : limit, embeddings, waitSeconds: wait })) {
-      events.push(snakeCase(event));
-    }
-    return { events };
+  async conversation({ id, limit, embeddings, ...command }) {
+    const options = { ...query(command), limit: limit === 0 ? undefined : limit, embeddings };
+    return { events: await all(client().conversationEvents(id, options)) };
+  },
+  async list_events(command) {
+    return { events: await all(client().allEvents(query(command))) };
+  },
+  async list_conversations(command) {
+    return { conversations: await all(client().allConversations(query(command))) };
   },
   async errors(command) {
     return snakeCase(await client().errors(query(command)));
@@ -169,8 +172,17 @@ function millis(seconds: number | null | undefined): number | undefined {
   return typeof seconds === 'number' ? seconds * 1000 : undefined;
 }
 
-function query({ query: { wait: inner, ...rest } = {}, wait = inner }: Command): object {
+function query({ query: { wait: inner, ...rest } = {}, wait = inner }: Pick<Command, 'query' | 'wait'>): object {
   return { ...camelCase(rest), waitSeconds: wait };
+}
+
+/** Reads a generator to its end. */
+async function all(items: AsyncGenerator<object>): Promise<object[]> {
+  const list: object[] = [];
+  for await (const item of items) {
+    list.push(snakeCase(item));
+  }
+  return list;
 }
 
 async function whenRoom<T>(write: () => T): Promise<T> {

@@ -19,19 +19,25 @@ import { Span, traceCall } from './trace.js';
 import { Transport } from './transport.js';
 import type {
   ClientOptions,
+  ConversationList,
   ConversationOptions,
   ConversationPage,
   ConversationPageOptions,
   ConversationRow,
   ConversationsOptions,
+  ConversationSummary,
   ErrorCount,
   EventOptions,
+  EventPage,
   EventUpdate,
   FilterOptions,
   LatencyOptions,
   LatencyRow,
+  ListConversationsOptions,
+  ListEventsOptions,
   NewEvent,
   Op,
+  ReadOptions,
   StoredEvent,
   TimeoutOptions,
   TimeSeriesOptions,
@@ -234,25 +240,56 @@ export class Client implements AsyncDisposable {
     return this.#reader.event(id, options);
   }
 
-  /** Reads one page of a conversation's events, in order of time. It throws the same errors as {@link Client.event}. */
+  /** Reads one page of a conversation's events. It throws the same errors as {@link Client.event}. */
   conversation(id: string, options: ConversationPageOptions = {}): Promise<ConversationPage> {
     return this.#reader.conversation(id, options);
   }
 
   /**
-   * Iterates over all events of a conversation, in order of time. It reads one page at a time. `waitSeconds` applies to the first page
+   * Iterates over all events of a conversation that match the filter. It reads one page at a time. `waitSeconds` applies to the first page
    * only. It throws the same errors as {@link Client.event}.
    */
   async *conversationEvents(id: string, options: ConversationOptions = {}): AsyncGenerator<StoredEvent, void, undefined> {
-    const { waitSeconds, ...rest } = options;
-    let page = await this.conversation(id, { ...rest, waitSeconds });
-    for (;;) {
-      yield* page.events;
-      if (page.nextCursor === null) {
-        return;
-      }
-      page = await this.conversation(id, { ...rest, cursor: page.nextCursor });
-    }
+    yield* over(options, async (page) => {
+      const { events, nextCursor } = await this.conversation(id, page);
+      return { items: events, nextCursor };
+    });
+  }
+
+  /** Reads one page of the events of all conversations that match the filter. It throws the same errors as {@link Client.event}. */
+  listEvents(options: ListEventsOptions = {}): Promise<EventPage> {
+    return this.#reader.listEvents(options);
+  }
+
+  /**
+   * Iterates over all events that match the filter, beginning at `cursor`. It reads one page at a time. `waitSeconds` applies to the first
+   * page only. It throws the same errors as {@link Client.event}.
+   */
+  async *allEvents(options: ListEventsOptions = {}): AsyncGenerator<StoredEvent, void, undefined> {
+    yield* over(options, async (page) => {
+      const { events, nextCursor } = await this.listEvents(page);
+      return { items: events, nextCursor };
+    });
+  }
+
+  /**
+   * Reads one page of the conversations that have an event which matches the filter, the one with the latest such event first. Everything
+   * said about a conversation is about its matching events. It throws the same errors as {@link Client.event}.
+   */
+  listConversations(options: ListConversationsOptions = {}): Promise<ConversationList> {
+    return this.#reader.listConversations(options);
+  }
+
+  /**
+   * Iterates over all conversations of {@link Client.listConversations}, beginning at `cursor`. It reads one page at a time. `waitSeconds`
+   * applies to the first page only. A conversation that gets a new event meanwhile moves to the front, so it may be left out. It throws
+   * the same errors as {@link Client.event}.
+   */
+  async *allConversations(options: ListConversationsOptions = {}): AsyncGenerator<ConversationSummary, void, undefined> {
+    yield* over(options, async (page) => {
+      const { conversations, nextCursor } = await this.listConversations(page);
+      return { items: conversations, nextCursor };
+    });
   }
 
   /** Counts events and errors. It throws the same errors as {@link Client.event}. */
@@ -446,6 +483,21 @@ export class Client implements AsyncDisposable {
     } catch (thrown) {
       console.error('sluice: onError threw', thrown); // and the sender goes on
     }
+  }
+}
+
+/** Iterates over the items of all pages. The first page has the options; the later ones do not wait again. */
+async function* over<T, Options extends ReadOptions>(
+  options: Options,
+  read: (options: Options & { cursor?: string }) => Promise<{ items: T[]; nextCursor: string | null }>,
+): AsyncGenerator<T, void, undefined> {
+  let { items, nextCursor } = await read(options);
+  for (;;) {
+    yield* items;
+    if (nextCursor === null) {
+      return;
+    }
+    ({ items, nextCursor } = await read({ ...options, waitSeconds: undefined, cursor: nextCursor }));
   }
 }
 

@@ -4,27 +4,30 @@ import { apiError, parseJson, type Answer } from './answer.js';
 import { parseBigIntegers } from './big-integers.js';
 import { checkConversationId, checkId } from './encode.js';
 import { ApiError, ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
+import { filter, queryString, type Query } from './filter.js';
 import { membersOf, piecesOf } from './json-text.js';
 import { RawJson } from './payload.js';
 import { isProblem, isTransient, pauseMs, retryAfterMs } from './retry.js';
-import { formatMicros } from './timestamps.js';
 import type { Transport } from './transport.js';
 import type {
-  ConversationPage,
+  ConversationList,
   ConversationPageOptions,
   ConversationRow,
   ConversationsOptions,
+  ConversationSummary,
   ErrorCount,
   EventOptions,
+  EventPage,
   FilterOptions,
   LatencyOptions,
   LatencyRow,
+  ListConversationsOptions,
+  ListEventsOptions,
   Quantiles,
   ReadOptions,
   StoredEvent,
   TimeSeriesOptions,
   TimeSeriesRow,
-  Time,
 } from './types.js';
 
 /** How long a read is retried, in milliseconds, without the time of `waitSeconds`. */
@@ -62,13 +65,30 @@ export class Reader {
     return storedEvent(this.#parse(json) as ApiEvent, raw ? json : undefined);
   }
 
-  async conversation(id: string, { limit, cursor, embeddings, raw, ...options }: ConversationPageOptions): Promise<ConversationPage> {
+  async conversation(id: string, options: ConversationPageOptions): Promise<EventPage> {
     checkConversationId(id);
     const { path, query } = locate('/conversation/events', '/conversations/', id, '/events');
-    const json = await this.#read(path, { ...query, limit, cursor: cursor ?? undefined, embeddings }, options);
+    return this.#events(path, query, options);
+  }
+
+  async listEvents(options: ListEventsOptions): Promise<EventPage> {
+    return this.#events('/events', {}, options);
+  }
+
+  async #events(path: string, query: Query, { order, limit, cursor, embeddings, raw, ...options }: ListEventsOptions): Promise<EventPage> {
+    const json = await this.#read(path, { ...query, ...filter(options), order, limit, cursor: cursor ?? undefined, embeddings }, options);
     const page = this.#parse(json) as { events: ApiEvent[]; next_cursor: string | null };
     const raws = raw ? piecesOf(membersOf(json).get('events') ?? '[]') : [];
     return { events: page.events.map((event, i) => storedEvent(event, raws[i])), nextCursor: page.next_cursor };
+  }
+
+  async listConversations({ limit, cursor, ...options }: ListConversationsOptions): Promise<ConversationList> {
+    const query = { ...filter(options), limit, cursor: cursor ?? undefined };
+    const { conversations, next_cursor: nextCursor } = (await this.#get('/conversations', query, options)) as {
+      conversations: ApiSummary[];
+      next_cursor: string | null;
+    };
+    return { conversations: conversations.map(conversationSummary), nextCursor };
   }
 
   /** Parses an answer that has contents of events. */
@@ -204,41 +224,6 @@ interface Try {
   retryAfter: number;
 }
 
-type Query = Record<string, string | number | boolean | readonly (string | number)[] | undefined>;
-
-function queryString(query: Query): string {
-  const search = new URLSearchParams();
-  for (const [name, value] of Object.entries(query)) {
-    for (const one of Array.isArray(value) ? (value as readonly (string | number)[]) : [value as string | number | boolean | undefined]) {
-      if (one !== undefined) {
-        search.append(name, String(one));
-      }
-    }
-  }
-  return search.size === 0 ? '' : `?${search.toString()}`;
-}
-
-function filter({ since, until, conversationId, eventName, metadata }: FilterOptions): Query {
-  return {
-    since: moment(since),
-    until: moment(until),
-    conversation_id: conversationId,
-    event_name: eventName,
-    ...Object.fromEntries(Object.entries(metadata ?? {}).map(([key, value]) => [`metadata.${key}`, value])),
-  };
-}
-
-function moment(time: Time | undefined): string | undefined {
-  if (time === undefined || typeof time === 'string') {
-    return time;
-  }
-  const millis = Number(time);
-  if (Number.isNaN(millis) || Math.abs(millis) > 8.64e15) {
-    throw new ValidationError('since', 'and until must be valid times');
-  }
-  return formatMicros(Math.floor(millis * 1000));
-}
-
 /**
  * Returns the path with the id in it. If the id has a slash or is "." or "..", it returns the path `byId` with the id as a query
  * parameter, because proxies decode an escaped slash and resolve dots in a path.
@@ -264,6 +249,33 @@ interface ApiEvent {
   output: unknown;
   input_embeddings?: (number | bigint)[] | null;
   output_embeddings?: (number | bigint)[] | null;
+}
+
+/** A conversation as the API lists it. */
+interface ApiSummary {
+  conversation_id: string;
+  first: string;
+  last: string;
+  events: number;
+  errors: number;
+  error_rate: number;
+  event_names: string[];
+  first_input: string | null;
+  last_output: string | null;
+}
+
+function conversationSummary(summary: ApiSummary): ConversationSummary {
+  return {
+    conversationId: summary.conversation_id,
+    first: summary.first,
+    last: summary.last,
+    events: summary.events,
+    errors: summary.errors,
+    errorRate: summary.error_rate,
+    eventNames: summary.event_names,
+    firstInput: summary.first_input,
+    lastOutput: summary.last_output,
+  };
 }
 
 /** Converts an event of the API's. If its JSON is given, the event gets its contents as raw JSON too. */

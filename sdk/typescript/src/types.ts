@@ -170,8 +170,13 @@ export interface EventOptions extends ReadOptions {
   raw?: boolean | undefined;
 }
 
+/** The order of events by their timestamps. `-timestamp` is the newest first. Events with equal timestamps are sorted by id. */
+export type TimeOrder = 'timestamp' | '-timestamp';
+
 /** See {@link Client.conversationEvents}. */
-export interface ConversationOptions extends EventOptions {
+export interface ConversationOptions extends EventOptions, Omit<FilterOptions, 'conversationId'> {
+  /** Default `timestamp`. */
+  order?: TimeOrder | undefined;
   /** The maximum number of events in a page: 1 to 1,000. Default 100. */
   limit?: number | undefined;
   /** Whether events have their embeddings. Default false. */
@@ -180,27 +185,105 @@ export interface ConversationOptions extends EventOptions {
 
 /** See {@link Client.conversation}. */
 export interface ConversationPageOptions extends ConversationOptions {
-  /** The `nextCursor` of the previous page. Default: the first page. */
+  /** The `nextCursor` of the previous page, which must have had the same filter and order. Default: the first page. */
   cursor?: string | null | undefined;
 }
 
-/** A page of a conversation's events, in order of time. */
-export interface ConversationPage {
+/** A page of events. */
+export interface EventPage {
   events: StoredEvent[];
   /** The cursor of the next page; null on the last page. */
   nextCursor: string | null;
 }
 
-/** The filter of every analytics query. */
+/** A page of a conversation's events. */
+export type ConversationPage = EventPage;
+
+/** See {@link Client.listEvents} and {@link Client.allEvents}. */
+export interface ListEventsOptions extends EventOptions, FilterOptions {
+  /** Default `-timestamp`. */
+  order?: TimeOrder | undefined;
+  /** The maximum number of events in a page: 1 to 1,000. Default 100. */
+  limit?: number | undefined;
+  /** The `nextCursor` of the previous page, which must have had the same filter and order. Default: the first page. */
+  cursor?: string | null | undefined;
+  /** Whether events have their embeddings. Default false. */
+  embeddings?: boolean | undefined;
+}
+
+/** See {@link Client.listConversations} and {@link Client.allConversations}. */
+export interface ListConversationsOptions extends FilterOptions {
+  /** The maximum number of conversations in a page: 1 to 1,000. Default 50. */
+  limit?: number | undefined;
+  /** The `nextCursor` of the previous page, which must have had the same filter. Default: the first page. */
+  cursor?: string | null | undefined;
+}
+
+/** What the matching events of a conversation are like. */
+export interface ConversationSummary {
+  conversationId: string;
+  /** The timestamps of the first and the last event, RFC 3339. */
+  first: string;
+  last: string;
+  events: number;
+  errors: number;
+  /** Errors per event, 0 to 1. */
+  errorRate: number;
+  /** The names of the events in alphabetical order, at most 100 of them. */
+  eventNames: string[];
+  /** The first 200 characters of the first input among the first five events. JSON is shown as its text. */
+  firstInput: string | null;
+  /** The first 200 characters of the last output among the last five events. JSON is shown as its text. */
+  lastOutput: string | null;
+}
+
+/** A page of conversations, the one with the latest event first. */
+export interface ConversationList {
+  conversations: ConversationSummary[];
+  /** The cursor of the next page; null on the last page. */
+  nextCursor: string | null;
+}
+
+/** A value that a member of the metadata is compared with. */
+export type MetadataValue = string | number | bigint | boolean;
+
+/**
+ * A condition on a top-level member of the metadata.
+ *
+ * - `=`: the member is the string, or the number or boolean that is written like the value.
+ * - `!=`: it is not; also for events without the member.
+ * - `<`, `<=`, `>`, `>=`: numbers compare with numbers. If the value is not a number, strings are compared byte by byte.
+ * - `exists`: the metadata has the member, whatever its value is. `missing`: it does not.
+ *
+ * Integers are compared exactly, whatever their size, and other numbers as 64-bit floats.
+ */
+export type Condition =
+  | { key: string; op: '=' | '!=' | '<' | '<=' | '>' | '>='; value: MetadataValue }
+  | { key: string; op: 'exists' | 'missing'; value?: undefined };
+
+/** The filter of a read: it selects the events that match all of its members. */
 export interface FilterOptions extends ReadOptions {
-  /** The earliest timestamp, inclusive: a time, or a duration before now such as `7d`, `24h`, `30m` or `90s`. Default `7d`. */
+  /**
+   * The earliest timestamp, inclusive: a time, or a duration before now such as `7d`, `24h`, `30m` or `90s`. Default: `7d` for analytics,
+   * and no bound for lists of events and conversations.
+   */
   since?: Time | undefined;
-  /** The latest timestamp, exclusive, in the same form as `since`. Default: now. */
+  /** The latest timestamp, exclusive, in the same form as `since`. Default: now for analytics, and no bound for lists. */
   until?: Time | undefined;
   conversationId?: string | undefined;
+  /** Selects events that have this name or one of `eventNames`. There may be up to 100. */
   eventName?: string | undefined;
-  /** Counts only events whose metadata has all these members. At most 16. */
-  metadata?: Record<string, string | number | boolean> | undefined;
+  eventNames?: readonly string[] | undefined;
+  /** Selects events with an error (true) or without one (false). */
+  error?: boolean | undefined;
+  /** The least latency in milliseconds, inclusive. An event without a latency does not match. */
+  latencyMin?: number | undefined;
+  /** The greatest latency in milliseconds, inclusive. An event without a latency does not match. */
+  latencyMax?: number | undefined;
+  /** Selects events whose metadata has all these members. `metadata` and `conditions` may have up to 16 together. */
+  metadata?: Record<string, MetadataValue> | undefined;
+  /** More conditions on members of the metadata, which must all hold. */
+  conditions?: readonly Condition[] | undefined;
 }
 
 /** See {@link Client.latency}. */
@@ -233,7 +316,7 @@ export interface TimeSeriesOptions extends FilterOptions {
 
 /** The number of events and errors. */
 export interface ErrorCount {
-  /** The event name of the filter; null without one. */
+  /** The event name of the filter; null if it has none or several. */
   eventName: string | null;
   events: number;
   errors: number;

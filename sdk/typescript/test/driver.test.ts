@@ -14,14 +14,21 @@ async function drive(t: TestContext, commands: (object | string)[]): Promise<Rec
   return (await text(child.stdout)).trim().split('\n').map((line) => JSON.parse(line) as Record<string, unknown>);
 }
 
+const refusedKey = 'metadata.n> cannot be compared by = with this value, because the server would read the key or the value as another comparison';
 const event = { conversation_id: 'c1', event_name: 'event_a' };
 
 test('the driver mints, writes, reads and reports failures', async (t) => {
   const stored = { id: 'x', ...event, conversation_metadata: null, timestamp: 't', error: null, latency: 1, input: null, output: { a_b: 1 } };
-  const server = await FakeServer.start(t, ({ method, path, items }) => {
+  const server = await FakeServer.start(t, ({ method, path, query, items }) => {
     if (method === 'POST') {
       const refused = { error: { status: 422, code: 'immutable', detail: 'd', field: 'f' } };
       return { status: 207, body: { results: items.map(({ id }) => (id === 'bad' ? refused : { id, receipt: '1.0.1' })) } };
+    }
+    if (path === '/conversations/c1/events' && query.get('error') === 'true') {
+      return { status: 200, body: { events: [{ ...stored, id: query.get('order') }], next_cursor: null } };
+    }
+    if (path === '/events') {
+      return { status: 200, body: { events: [{ ...stored, id: query.toString() }], next_cursor: null } };
     }
     return path.startsWith('/event/')
       ? { status: 404, body: { code: 'unknown_event', detail: 'none', field: 'id' } }
@@ -39,6 +46,9 @@ test('the driver mints, writes, reads and reports failures', async (t) => {
     { do: 'conversation', id: 'c1', limit: 0, embeddings: false, wait: 1 },
     { do: 'conversations', query: { order_by: 'events', metadata: { a_b: 'x' } }, wait: 2 },
     { do: 'trace', conversation_id: 'c1', input: 'q', error: 'boom', sleep: 0 },
+    { do: 'list_events', query: { event_names: ['a', 'b'], latency_max: 2.5, conditions: [{ key: 'n', op: '>', value: 5 }], limit: 2 } },
+    { do: 'list_conversations', query: { conditions: [{ key: 'n>', op: '=', value: 5 }] } },
+    { do: 'conversation', id: 'c1', query: { error: true, order: '-timestamp' } },
     { do: 'reported' },
     { do: 'close', timeout: 5 },
     { do: 'delete', id: 'own' },
@@ -58,6 +68,9 @@ test('the driver mints, writes, reads and reports failures', async (t) => {
     { error: { kind: 'api', status: 404, code: 'unknown_event', detail: 'none', field: 'id' } },
     { events: [stored] },
     { rows: [{ error_rate: 0, events: 1 }] },
+    { events: [{ ...stored, id: 'event_name=a&event_name=b&latency_max=2.5&metadata.n%3E5=&limit=2' }] },
+    { error: { kind: 'invalid', field: 'metadata.n>', detail: refusedKey } },
+    { events: [{ ...stored, id: '-timestamp' }] },
     { errors: [{ op: 'update', id: 'bad', status: 422, code: 'immutable', field: 'f' }] },
     {},
     { error: { kind: 'closed', detail: 'the client is closed' } },

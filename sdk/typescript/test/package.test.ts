@@ -11,7 +11,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
 const tsc = createRequire(import.meta.url).resolve('typescript/lib/tsc.js');
 
 const consumer = `
-import { Client, ApiError, ValidationError, type ClientOptions, type NewEvent, type StoredEvent, type Span } from '@sluicehq/sluice';
+import { Client, ApiError, ValidationError, type ClientOptions, type FilterOptions, type NewEvent, type StoredEvent, type Span } from '@sluicehq/sluice';
 
 const options: ClientOptions = { url: 'http://127.0.0.1:1', apiKey: undefined, onError: ({ id, error }) => { console.log(id, error.message); } };
 const event: NewEvent = { conversationId: 'c1', eventName: 'event_a', timestamp: new Date(), input: [{ role: 'user' }] };
@@ -32,6 +32,17 @@ export async function main(): Promise<StoredEvent | undefined> {
   for await (const { timestamp } of client.conversationEvents('c1', { embeddings: true })) {
     console.log(timestamp.length);
   }
+  const filter: FilterOptions = { error: true, conditions: [{ key: 'tokens', op: '>', value: 5 }, { key: 'trial', op: 'exists' }] };
+  for await (const { latency } of client.allEvents({ ...filter, order: '-timestamp' })) {
+    console.log(latency?.toFixed());
+  }
+  for await (const { firstInput } of client.allConversations(filter)) {
+    console.log(firstInput?.length);
+  }
+  // @ts-expect-error a comparison needs a value
+  void client.errors({ conditions: [{ key: 'tokens', op: '>' }] });
+  // @ts-expect-error a conversation is named by its argument
+  void client.conversation('c1', { conversationId: 'c1' });
   try {
     return await client.event(id, { waitSeconds: 5 });
   } catch (error) {
