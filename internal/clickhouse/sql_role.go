@@ -94,6 +94,8 @@ var sqlSettings = map[string]string{ //nolint:gochecknoglobals // a constant tab
 	// As for all queries of Sluice; see conn.DB.Query.
 	"skip_unavailable_shards":     "0",
 	"optimize_skip_unused_shards": "1",
+	// A join of two views of a cluster sees all shards on both sides.
+	"distributed_product_mode": "global",
 
 	// The form of the answers, which docs/sql.md describes.
 	"date_time_output_format":                    "iso",

@@ -698,13 +698,7 @@ func TestSQLDocumentedRole(t *testing.T) {
 
 // The user of deploy/clickhouse/sql-user.xml, which the compose files use, is accepted.
 func TestSQLDeployedRole(t *testing.T) {
-	file, err := os.ReadFile("../../deploy/clickhouse/sql-user.xml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The embedded engine has no environment.
-	config := strings.Replace(string(file), `<password from_env="SLUICE_SQL_PASSWORD"/>`, `<password>change-me</password>`, 1)
-	e, server := startEngine(t, nil, config)
+	e, server := startEngine(t, nil, deployedUser(t))
 	fillWorld(t, server, engine.Database)
 	sql := openSQL(t, clickhouse.SQLConfig{Addr: e.HTTPAddr(), User: "sluice_sql", Password: "change-me"})
 	for text, want := range map[string]string{
@@ -720,6 +714,78 @@ func TestSQLDeployedRole(t *testing.T) {
 	} {
 		if _, err := runSQL(t, sql, text, query.SQLJSONLines); outcome(err) != want {
 			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+}
+
+// deployedUser is deploy/clickhouse/sql-user.xml with a password.
+func deployedUser(t *testing.T) string {
+	t.Helper()
+	file, err := os.ReadFile("../../deploy/clickhouse/sql-user.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The embedded engine has no environment.
+	return strings.Replace(string(file), `<password from_env="SLUICE_SQL_PASSWORD"/>`, `<password>change-me</password>`, 1)
+}
+
+// On a cluster the user reads the events of all shards by any server, and is kept in by
+// each of them.
+func TestClusterSQL(t *testing.T) {
+	c := enginetest.StartCluster(t, enginetest.ClusterOptions{Config: deployedUser(t)})
+	if _, err := clickhousetest.MigrateCluster(t, clickhousetest.OnCluster(c.Servers[0], enginetest.Shards, engine.Database)); err != nil {
+		t.Fatal(err)
+	}
+	store := clickhousetest.Open(t, clickhousetest.Config(c.Servers[0], engine.Database))
+	if _, err := store.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var rows event.Rows
+	for shard := range uint32(2) {
+		for i, name := range clickhousetest.ConversationsOf(shard, 3) {
+			position, version := clickhousetest.Created(int64(10*shard) + int64(i))
+			id := event.NewID(clickhousetest.At(t, "2026-03-01T00:00:00Z"), name)
+			rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: name, EventName: "event_a", Created: position, Version: version})
+			rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Content: event.Content{Kind: event.KindString, Data: []byte(liveText)}, Version: version})
+		}
+	}
+	gone := rows.Cores[0]
+	clickhousetest.Insert(t, store, rows)
+	clickhousetest.Insert(t, store, event.Rows{
+		Cores:    []event.Core{{ID: gone.ID, Version: clickhousetest.Deleted(100), Deleted: true}},
+		Contents: []event.ContentRow{{ID: gone.ID, Field: event.FieldInput, Version: clickhousetest.Deleted(100), Deleted: true}},
+	})
+	for i, server := range c.Servers {
+		sql := openSQL(t, clickhouse.SQLConfig{Addr: server.HTTPAddr, User: "sluice_sql", Password: "change-me"})
+		for _, tt := range []struct{ sql, want string }{
+			{"SELECT count() FROM live_events", "[5]"},
+			{"SELECT count() FROM live_event_contents WHERE content = '" + liveText + "'", "[5]"},
+			{"SELECT count() FROM live_event_embeddings", "[0]"},
+			{"SELECT count() FROM live_events AS a GLOBAL JOIN live_event_contents AS b USING (id)", "[5]"},
+			{"SELECT count() FROM live_events AS a JOIN live_event_contents AS b USING (id)", "[5]"},
+			{"SELECT count() FROM live_events AS a JOIN live_events AS b ON a.event_name = b.event_name", "[25]"},
+			{"SELECT count() FROM live_events WHERE event_name IN (SELECT event_name FROM live_events WHERE conversation_id = '" + rows.Cores[5].ConversationID + "')", "[5]"},
+			{"SELECT count() FROM sluice_shard.live_events", []string{"[2]", "[3]"}[i]},
+			{"SELECT count() FROM events", "not allowed"},
+			{"SELECT count() FROM sluice_shard.events", "not allowed"},
+			{"SELECT count() FROM sluice_shard.event_contents", "not allowed"},
+			{"SELECT * FROM cluster('shards', sluice_shard.events)", "not allowed"},
+			{"SELECT * FROM clusterAllReplicas('shards', system.one)", "not allowed"},
+			{"SELECT * FROM remote('" + c.Servers[1-i].Addr + "', sluice_shard.events)", "not allowed"},
+			{"SELECT * FROM system.clusters", "not allowed"},
+			{"SELECT count() FROM live_events WHERE toUInt8(conversation_id) = 1", "wrong"},
+		} {
+			answer, err := runSQL(t, sql, tt.sql, query.SQLJSONLines)
+			got := outcome(err)
+			if lines := strings.Split(strings.TrimSpace(answer), "\n"); err == nil && tt.want != got {
+				got = lines[len(lines)-1]
+			}
+			if got != tt.want {
+				t.Errorf("server %d: %s: %s, want %s: %v", i, tt.sql, got, tt.want, err)
+			}
+			if err != nil && strings.Contains(err.Error(), "127.0.0.1") {
+				t.Errorf("server %d: %s: the error names a server: %v", i, tt.sql, err)
+			}
 		}
 	}
 }

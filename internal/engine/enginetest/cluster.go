@@ -35,6 +35,8 @@ type ClusterOptions struct {
 	Macros []map[string]string
 	// ZooKeeper is host:port of one, for replicated tables. Default: none.
 	ZooKeeper string
+	// Config is a further file of each server's configuration. Default: none.
+	Config string
 }
 
 // Cluster is servers that know each other, with one user for all of them.
@@ -194,6 +196,11 @@ func (c *Cluster) configure(i int, opts ClusterOptions, password string) error {
 	more := filepath.Join(c.serverDir(i), "config.d")
 	if err := os.MkdirAll(more, 0o700); err != nil {
 		return err
+	}
+	if opts.Config != "" {
+		if err := os.WriteFile(filepath.Join(more, "more.xml"), []byte(opts.Config), 0o600); err != nil {
+			return err
+		}
 	}
 	return os.WriteFile(filepath.Join(more, "cluster.xml"), out.Bytes(), 0o600)
 }
