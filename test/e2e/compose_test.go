@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -93,6 +94,7 @@ func testCompose(t *testing.T, name string, files []string) {
 	records, _ := conversationsFile.read(t)
 	records = records[:len(records)/4]
 	api := newClient(addr)
+	requireSQL(t, api)
 	l := &loader{client: api, random: rand.New(rand.NewPCG(5, 5))}
 	creates, err := l.creates(records)
 	if err != nil {
@@ -178,6 +180,20 @@ func requireBill(t *testing.T, c *compose) {
 	path := filepath.Join(t.TempDir(), "sbom.cdx.json")
 	c.run(t, composeBound, "cp", "api:/sbom.cdx.json", path)
 	checkBill(t, path)
+}
+
+// requireSQL checks that POST /sql reads the live views, and nothing else.
+func requireSQL(t *testing.T, api *client) {
+	t.Helper()
+	for text, want := range map[string]string{
+		"SELECT count() FROM live_events": `"rows":[[0]]`,
+		"SELECT count() FROM events":      "query_not_allowed",
+	} {
+		a, err := api.do(http.MethodPost, "/sql", []byte(text), "")
+		if err != nil || !strings.Contains(string(a.body), want) {
+			t.Errorf("%s: answered %d %s, error %v; want %s", text, a.status, a.body, err, want)
+		}
+	}
 }
 
 // requireGrafanaUser checks that the dashboard's user reads events, and nothing
