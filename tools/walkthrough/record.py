@@ -161,7 +161,7 @@ class Recorder:
     def caption(self, number: int, chapter: str, text: str) -> None:
         """Show a caption under the shell's rows."""
         title = f" {number}  {chapter} "
-        lines = textwrap.wrap(text, COLUMNS - 4)
+        lines = textwrap.wrap(text, COLUMNS - 4, break_on_hyphens=False)
         if len(lines) > CAPTION_LINES:
             raise StepError(f"a caption of {len(lines)} lines: {text}")
         lines += [""] * (CAPTION_LINES - len(lines))

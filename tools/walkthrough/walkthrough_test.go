@@ -221,7 +221,7 @@ func TestCastShowsAll(t *testing.T) {
 		"a start":              `"status":"ready"`,
 		"a create":             `op: OP_CREATE`,
 		"an update":            `order-7 │ update`,
-		"a delete":             `order-7 │ delete`,
+		"a delete":             `\d\. │ +│ delete`,
 		"a batch":              `15777 acked`,
 		"errors":               `"error_rate":0\.`,
 		"latency":              `quantiles`,
@@ -230,7 +230,7 @@ func TestCastShowsAll(t *testing.T) {
 		"the killed consumer":  `Killed +sluice consume`,
 		"all that was stored":  `(\d+) stored`,
 		"a dead letter":        `bad_record`,
-		"a replay":             `replayed 2 dead letters`,
+		"a replay":             `dead letters replayed: 1`,
 		"the benchmark's end":  `delete +200,000`,
 		"the benchmark's bars": `\[#+ *\]`,
 	} {
