@@ -452,6 +452,32 @@ func TestSQLAttacks(t *testing.T) {
 	}
 }
 
+// No function of ClickHouse reads a file, however many there will be.
+func TestSQLFunctions(t *testing.T) {
+	w := newSQLWorld(t)
+	names := strings.Split(w.server.Query(t, "SELECT name FROM system.functions WHERE NOT is_aggregate AND name NOT LIKE 'sleep%' ORDER BY name FORMAT TSVRaw"), "\n")
+	if len(names) < 1000 {
+		t.Fatalf("there are %d functions", len(names))
+	}
+	answered := 0
+	for _, name := range names {
+		for _, arguments := range []string{"'%s'", "'%s', 'x'", "'x', '%s'", "'%s', 1.5"} {
+			text := "SELECT `" + name + "`(" + fmt.Sprintf(arguments, w.file) + ")"
+			answer, err := w.run(t, text, query.SQLCSV)
+			if err == nil {
+				answered++
+			}
+			if strings.Contains(answer, fileCanary) || err != nil && strings.Contains(err.Error(), fileCanary) {
+				t.Errorf("%s reads the file", text)
+			}
+		}
+	}
+	t.Logf("%d functions, of which calls %d were answered", len(names), answered)
+	if answered < 500 {
+		t.Errorf("%d calls were answered, so this test shows little", answered)
+	}
+}
+
 // What the views hide is in no answer and in no error, also where a filter could run
 // before the views' own, and count as little.
 func TestSQLHides(t *testing.T) {
