@@ -165,7 +165,7 @@ func (s *SQL) Close() { s.client.CloseIdleConnections() }
 // An error about the query itself is a [*query.SQLError]. Others wrap
 // [event.ErrQueryTimeout] or [event.ErrQueryTooLarge] if the query reached its bounds,
 // [query.ErrSQLBusy] if too many run, and [query.ErrSQLRole] if the user has rights that
-// he should not have, so that nothing was run.
+// it should not have, so that nothing was run.
 func (s *SQL) Query(ctx context.Context, q query.SQL) (io.ReadCloser, error) {
 	if err := checkWords(q.Text); err != nil {
 		return nil, err

@@ -171,7 +171,7 @@ func (s *SQL) checkRole(ctx context.Context) error {
 	_, err = s.column(ctx, "SELECT toString(count()) FROM system.processes")
 	switch {
 	case err == nil:
-		return fmt.Errorf("%w: he may read system.processes; the server needs access_control_improvements.select_from_system_db_requires_grant", query.ErrSQLRole)
+		return fmt.Errorf("%w: it may read system.processes; the server needs access_control_improvements.select_from_system_db_requires_grant", query.ErrSQLRole)
 	case !errors.As(err, &refused) || !refused.NotAllowed:
 		return err
 	}
@@ -197,11 +197,11 @@ var viewGrant = regexp.MustCompile("^GRANT SELECT(\\([^()]*\\))? ON [A-Za-z0-9_`
 
 func checkGrants(grants []string) error {
 	if len(grants) == 0 {
-		return fmt.Errorf("%w: he may read none of the live views", query.ErrSQLRole)
+		return fmt.Errorf("%w: it may read none of the live views", query.ErrSQLRole)
 	}
 	for _, grant := range grants {
 		if strings.Contains(grant, "WITH GRANT OPTION") || !viewGrant.MatchString(grant) {
-			return fmt.Errorf("%w: he may do more than select from the live views: %.200s", query.ErrSQLRole, grant)
+			return fmt.Errorf("%w: it may do more than select from the live views: %.200s", query.ErrSQLRole, grant)
 		}
 	}
 	return nil
@@ -224,9 +224,9 @@ func checkSettings(names, values []string) error {
 		number, err := strconv.ParseFloat(value, 64)
 		switch {
 		case exact && value != want:
-			errs = append(errs, fmt.Errorf("%w: his setting %s is %s and not %s", query.ErrSQLRole, name, value, want))
+			errs = append(errs, fmt.Errorf("%w: its setting %s is %s and not %s", query.ErrSQLRole, name, value, want))
 		case !exact && (err != nil || number <= 0):
-			errs = append(errs, fmt.Errorf("%w: his setting %s is %s, which is no bound", query.ErrSQLRole, name, value))
+			errs = append(errs, fmt.Errorf("%w: its setting %s is %s, which is no bound", query.ErrSQLRole, name, value))
 		}
 	}
 	return errors.Join(errs...)

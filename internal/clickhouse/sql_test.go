@@ -615,7 +615,7 @@ func TestSQLEnds(t *testing.T) {
 	}
 }
 
-// A user who may do more than he should is not used.
+// A user that may do more than it should is not used.
 func TestSQLRole(t *testing.T) {
 	good := engine.SQLUserConfig{Grants: clickhouse.SQLGrants(engine.Database), Settings: clickhouse.SQLSettings(sqlLimits)}
 	const systemOpen = "system tables without a right"

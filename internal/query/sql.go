@@ -35,7 +35,7 @@ func (e *SQLError) Error() string { return e.Message }
 
 // Errors of queries in SQL.
 var (
-	// ErrSQLRole: the user that queries run as may do more than he should, or lacks
+	// ErrSQLRole: the user that queries run as may do more than it should, or lacks
 	// a bound, so that no query is run.
 	ErrSQLRole = errors.New("the user for SQL is not set up as docs/sql.md says")
 	// ErrSQLBusy: the database works on as many queries of the user as it may.
