@@ -54,6 +54,7 @@ type fakePorts struct {
 	summaries     []query.ConversationSummary
 	series        []query.TimeSeriesRow
 	insights      []query.InsightsRow
+	funnel        []query.FunnelRow
 	queryErr      error
 	countErrors   func(ctx context.Context) (query.ErrorCount, error) // answers Errors, if set
 }
@@ -199,6 +200,11 @@ func (f *fakePorts) TimeSeries(_ context.Context, q query.TimeSeries) ([]query.T
 func (f *fakePorts) Insights(_ context.Context, q query.Insights) ([]query.InsightsRow, error) {
 	f.ask(q)
 	return f.insights, f.queryErr
+}
+
+func (f *fakePorts) Funnel(_ context.Context, q query.Funnel) ([]query.FunnelRow, error) {
+	f.ask(q)
+	return f.funnel, f.queryErr
 }
 
 // fakeLog and fakeDB tell the two Ready methods apart.

@@ -53,6 +53,7 @@ func table() []route {
 		{"GET", "/analytics/conversations", ScopeRead, false, (*Server).analyseConversations},
 		{"GET", "/analytics/timeseries", ScopeRead, false, (*Server).analyseTimeSeries},
 		{"GET", "/analytics/insights", ScopeRead, false, (*Server).analyseInsights},
+		{"GET", "/analytics/funnel", ScopeRead, false, (*Server).analyseFunnel},
 		{"POST", "/sql", ScopeRead, false, (*Server).runSQL},
 		{"GET", "/healthz", 0, false, (*Server).health},
 		{"GET", "/readyz", 0, false, (*Server).ready},

@@ -71,6 +71,7 @@ type Analytics interface {
 	ConversationList(ctx context.Context, q query.ConversationList) ([]query.ConversationSummary, error)
 	TimeSeries(ctx context.Context, q query.TimeSeries) ([]query.TimeSeriesRow, error)
 	Insights(ctx context.Context, q query.Insights) ([]query.InsightsRow, error)
+	Funnel(ctx context.Context, q query.Funnel) ([]query.FunnelRow, error)
 }
 
 // Ports are what the server works with. All but SQL are required, and must be safe for
