@@ -104,17 +104,21 @@ class Driver:
             command["id"],
             limit=command.get("limit") or None,
             embeddings=command.get("embeddings", False),
-            wait=command.get("wait") or None,
+            **query(command),
         )
         return {"events": list(events)}
 
+    def do_list_events(self, command: Command) -> Answer:
+        return {"events": list(self.client.all_events(**query(command)))}
+
+    def do_list_conversations(self, command: Command) -> Answer:
+        return {"conversations": list(self.client.all_conversations(**query(command)))}
+
     def analytics(self, name: str, command: Command) -> Answer:
-        query = dict(command.get("query", {}))
-        wait = command.get("wait") or query.pop("wait", None) or None
         read: Callable[..., Answer] = getattr(
             self.client, "time_series" if name == "timeseries" else name
         )
-        return read(**query, wait=wait)
+        return read(**query(command))
 
     def do_trace(self, command: Command) -> Answer:
         spans: list[sluice.Span] = []
@@ -137,6 +141,19 @@ class Driver:
         members = ("op", "id", "status", "code", "field")
         errors = [{name: getattr(e, name) for name in members} for e in list(self.reported)]
         return {"errors": errors}
+
+
+def query(command: Command) -> Command:
+    """The arguments of a read."""
+    arguments = dict(command.get("query", {}))
+    inner = arguments.pop("wait", None)
+    arguments["wait"] = command.get("wait") or inner or None
+    if "conditions" in arguments:
+        arguments["conditions"] = [
+            (condition["key"], condition["op"], condition.get("value"))
+            for condition in arguments["conditions"]
+        ]
+    return arguments
 
 
 def failure(error: Exception) -> Answer:

@@ -113,6 +113,8 @@ def test_reads(do: Do, server: Server) -> None:
             more = "cursor" not in request.path
             page = {"events": [{"id": request.path}], "next_cursor": "x" if more else None}
             return as_json(200, page)
+        if request.path.startswith("/conversations"):
+            return as_json(200, {"conversations": [request.path], "next_cursor": None})
         return as_json(200, {"path": request.path, "prefer": request.headers.get("prefer")})
 
     server.default = answer
@@ -129,6 +131,16 @@ def test_reads(do: Do, server: Server) -> None:
             "path": f"/analytics/{name}?since=1h&metadata.a=b",
             "prefer": "wait=1",
         }
+    assert do("conversation", id="c1", query={"error": True, "order": "-timestamp"}) == {
+        "events": [
+            {"id": "/conversations/c1/events?error=true&order=-timestamp"},
+            {"id": "/conversations/c1/events?error=true&order=-timestamp&cursor=x"},
+        ]
+    }
+    listed = do("list_conversations", query={"conditions": [{"key": "n", "op": ">", "value": 5}]})
+    assert listed == {"conversations": ["/conversations?metadata.n%3E5="]}
+    refused = do("list_events", query={"conditions": [{"key": "n>", "op": "=", "value": 5}]})
+    assert (kind(refused), refused["error"]["field"]) == ("invalid", "metadata.n>")
     assert do("latency", query={"q": [0.5], "group_by": ["event_name"], "wait": 0}) == {
         "path": "/analytics/latency?group_by=event_name&q=0.5",
         "prefer": None,

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote, urlencode
 
-from sluice import _http, _json, _retry
-from sluice._encode import check_conversation_id, check_id, datetime_micros, rfc3339
-from sluice._payload import to_json
+from sluice import _filter, _http, _json, _retry
+from sluice._encode import check_conversation_id, check_id
 from sluice.errors import ApiError, ClosedError, NetworkError, ValidationError
-from sluice.types import Moment
+from sluice.types import ConversationFilter, Filter, TimeOrder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 RETRY_FOR = 30.0
 WAIT_MIN = 1
@@ -33,46 +34,56 @@ class Read:
     raw: bool = False  # whether events also have their contents as JSON text
 
 
+class Page(TypedDict):
+    """What all pages of events have in common."""
+
+    order: TimeOrder | None
+    limit: int | None
+    cursor: str | None
+    embeddings: bool
+    raw: bool
+
+
 def event(id: str, *, raw: bool) -> Read:
     """GET /event/{id}."""
     check_id(id)
     return _locate("/event", "/event/{}", id, raw=raw)
 
 
-def conversation(
-    id: str,
-    *,
-    limit: int | None = None,
-    cursor: str | None = None,
-    embeddings: bool = False,
-    raw: bool = False,
-) -> Read:
+def conversation(id: str, filter: ConversationFilter, **page: Unpack[Page]) -> Read:
     """GET /conversations/{id}/events."""
     check_conversation_id(id)
-    read = _locate("/conversation/events", "/conversations/{}/events", id, raw=raw)
-    read.params.extend(_params(limit=limit, cursor=cursor, embeddings=embeddings or None))
+    read = _locate("/conversation/events", "/conversations/{}/events", id, raw=page["raw"])
+    read.params.extend(_filter.params(**filter) + _page(page))
     return read
+
+
+def events(filter: Filter, **page: Unpack[Page]) -> Read:
+    """GET /events."""
+    return Read("/events", _filter.params(**filter) + _page(page), page["raw"])
+
+
+def conversations(filter: Filter, *, limit: int | None, cursor: str | None) -> Read:
+    """GET /conversations."""
+    params = _filter.params(**filter) + _filter.named(limit=limit, cursor=cursor)
+    return Read("/conversations", params)
 
 
 def analytics(
     name: str,
+    filter: Filter,
     *,
-    since: Moment | None,
-    until: Moment | None,
-    metadata: Mapping[str, str | float | bool] | None,
     q: Sequence[float] | None = None,
     group_by: Iterable[str] | None = None,
     **others: str | int | None,
 ) -> Read:
     """GET /analytics/{name}."""
-    params = _params(
-        since=_moment("since", since),
-        until=_moment("until", until),
+    params = _filter.params(**filter)
+    params += _filter.named(
         group_by=None if group_by is None else ",".join(group_by),
         **others,
     )
-    params += [("q", _text(quantile)) for quantile in q or ()]
-    params += [(f"metadata.{key}", _text(value)) for key, value in (metadata or {}).items()]
+    params += [("q", _filter.text(quantile)) for quantile in q or ()]
     return Read(f"/analytics/{name}", params)
 
 
@@ -180,15 +191,10 @@ def _locate(by_id: str, path: str, id: str, *, raw: bool) -> Read:
     return Read(path.format(quote(id, safe="")), [], raw)
 
 
-def _params(**values: str | int | bool | None) -> list[tuple[str, str]]:
-    return [(name, _text(value)) for name, value in values.items() if value is not None]
-
-
-def _text(value: str | float | bool) -> str:
-    return value if isinstance(value, str) else to_json(value)
-
-
-def _moment(field: str, value: Moment | None) -> str | int | None:
-    if isinstance(value, datetime):
-        return rfc3339(datetime_micros(field, value))
-    return value
+def _page(page: Page) -> _filter.Params:
+    return _filter.named(
+        order=page["order"],
+        limit=page["limit"],
+        cursor=page["cursor"],
+        embeddings=page["embeddings"] or None,
+    )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import os
+import sys
 import time
 from collections.abc import (
     AsyncIterator,
@@ -17,7 +18,7 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from sluice import _encode, _reads, _streams
 from sluice._core import Core
@@ -28,17 +29,27 @@ from sluice._trace import Span, finished, report
 from sluice.errors import FlushTimeoutError, QueueFullError, SluiceError
 from sluice.types import (
     UNSET,
+    ConversationFilter,
+    ConversationList,
     ConversationPage,
     ConversationRows,
+    ConversationSummary,
     Embedding,
     ErrorCount,
     Event,
+    EventPage,
+    Filter,
     LatencyRows,
-    Moment,
+    TimeOrder,
     TimeSeriesRows,
     Timestamp,
     Unset,
 )
+
+if sys.version_info >= (3, 11):
+    from typing import Unpack
+elif TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -249,15 +260,23 @@ class AsyncClient:
         self,
         conversation_id: str,
         *,
+        order: TimeOrder | None = None,
         limit: int | None = None,
         cursor: str | None = None,
         embeddings: bool = False,
         raw: bool = False,
         wait: float | None = None,
+        **filter: Unpack[ConversationFilter],
     ) -> ConversationPage:
         """Reads a page of a conversation's events; see `Client.conversation`."""
         read = _reads.conversation(
-            conversation_id, limit=limit, cursor=cursor, embeddings=embeddings, raw=raw
+            conversation_id,
+            filter,
+            order=order,
+            limit=limit,
+            cursor=cursor,
+            embeddings=embeddings,
+            raw=raw,
         )
         return cast(ConversationPage, await self._read(read, wait))
 
@@ -265,21 +284,25 @@ class AsyncClient:
         self,
         conversation_id: str,
         *,
+        order: TimeOrder | None = None,
         limit: int | None = None,
         embeddings: bool = False,
         raw: bool = False,
         wait: float | None = None,
+        **filter: Unpack[ConversationFilter],
     ) -> AsyncIterator[Event]:
         """Iterates over all events of a conversation; see `Client.conversation_events`."""
         cursor = None
         while True:
             page = await self.conversation(
                 conversation_id,
+                order=order,
                 limit=limit,
                 cursor=cursor,
                 embeddings=embeddings,
                 raw=raw,
                 wait=wait,
+                **filter,
             )
             for event in page["events"]:
                 yield event
@@ -288,24 +311,92 @@ class AsyncClient:
                 return
             wait = None
 
+    async def list_events(
+        self,
+        *,
+        order: TimeOrder | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        embeddings: bool = False,
+        raw: bool = False,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> EventPage:
+        """Reads a page of the events of all conversations; see `Client.list_events`."""
+        read = _reads.events(
+            filter, order=order, limit=limit, cursor=cursor, embeddings=embeddings, raw=raw
+        )
+        return cast(EventPage, await self._read(read, wait))
+
+    async def all_events(
+        self,
+        *,
+        order: TimeOrder | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        embeddings: bool = False,
+        raw: bool = False,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> AsyncIterator[Event]:
+        """Iterates over all events that match the filter; see `Client.all_events`."""
+        while True:
+            page = await self.list_events(
+                order=order,
+                limit=limit,
+                cursor=cursor,
+                embeddings=embeddings,
+                raw=raw,
+                wait=wait,
+                **filter,
+            )
+            for event in page["events"]:
+                yield event
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+            wait = None
+
+    async def list_conversations(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> ConversationList:
+        """Reads a page of conversations; see `Client.list_conversations`."""
+        read = _reads.conversations(filter, limit=limit, cursor=cursor)
+        return cast(ConversationList, await self._read(read, wait))
+
+    async def all_conversations(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> AsyncIterator[ConversationSummary]:
+        """Iterates over all conversations; see `Client.all_conversations`."""
+        while True:
+            page = await self.list_conversations(limit=limit, cursor=cursor, wait=wait, **filter)
+            for conversation in page["conversations"]:
+                yield conversation
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+            wait = None
+
     async def errors(
         self,
         *,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        conversation_id: str | None = None,
-        event_name: str | None = None,
-        metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
+        **filter: Unpack[Filter],
     ) -> ErrorCount:
         """Counts events and errors; see `Client.errors`."""
         read = _reads.analytics(
             "errors",
-            since=since,
-            until=until,
-            conversation_id=conversation_id,
-            event_name=event_name,
-            metadata=metadata,
+            filter,
         )
         return cast(ErrorCount, await self._read(read, wait))
 
@@ -315,24 +406,16 @@ class AsyncClient:
         q: Sequence[float] | None = None,
         group_by: Sequence[Literal["conversation", "event_name"]] | None = None,
         limit: int | None = None,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        conversation_id: str | None = None,
-        event_name: str | None = None,
-        metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
+        **filter: Unpack[Filter],
     ) -> LatencyRows:
         """Reads latency quantiles for each group; see `Client.latency`."""
         read = _reads.analytics(
             "latency",
+            filter,
             q=q,
             group_by=group_by,
             limit=limit,
-            since=since,
-            until=until,
-            conversation_id=conversation_id,
-            event_name=event_name,
-            metadata=metadata,
         )
         return cast(LatencyRows, await self._read(read, wait))
 
@@ -342,24 +425,16 @@ class AsyncClient:
         order_by: Literal["error_rate", "errors", "events"] | None = None,
         min_events: int | None = None,
         limit: int | None = None,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        conversation_id: str | None = None,
-        event_name: str | None = None,
-        metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
+        **filter: Unpack[Filter],
     ) -> ConversationRows:
         """Ranks conversations; see `Client.conversations`."""
         read = _reads.analytics(
             "conversations",
+            filter,
             order_by=order_by,
             min_events=min_events,
             limit=limit,
-            since=since,
-            until=until,
-            conversation_id=conversation_id,
-            event_name=event_name,
-            metadata=metadata,
         )
         return cast(ConversationRows, await self._read(read, wait))
 
@@ -368,23 +443,15 @@ class AsyncClient:
         *,
         interval: str | None = None,
         q: Sequence[float] | None = None,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        conversation_id: str | None = None,
-        event_name: str | None = None,
-        metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
+        **filter: Unpack[Filter],
     ) -> TimeSeriesRows:
         """Reads events, errors and latency quantiles per interval; see `Client.time_series`."""
         read = _reads.analytics(
             "timeseries",
+            filter,
             interval=interval,
             q=q,
-            since=since,
-            until=until,
-            conversation_id=conversation_id,
-            event_name=event_name,
-            metadata=metadata,
         )
         return cast(TimeSeriesRows, await self._read(read, wait))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
 from sluice import _encode, _reads, _streams
 from sluice._core import Core
@@ -17,17 +18,27 @@ from sluice._trace import Span, finished, report
 from sluice.errors import FlushTimeoutError, SluiceError
 from sluice.types import (
     UNSET,
+    ConversationFilter,
+    ConversationList,
     ConversationPage,
     ConversationRows,
+    ConversationSummary,
     Embedding,
     ErrorCount,
     Event,
+    EventPage,
+    Filter,
     LatencyRows,
-    Moment,
+    TimeOrder,
     TimeSeriesRows,
     Timestamp,
     Unset,
 )
+
+if sys.version_info >= (3, 11):
+    from typing import Unpack
+elif TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -331,24 +342,35 @@ class Client:
         self,
         conversation_id: str,
         *,
+        order: TimeOrder | None = None,
         limit: int | None = None,
         cursor: str | None = None,
         embeddings: bool = False,
         raw: bool = False,
         wait: float | None = None,
+        **filter: Unpack[ConversationFilter],
     ) -> ConversationPage:
-        """Reads one page of a conversation's events, in order of time. It raises as `event` does.
+        """Reads one page of a conversation's events. It raises as `event` does.
 
         Args:
             conversation_id: The conversation's id. Without events, the page is empty.
+            order: Default `timestamp`, the oldest first.
             limit: The maximum number of events in the page, 1 to 1,000. Default 100.
-            cursor: The `next_cursor` of the previous page. Default: the first page.
+            cursor: The `next_cursor` of the previous page, which must have had the same filter and
+                order. Default: the first page.
             embeddings: Whether the events have their embeddings.
             raw: As for `event`.
             wait: As for `event`.
+            **filter: The members of a `ConversationFilter`, which select events.
         """
         read = _reads.conversation(
-            conversation_id, limit=limit, cursor=cursor, embeddings=embeddings, raw=raw
+            conversation_id,
+            filter,
+            order=order,
+            limit=limit,
+            cursor=cursor,
+            embeddings=embeddings,
+            raw=raw,
         )
         return cast(ConversationPage, self._read(read, wait))
 
@@ -356,12 +378,14 @@ class Client:
         self,
         conversation_id: str,
         *,
+        order: TimeOrder | None = None,
         limit: int | None = None,
         embeddings: bool = False,
         raw: bool = False,
         wait: float | None = None,
+        **filter: Unpack[ConversationFilter],
     ) -> Iterator[Event]:
-        """Iterates over all events of a conversation, in order of time. It reads page by page.
+        """Iterates over all events of a conversation that match the filter. It reads page by page.
 
         `limit` is the size of a page, and `wait` applies to the first page only. The other
         arguments and the exceptions are those of `conversation`.
@@ -370,13 +394,122 @@ class Client:
         while True:
             page = self.conversation(
                 conversation_id,
+                order=order,
                 limit=limit,
                 cursor=cursor,
                 embeddings=embeddings,
                 raw=raw,
                 wait=wait,
+                **filter,
             )
             yield from page["events"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+            wait = None
+
+    def list_events(
+        self,
+        *,
+        order: TimeOrder | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        embeddings: bool = False,
+        raw: bool = False,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> EventPage:
+        """Reads one page of the events of all conversations that match the filter.
+
+        It raises as `event` does.
+
+        Args:
+            order: Default `-timestamp`, the newest first.
+            limit: The maximum number of events in the page, 1 to 1,000. Default 100.
+            cursor: The `next_cursor` of the previous page, which must have had the same filter and
+                order. Default: the first page.
+            embeddings: Whether the events have their embeddings.
+            raw: As for `event`.
+            wait: As for `event`.
+            **filter: The members of a `Filter`, which select events.
+        """
+        read = _reads.events(
+            filter, order=order, limit=limit, cursor=cursor, embeddings=embeddings, raw=raw
+        )
+        return cast(EventPage, self._read(read, wait))
+
+    def all_events(
+        self,
+        *,
+        order: TimeOrder | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        embeddings: bool = False,
+        raw: bool = False,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> Iterator[Event]:
+        """Iterates over all events that match the filter, from `cursor` on. It reads page by page.
+
+        `limit` is the size of a page, and `wait` applies to the first page only. The other
+        arguments and the exceptions are those of `list_events`.
+        """
+        while True:
+            page = self.list_events(
+                order=order,
+                limit=limit,
+                cursor=cursor,
+                embeddings=embeddings,
+                raw=raw,
+                wait=wait,
+                **filter,
+            )
+            yield from page["events"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+            wait = None
+
+    def list_conversations(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> ConversationList:
+        """Reads one page of the conversations that have an event which matches the filter.
+
+        The conversation with the latest such event comes first. Everything said about a
+        conversation is about its matching events. It raises as `event` does.
+
+        Args:
+            limit: The maximum number of conversations in the page, 1 to 1,000. Default 50.
+            cursor: The `next_cursor` of the previous page, which must have had the same filter.
+                Default: the first page.
+            wait: As for `event`.
+            **filter: The members of a `Filter`, which select events.
+        """
+        read = _reads.conversations(filter, limit=limit, cursor=cursor)
+        return cast(ConversationList, self._read(read, wait))
+
+    def all_conversations(
+        self,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> Iterator[ConversationSummary]:
+        """Iterates over all conversations of `list_conversations`, from `cursor` on.
+
+        It reads page by page. `limit` is the size of a page, and `wait` applies to the first page
+        only. A conversation that gets a new event meanwhile moves to the front, so it may be left
+        out. The other arguments and the exceptions are those of `list_conversations`.
+        """
+        while True:
+            page = self.list_conversations(limit=limit, cursor=cursor, wait=wait, **filter)
+            yield from page["conversations"]
             cursor = page["next_cursor"]
             if cursor is None:
                 return
@@ -385,32 +518,19 @@ class Client:
     def errors(
         self,
         *,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        conversation_id: str | None = None,
-        event_name: str | None = None,
-        metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
+        **filter: Unpack[Filter],
     ) -> ErrorCount:
         """Counts events and errors. It raises as `event` does.
 
         Args:
-            since: The earliest timestamp, inclusive: a datetime with a time zone, RFC 3339 text,
-                Unix milliseconds, or a duration before now such as `7d`, `24h`, `30m` or `90s`.
-                Default `7d`.
-            until: The latest timestamp, exclusive. Default: now.
-            conversation_id: Counts only events of this conversation.
-            event_name: Counts only events of this name.
-            metadata: Counts only events whose metadata has all these members. At most 16.
             wait: As for `event`.
+            **filter: The members of a `Filter`, which select events. By default, the query is about
+                the last 7 days.
         """
         read = _reads.analytics(
             "errors",
-            since=since,
-            until=until,
-            conversation_id=conversation_id,
-            event_name=event_name,
-            metadata=metadata,
+            filter,
         )
         return cast(ErrorCount, self._read(read, wait))
 
@@ -420,12 +540,8 @@ class Client:
         q: Sequence[float] | None = None,
         group_by: Sequence[Literal["conversation", "event_name"]] | None = None,
         limit: int | None = None,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        conversation_id: str | None = None,
-        event_name: str | None = None,
-        metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
+        **filter: Unpack[Filter],
     ) -> LatencyRows:
         """Reads latency quantiles in milliseconds for each group, the highest first.
 
@@ -435,23 +551,15 @@ class Client:
             q: Up to 16 quantiles, each above 0 and below 1. Default 0.95.
             group_by: The fields to group by. Default: both.
             limit: The maximum number of rows, 1 to 10,000. Default 100.
-            since: As for `errors`.
-            until: As for `errors`.
-            conversation_id: As for `errors`.
-            event_name: As for `errors`.
-            metadata: As for `errors`.
             wait: As for `event`.
+            **filter: As for `errors`.
         """
         read = _reads.analytics(
             "latency",
+            filter,
             q=q,
             group_by=group_by,
             limit=limit,
-            since=since,
-            until=until,
-            conversation_id=conversation_id,
-            event_name=event_name,
-            metadata=metadata,
         )
         return cast(LatencyRows, self._read(read, wait))
 
@@ -461,12 +569,8 @@ class Client:
         order_by: Literal["error_rate", "errors", "events"] | None = None,
         min_events: int | None = None,
         limit: int | None = None,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        conversation_id: str | None = None,
-        event_name: str | None = None,
-        metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
+        **filter: Unpack[Filter],
     ) -> ConversationRows:
         """Ranks conversations by `order_by`, the highest first. It raises as `event` does.
 
@@ -474,23 +578,15 @@ class Client:
             order_by: The count that ranks the conversations. Default `error_rate`.
             min_events: Leaves out conversations with fewer events than this. Default 1.
             limit: The maximum number of rows, 1 to 10,000. Default 100.
-            since: As for `errors`.
-            until: As for `errors`.
-            conversation_id: As for `errors`.
-            event_name: As for `errors`.
-            metadata: As for `errors`.
             wait: As for `event`.
+            **filter: As for `errors`.
         """
         read = _reads.analytics(
             "conversations",
+            filter,
             order_by=order_by,
             min_events=min_events,
             limit=limit,
-            since=since,
-            until=until,
-            conversation_id=conversation_id,
-            event_name=event_name,
-            metadata=metadata,
         )
         return cast(ConversationRows, self._read(read, wait))
 
@@ -499,12 +595,8 @@ class Client:
         *,
         interval: str | None = None,
         q: Sequence[float] | None = None,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        conversation_id: str | None = None,
-        event_name: str | None = None,
-        metadata: Mapping[str, str | float | bool] | None = None,
         wait: float | None = None,
+        **filter: Unpack[Filter],
     ) -> TimeSeriesRows:
         """Reads events, errors and latency quantiles per interval, in order of time.
 
@@ -514,22 +606,14 @@ class Client:
             interval: The length of an interval, such as `5m`. At most 10,000 intervals may lie
                 between `since` and `until`. Default `1h`.
             q: Up to 16 quantiles, each above 0 and below 1. Default 0.95.
-            since: As for `errors`.
-            until: As for `errors`.
-            conversation_id: As for `errors`.
-            event_name: As for `errors`.
-            metadata: As for `errors`.
             wait: As for `event`.
+            **filter: As for `errors`.
         """
         read = _reads.analytics(
             "timeseries",
+            filter,
             interval=interval,
             q=q,
-            since=since,
-            until=until,
-            conversation_id=conversation_id,
-            event_name=event_name,
-            metadata=metadata,
         )
         return cast(TimeSeriesRows, self._read(read, wait))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
@@ -43,6 +43,68 @@ Timestamp: TypeAlias = datetime | str | int
 
 Moment: TypeAlias = datetime | str | int
 """A bound of a query: a `Timestamp`, or a duration before now: `7d`, `24h`, `30m` or `90s`."""
+
+
+TimeOrder: TypeAlias = Literal["timestamp", "-timestamp"]
+"""The order of events by their timestamps; `-timestamp` is the newest first. Events with equal
+timestamps are sorted by id."""
+
+MetadataValue: TypeAlias = str | float | bool
+"""A value that a member of the metadata is compared with."""
+
+Condition: TypeAlias = (
+    tuple[str, Literal["=", "!=", "<", "<=", ">", ">="], MetadataValue]
+    | tuple[str, Literal["exists", "missing"]]
+)
+"""A condition on a top-level member of the metadata, such as `("tokens", ">", 1000)`.
+
+- `=`: the member is the text, or the number or boolean that is written like the value.
+- `!=`: it is not; also for events without the member.
+- `<`, `<=`, `>`, `>=`: numbers compare with numbers. If the value is not a number, texts are
+  compared byte by byte.
+- `exists`: the metadata has the member, whatever its value is. `missing`: it does not.
+
+Integers are compared exactly, whatever their size, and other numbers as 64-bit floats."""
+
+
+class ConversationFilter(TypedDict, total=False):
+    """Selects the events of a conversation that match all of these members.
+
+    `since` is the earliest timestamp, inclusive: a datetime with a time zone, RFC 3339 text, Unix
+    milliseconds, or a duration before now such as `7d`, `24h`, `30m` or `90s`. `until` is the
+    latest timestamp, exclusive. By default, lists of events and conversations have no bounds, and
+    analytics queries are about the last 7 days.
+
+    `event_name` and `event_names` select events that have one of these names, up to 100. `error`
+    selects events with an error (True) or without one (False). `latency_min` and `latency_max`
+    bound the latency in milliseconds, inclusive; an event without a latency does not match.
+
+    `metadata` selects events whose metadata has all these members, and `conditions` has more
+    conditions on members, which must all hold. They may have up to 16 together.
+    """
+
+    since: Moment | None
+    until: Moment | None
+    event_name: str | None
+    event_names: Sequence[str] | None
+    error: bool | None
+    latency_min: float | None
+    latency_max: float | None
+    metadata: Mapping[str, MetadataValue] | None
+    conditions: Sequence[Condition] | None
+
+
+class Filter(ConversationFilter, total=False):
+    """Selects the events that match all of these members. See `ConversationFilter`.
+
+    The members are keyword arguments of every read but `event`:
+
+        recent: sluice.Filter = {"since": "1h", "error": True}
+        client.errors(**recent)
+        client.all_events(**recent, order="timestamp")
+    """
+
+    conversation_id: str | None
 
 
 @dataclass(frozen=True)
@@ -99,15 +161,52 @@ class Event(_EventFields, total=False):
     output_embeddings: list[float] | None
 
 
-class ConversationPage(TypedDict):
-    """A page of a conversation's events. `next_cursor` is None on the last page."""
+class EventPage(TypedDict):
+    """A page of events. `next_cursor` is None on the last page."""
 
     events: list[Event]
     next_cursor: str | None
 
 
+ConversationPage: TypeAlias = EventPage
+"""A page of a conversation's events."""
+
+
+class ConversationSummary(TypedDict):
+    """What the matching events of a conversation are like.
+
+    `first` and `last` are the timestamps of the first and the last event, RFC 3339. `error_rate` is
+    errors per event, 0 to 1. `event_names` has up to 100 names in alphabetical order. `first_input`
+    is the first 200 characters of the first input among the first five events, and `last_output`
+    those of the last output among the last five. JSON is shown as its text.
+    """
+
+    conversation_id: str
+    first: str
+    last: str
+    events: int
+    errors: int
+    error_rate: float
+    event_names: list[str]
+    first_input: str | None
+    last_output: str | None
+
+
+class ConversationList(TypedDict):
+    """A page of conversations, the one with the latest event first.
+
+    `next_cursor` is None on the last page.
+    """
+
+    conversations: list[ConversationSummary]
+    next_cursor: str | None
+
+
 class ErrorCount(TypedDict):
-    """The number of events and errors. `error_rate` is errors per event, 0 to 1."""
+    """The number of events and errors. `error_rate` is errors per event, 0 to 1.
+
+    `event_name` is that of the filter; None if the filter has none or several.
+    """
 
     event_name: str | None
     events: int
