@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -316,6 +317,8 @@ type sdkTest struct {
 	server  *client
 	// name is that of the test, for ids and conversations.
 	name string
+	// listed are the events that testSDKLists lists, in order of time.
+	listed []object
 }
 
 // open starts a driver with a client.
@@ -334,6 +337,7 @@ func (s *sdkTest) open(t *testing.T, options object) *driver {
 func TestSDK(t *testing.T) {
 	t.Parallel()
 	_, server := serve(t, t.TempDir())
+	listed := writeListed(t, server)
 	for _, one := range sdks {
 		t.Run(one.name, func(t *testing.T) {
 			command := one.command(t)
@@ -346,6 +350,7 @@ func TestSDK(t *testing.T) {
 				"order":          testSDKOrder,
 				"conversation":   testSDKConversation,
 				"queries":        testSDKQueries,
+				"lists":          testSDKLists,
 				"trace":          testSDKTrace,
 				"closed":         testSDKClosed,
 				"keys":           testSDKKeys,
@@ -357,7 +362,7 @@ func TestSDK(t *testing.T) {
 			} {
 				t.Run(name, func(t *testing.T) {
 					t.Parallel()
-					test(t, &sdkTest{command: command, server: server, name: one.name + " " + name})
+					test(t, &sdkTest{command: command, server: server, name: one.name + " " + name, listed: listed})
 				})
 			}
 			t.Run("examples", func(t *testing.T) {
@@ -691,6 +696,207 @@ func testSDKQueries(t *testing.T, s *sdkTest) {
 	if r := d.do(t, "errors", object{"query": object{"since": "yesterday"}}); r.Error == nil || r.Error.Field != "since" {
 		t.Errorf("of a wrong parameter: %s", r.Raw)
 	}
+}
+
+// writeListed writes the events that testSDKLists lists, and returns them as they are
+// read, in order of time.
+func writeListed(t *testing.T, server *client) []object {
+	t.Helper()
+	var events []object
+	var lines [][]byte
+	for i, e := range []object{
+		{"conversation_id": "listed 1", "event_name": "event_a", "latency": 10, "input": "first", "input_embeddings": []float64{0.5, -1}},
+		{"conversation_id": "listed/2", "event_name": "event_b", "latency": 20, "error": "late", "input": []int{1, 2}, "output": "漢"},
+		{"conversation_id": "listed 1", "event_name": "event_a", "error": "late", "output": object{"first_input": ""}},
+		{"conversation_id": "listed/2", "event_name": "event_c", "latency": 30},
+		{"conversation_id": "listed 3", "event_name": "event_b", "latency": 20.5},
+	} {
+		metadata := []object{
+			{"n": 1, "plan": "pro"}, {"n": 2, "plan": "free"}, {"n": 9007199254740993, "plan": "pro"}, {"n": "x"}, {"n": 2.5, "plan>": "b", "trial": nil},
+		}[i]
+		metadata["of"] = "lists"
+		e = with(object{"error": nil, "latency": nil, "input": nil, "output": nil}, e)
+		e["id"], e["timestamp"], e["conversation_metadata"] = fmt.Sprintf("listed %d", i), fmt.Sprintf("2026-02-01T00:00:0%d.25Z", i), metadata
+		text, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, lines = append(events, plain(t, e)), append(lines, text)
+	}
+	a, err := server.do(http.MethodPost, "/events", bytes.Join(lines, []byte{'\n'}), "wait=30")
+	if err != nil || a.status != http.StatusOK {
+		t.Fatalf("write the events to list: status %d, error %v: %.500s", a.status, err, a.body)
+	}
+	return events
+}
+
+// testSDKLists lists the same events with each library, by filters of all kinds, in both
+// orders and over pages of two.
+func testSDKLists(t *testing.T, s *sdkTest) {
+	d := s.open(t, nil)
+	conditions := func(all ...string) []object {
+		var list []object
+		for i := 0; i+2 < len(all); i += 3 {
+			list = append(list, object{"key": all[i], "op": all[i+1], "value": all[i+2]})
+		}
+		return list
+	}
+	for name, tt := range map[string]struct {
+		query object
+		want  []int // of s.listed
+	}{
+		"everything":           {object{}, []int{0, 1, 2, 3, 4}},
+		"with an error":        {object{"error": true}, []int{1, 2}},
+		"without an error":     {object{"error": false}, []int{0, 3, 4}},
+		"one name":             {object{"event_name": "event_b"}, []int{1, 4}},
+		"several names":        {object{"event_name": "event_c", "event_names": []string{"event_a"}}, []int{0, 2, 3}},
+		"latency":              {object{"latency_min": 20, "latency_max": 20.5}, []int{1, 4}},
+		"time":                 {object{"since": "2026-02-01T00:00:01.25Z", "until": "2026-02-01T00:00:03.25Z"}, []int{1, 2}},
+		"a conversation":       {object{"conversation_id": "listed/2"}, []int{1, 3}},
+		"embeddings":           {object{"conversation_id": "listed 1", "embeddings": true}, []int{0, 2}},
+		"nothing":              {object{"conversation_id": "listed 4"}, nil},
+		"metadata":             {object{"metadata": object{"of": "lists", "plan": "pro"}, "conditions": conditions("n", "<", "5")}, []int{0}},
+		"equal":                {object{"conditions": conditions("n", "=", "2")}, []int{1}},
+		"not equal":            {object{"conditions": conditions("plan", "!=", "pro", "plan", "!=", "free")}, []int{3, 4}},
+		"less":                 {object{"conditions": conditions("n", "<", "2.5")}, []int{0, 1}},
+		"less or equal":        {object{"conditions": conditions("n", "<=", "2.5")}, []int{0, 1, 4}},
+		"greater":              {object{"conditions": conditions("n", ">", "2")}, []int{2, 4}},
+		"greater or equal":     {object{"conditions": conditions("n", ">=", "2")}, []int{1, 2, 4}},
+		"greater, all digits":  {object{"conditions": conditions("n", ">", "9007199254740992")}, []int{2}},
+		"greater than a text":  {object{"conditions": conditions("plan", ">", "free")}, []int{0, 2}},
+		"exists":               {object{"conditions": conditions("trial", "exists", "")}, []int{4}},
+		"missing":              {object{"conditions": conditions("trial", "missing", "")}, []int{0, 1, 2, 3}},
+		"a key with operators": {object{"conditions": conditions("plan>", ">=", "b")}, []int{4}},
+		"all at once": {object{
+			"error": true, "event_names": []string{"event_a", "event_b"}, "latency_max": 1000, "since": "2026-01-01T00:00:00Z",
+			"conditions": conditions("n", ">", "1", "trial", "missing", ""),
+		}, []int{1}},
+	} {
+		query := with(object{"metadata": object{"of": "lists"}, "limit": 2}, tt.query)
+		want := []object{}
+		for _, i := range tt.want {
+			e := with(s.listed[i], nil)
+			if query["embeddings"] == nil {
+				delete(e, "input_embeddings")
+			}
+			want = append(want, e)
+		}
+		newest := slices.Clone(want)
+		slices.Reverse(newest)
+		for order, want := range map[string][]object{"timestamp": want, "-timestamp": newest, "": newest} {
+			if diff := gocmp.Diff(want, d.list(t, "list_events", object{"query": inOrder(query, order)})); diff != "" {
+				t.Errorf("%s in order %q (-want +got):\n%s", name, order, diff)
+			}
+		}
+		delete(query, "embeddings")
+		if diff := gocmp.Diff(summaries(want), d.list(t, "list_conversations", object{"query": query})); diff != "" {
+			t.Errorf("conversations of %s (-want +got):\n%s", name, diff)
+		}
+	}
+
+	for order, want := range map[string][]any{
+		"timestamp": {"listed 0", "listed 2"}, "-timestamp": {"listed 2", "listed 0"}, "": {"listed 0", "listed 2"},
+	} {
+		var got []any
+		query := inOrder(object{"conditions": conditions("n", ">=", "1"), "event_names": []string{"event_a"}}, order)
+		for _, e := range d.list(t, "conversation", object{"id": "listed 1", "limit": 1, "query": query}) {
+			got = append(got, e["id"])
+		}
+		if diff := gocmp.Diff(want, got); diff != "" {
+			t.Errorf("a conversation in order %q (-want +got):\n%s", order, diff)
+		}
+	}
+	var count object
+	query := object{"since": "2026-01-01T00:00:00Z", "metadata": object{"of": "lists"}, "conditions": conditions("n", "<", "5"), "error": true}
+	if err := json.Unmarshal(d.must(t, "errors", object{"query": query}).Raw, &count); err != nil || count["events"] != 1.0 || count["errors"] != 1.0 {
+		t.Errorf("errors: %v, error %v, want one event", count, err)
+	}
+	for _, what := range []string{"list_events", "list_conversations", "errors", "latency", "conversations", "timeseries"} {
+		err := d.requireError(t, "invalid", what, object{"query": object{"conditions": conditions("plan>", "=", "b")}})
+		if err.Field != "metadata.plan>" {
+			t.Errorf("%s: a condition that cannot be sent is refused for the field %q", what, err.Field)
+		}
+	}
+}
+
+// list returns the events or conversations of an answer. Where an event has no embedding,
+// a library may have null or nothing.
+func (d *driver) list(t *testing.T, what string, args object) []object {
+	t.Helper()
+	var answer map[string][]object
+	if err := json.Unmarshal(d.must(t, what, args).Raw, &answer); err != nil || len(answer) != 1 {
+		t.Fatalf("%s: %d members, error %v", what, len(answer), err)
+	}
+	for _, list := range answer {
+		for _, o := range list {
+			for _, name := range []string{"input_embeddings", "output_embeddings"} {
+				if o[name] == nil {
+					delete(o, name)
+				}
+			}
+		}
+		return list
+	}
+	return nil
+}
+
+// inOrder is a query with an order; empty for the default.
+func inOrder(query object, order string) object {
+	if order == "" {
+		return query
+	}
+	return with(query, object{"order": order})
+}
+
+// summaries is what a list of conversations says about events, which are given in order
+// of time.
+func summaries(events []object) []object {
+	list := []object{}
+	for _, e := range slices.Backward(events) {
+		if !slices.ContainsFunc(list, func(o object) bool { return o["conversation_id"] == e["conversation_id"] }) {
+			list = append(list, object{"conversation_id": e["conversation_id"], "last": e["timestamp"]})
+		}
+	}
+	text := func(content any) any {
+		if _, ok := content.(string); ok || content == nil {
+			return content
+		}
+		b, err := json.Marshal(content)
+		if err != nil {
+			panic(err)
+		}
+		return string(b)
+	}
+	for _, o := range list {
+		var count, errs float64
+		var names []any
+		var input, output any
+		for _, e := range events {
+			if e["conversation_id"] != o["conversation_id"] {
+				continue
+			}
+			if count == 0 {
+				o["first"] = e["timestamp"]
+			}
+			count++
+			if e["error"] != nil {
+				errs++
+			}
+			if !slices.Contains(names, e["event_name"]) {
+				names = append(names, e["event_name"])
+			}
+			if input == nil {
+				input = text(e["input"])
+			}
+			if e["output"] != nil {
+				output = text(e["output"])
+			}
+		}
+		slices.SortFunc(names, func(a, b any) int { return strings.Compare(a.(string), b.(string)) })
+		o["events"], o["errors"], o["error_rate"], o["event_names"] = count, errs, errs/count, names
+		o["first_input"], o["last_output"] = input, output
+	}
+	return list
 }
 
 // contains reports whether the object has the members.
