@@ -72,7 +72,7 @@ func TestScopes(t *testing.T) {
 		"POST /event": "write", "PUT /event/{id}": "write", "DELETE /event/{id}": "write", "POST /events": "write",
 		"GET /event/{id}": "read", "GET /conversations/{id}/events": "read", "GET /analytics/errors": "read",
 		"GET /analytics/latency": "read", "GET /analytics/conversations": "read", "GET /analytics/timeseries": "read",
-		"GET /analytics/insights": "read", "GET /analytics/funnel": "read", "POST /sql": "read",
+		"GET /analytics/insights": "read", "GET /analytics/funnel": "read", "GET /analytics/retention": "read", "POST /sql": "read",
 		"GET /event": "read", "PUT /event": "write", "PATCH /event": "write", "PATCH /event/{id}": "write", "DELETE /event": "write", "GET /conversation/events": "read",
 		"GET /events": "read", "GET /conversations": "read", "GET /openapi.yaml": "read", "GET /metrics": "read admin", "GET /healthz": "", "GET /readyz": "",
 	}
@@ -89,6 +89,8 @@ func TestScopes(t *testing.T) {
 			path += "?measure=events"
 		case "/analytics/funnel":
 			path += "?step=event_a&step=event_b"
+		case "/analytics/retention":
+			path += "?did=event_a"
 		}
 		if path == "/event" && method != "POST" || path == "/conversation/events" {
 			path += "?id=a"

@@ -55,6 +55,7 @@ type fakePorts struct {
 	series        []query.TimeSeriesRow
 	insights      []query.InsightsRow
 	funnel        []query.FunnelRow
+	retention     []query.RetentionRow
 	queryErr      error
 	countErrors   func(ctx context.Context) (query.ErrorCount, error) // answers Errors, if set
 }
@@ -205,6 +206,11 @@ func (f *fakePorts) Insights(_ context.Context, q query.Insights) ([]query.Insig
 func (f *fakePorts) Funnel(_ context.Context, q query.Funnel) ([]query.FunnelRow, error) {
 	f.ask(q)
 	return f.funnel, f.queryErr
+}
+
+func (f *fakePorts) Retention(_ context.Context, q query.Retention) ([]query.RetentionRow, error) {
+	f.ask(q)
+	return f.retention, f.queryErr
 }
 
 // fakeLog and fakeDB tell the two Ready methods apart.

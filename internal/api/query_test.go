@@ -518,7 +518,7 @@ func TestAnalyticsAnswers(t *testing.T) {
 }
 
 func TestStorageAway(t *testing.T) {
-	targets := []string{"/event/a", "/conversations/c/events", "/analytics/errors", "/analytics/latency", "/analytics/conversations", "/analytics/timeseries", "/analytics/insights?measure=events", "/analytics/funnel?step=a&step=b"}
+	targets := []string{"/event/a", "/conversations/c/events", "/analytics/errors", "/analytics/latency", "/analytics/conversations", "/analytics/timeseries", "/analytics/insights?measure=events", "/analytics/funnel?step=a&step=b", "/analytics/retention?did=a"}
 	for _, target := range targets {
 		t.Run(target, func(t *testing.T) {
 			h := newHarness(t)

@@ -54,6 +54,7 @@ func table() []route {
 		{"GET", "/analytics/timeseries", ScopeRead, false, (*Server).analyseTimeSeries},
 		{"GET", "/analytics/insights", ScopeRead, false, (*Server).analyseInsights},
 		{"GET", "/analytics/funnel", ScopeRead, false, (*Server).analyseFunnel},
+		{"GET", "/analytics/retention", ScopeRead, false, (*Server).analyseRetention},
 		{"POST", "/sql", ScopeRead, false, (*Server).runSQL},
 		{"GET", "/healthz", 0, false, (*Server).health},
 		{"GET", "/readyz", 0, false, (*Server).ready},

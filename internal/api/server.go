@@ -72,6 +72,7 @@ type Analytics interface {
 	TimeSeries(ctx context.Context, q query.TimeSeries) ([]query.TimeSeriesRow, error)
 	Insights(ctx context.Context, q query.Insights) ([]query.InsightsRow, error)
 	Funnel(ctx context.Context, q query.Funnel) ([]query.FunnelRow, error)
+	Retention(ctx context.Context, q query.Retention) ([]query.RetentionRow, error)
 }
 
 // Ports are what the server works with. All but SQL are required, and must be safe for

@@ -117,6 +117,10 @@ func answers(t *testing.T, store *clickhouse.Store, w *world, conversations []st
 			rows, err := store.Funnel(ctx, q)
 			put(fmt.Sprint("funnel ", question, " of ", name), rows, err)
 		}
+		for question, q := range retentionQuestions(t, filter) {
+			rows, err := store.Retention(ctx, q)
+			put(fmt.Sprint("retention ", question, " of ", name), rows, err)
+		}
 		series, err := store.TimeSeries(ctx, query.TimeSeries{Filter: filter, IntervalMicros: 3_600_000_000, Quantiles: []float64{0.5, 0.95}})
 		put("series of "+name, series, err)
 		for _, by := range []struct{ conversation, name bool }{{}, {true, false}, {false, true}, {true, true}} {
@@ -171,6 +175,7 @@ func TestClusterAnswersAsOneServer(t *testing.T) {
 	want := answers(t, single, w, conversations)
 	// These have more conversations than those of TestReads.
 	w.checkFunnel(t, single, query.Filter{UntilMicros: query.MicrosMax})
+	w.checkRetention(t, single, query.Filter{UntilMicros: query.MicrosMax})
 	views := func(server *enginetest.Instance) {
 		w.checkViews(t, func(sql string) string { return server.Query(t, sql) }, database)
 	}

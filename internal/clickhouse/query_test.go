@@ -532,6 +532,7 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 		})
 		if f.name == "everything" || f.name == "a range of latency" {
 			t.Run("funnel/"+f.name, func(t *testing.T) { w.checkFunnel(t, store, f.filter) })
+			t.Run("retention/"+f.name, func(t *testing.T) { w.checkRetention(t, store, f.filter) })
 		}
 		t.Run("conversations by last event/"+f.name, func(t *testing.T) { checkConversationList(t, store, f.filter, events) })
 		t.Run("timeseries/"+f.name, func(t *testing.T) {
