@@ -156,6 +156,7 @@ func funnelQuestions(f query.Filter) map[string]query.Funnel {
 	}
 	for name, q := range questions {
 		q.Filter, q.LimitRows = f, cmp.Or(q.LimitRows, 1000)
+		q.BytesMax = 500 * q.LimitRows
 		questions[name] = q
 	}
 	return questions

@@ -220,6 +220,8 @@ func insightsQuestions(t *testing.T, f query.Filter) map[string]query.Insights {
 	}
 	for name, q := range questions {
 		q.Filter, q.Measures, q.LimitRows = f, every, cmp.Or(q.LimitRows, 1000)
+		// It bounds the answer, not the states that shards send.
+		q.BytesMax = 2000 * q.LimitRows
 		questions[name] = q
 	}
 	return questions
