@@ -68,6 +68,8 @@ func checkQueries(t *testing.T, c *client, m *model) {
 			}
 			checkTimeSeries(t, c, m, f, "1h", hour)
 			checkTimeSeries(t, c, m, f, "1d", day)
+			checkInsights(t, c, m, f)
+			checkRetention(t, c, m, f)
 		})
 	}
 	// A query's rows are bounded, so that every session's p95 takes a query for each day.
@@ -303,6 +305,114 @@ func checkTimeSeries(t *testing.T, c *client, m *model, f filter, interval strin
 			if !ok || (answered == nil) != (len(values) == 0) || answered != nil && !closeTo(*answered, quantile(values, level)) {
 				t.Errorf("%s: row %d: quantile %s is %s", path, i, name, show(answered))
 			}
+		}
+	}
+}
+
+// kolkata has days that begin at 18:30 UTC.
+var kolkata = time.FixedZone("", 5*3600+1800)
+
+func checkInsights(t *testing.T, c *client, m *model, f filter) {
+	t.Helper()
+	query := f.query()
+	query.Set("interval", "1d")
+	query.Set("tz", "Asia/Kolkata")
+	query.Set("group_by", "metadata.plan")
+	for _, measure := range []string{"events", "error_rate", "p95(latency)"} {
+		query.Add("measure", measure)
+	}
+	type row struct {
+		Time      time.Time `json:"time"`
+		Plan      *string   `json:"metadata.plan"`
+		Events    int       `json:"events"`
+		ErrorRate float64   `json:"error_rate"`
+		Quantile  *float64  `json:"p95(latency)"`
+	}
+	var got struct {
+		Rows []row `json:"rows"`
+	}
+	path := "/analytics/insights?" + query.Encode()
+	if err := c.get(path, &got); err != nil {
+		t.Error(err)
+		return
+	}
+	type key struct{ date, plan string }
+	want := map[key][]*modelEvent{}
+	for _, e := range m.where(f) {
+		k := key{time.UnixMicro(e.micros).In(kolkata).Format(time.DateOnly), e.plan}
+		want[k] = append(want[k], e)
+	}
+	if len(got.Rows) != len(want) || got.Rows == nil {
+		t.Errorf("%s: %d rows, want %d", path, len(got.Rows), len(want))
+		return
+	}
+	for i, r := range got.Rows {
+		k := key{date: r.Time.In(kolkata).Format(time.DateOnly)}
+		if r.Plan != nil {
+			k.plan = *r.Plan
+		}
+		events := want[k]
+		delete(want, k)
+		values := latencies(events)
+		if r.Time.In(kolkata).Format(time.TimeOnly) != "00:00:00" || r.Events != len(events) || !closeTo(r.ErrorRate, rate(countFailed(events), len(events))) ||
+			(r.Quantile == nil) != (len(values) == 0) || r.Quantile != nil && !closeTo(*r.Quantile, quantile(values, 0.95)) {
+			t.Errorf("%s: row %d is %+v, quantile %s, of %d events", path, i, r, show(r.Quantile), len(events))
+			return
+		}
+	}
+}
+
+// checkRetention asks of the conversations with an event_a on a day, how many have an event_b then and later.
+func checkRetention(t *testing.T, c *client, m *model, f filter) {
+	t.Helper()
+	query := f.query()
+	query.Set("did", "event_a")
+	query.Set("returned", "event_b")
+	query.Set("tz", "Asia/Kolkata")
+	var got struct {
+		Rows []struct {
+			Time     time.Time `json:"time"`
+			Subjects int       `json:"subjects"`
+			Returned []int     `json:"returned"`
+		} `json:"rows"`
+	}
+	path := "/analytics/retention?" + query.Encode()
+	if err := c.get(path, &got); err != nil {
+		t.Error(err)
+		return
+	}
+	const offset = int64(5*3600+1800) * 1_000_000
+	first := (f.since + offset) / day
+	f.since = first*day - offset // as the answer says
+	periods := int((f.until-1+offset)/day-first) + 1
+	did, returned := make([]map[string]bool, periods), make([]map[string]bool, periods)
+	for i := range periods {
+		did[i], returned[i] = map[string]bool{}, map[string]bool{}
+	}
+	for _, e := range m.where(f) {
+		switch i := (e.micros+offset)/day - first; e.name {
+		case "event_a":
+			did[i][e.conversation] = true
+		case "event_b":
+			returned[i][e.conversation] = true
+		}
+	}
+	if len(got.Rows) != periods {
+		t.Errorf("%s: %d rows, want %d", path, len(got.Rows), periods)
+		return
+	}
+	for i, r := range got.Rows {
+		want := make([]int, periods-i)
+		for conversation := range did[i] {
+			for j := range want {
+				if returned[i+j][conversation] {
+					want[j]++
+				}
+			}
+		}
+		if r.Time.UnixMicro() != (first+int64(i))*day-offset || r.Subjects != len(did[i]) || !slices.Equal(r.Returned, want) {
+			t.Errorf("%s: row %d is %+v, want %d subjects and %v", path, i, r, len(did[i]), want)
+			return
 		}
 	}
 }
