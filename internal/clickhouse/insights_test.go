@@ -283,3 +283,48 @@ func TestInsightsBounds(t *testing.T) {
 		t.Error("the quantile 1 is not refused")
 	}
 }
+
+// A number is that of the member itself, wherever the metadata has text that looks like it.
+func TestInsightsReadTheMemberItself(t *testing.T) {
+	store, _, _ := clickhousetest.Migrated(t)
+	first := clickhousetest.At(t, "2026-03-01T00:00:00Z")
+	w := &world{live: make(map[event.ID]*event.Event)}
+	var rows event.Rows
+	for i, metadata := range []string{
+		`{"x":{"n":2.5},"n":0.3}`, `{"x":{"n":2.5}}`, `{"x":"\"n\":7.25","n":0.1}`, `{"n":"0.3"}`, `{"n":[0.3]}`, `{"m":0.7,"n":1.5e-7}`, `{"\u006e":0.3}`, `{"x":{"n":1},"\u006e":-12.75}`,
+		`{"n":123456789.123456789}`, `{"n":0.30000000000000004}`, `{"n":1e308}`, `{"n":5e-324}`, `{"n":1.0}`, `{"n":1}`, `{"n":true}`, `{"n":"\u0000\u001f\u007f\ud83d\ude00</é"}`, ``,
+	} {
+		position, version := clickhousetest.Created(int64(i))
+		id := event.NewID(first+int64(i), "c")
+		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: "c", EventName: "event_a", Metadata: metadata, Created: position, Version: version})
+		w.live[id] = &event.Event{ConversationID: "c", EventName: "event_a", Metadata: metadata, Micros: first + int64(i)}
+	}
+	clickhousetest.Insert(t, store, rows)
+	q := query.Insights{
+		Filter:   query.Filter{UntilMicros: query.MicrosMax, Metadata: []query.MetadataFilter{{Key: "n", Op: query.NotEqual, Value: "1e308"}}},
+		Measures: []query.Measure{{}, {Function: query.Sum, MetadataKey: "n"}, {Function: query.Minimum, MetadataKey: "n"}, {Function: query.Quantile, MetadataKey: "n", Level: 0.5}},
+	}
+	for _, groups := range [][]query.Group{nil, {{By: query.ByMetadata, MetadataKey: "n"}}} {
+		q.GroupBy, q.LimitRows = groups, 100
+		got, err := store.Insights(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := w.insights(q)
+		for _, rows := range [][]query.InsightsRow{want, got} { // the text of strings and of floats may be written in several ways
+			for _, row := range rows {
+				for i, group := range row.Groups {
+					var value any
+					if err := json.Unmarshal([]byte(group), &value); err != nil {
+						t.Fatalf("%q: %v", group, err)
+					}
+					row.Groups[i] = fmt.Sprintf("%#v", value)
+				}
+			}
+			slices.SortFunc(rows, func(a, b query.InsightsRow) int { return slices.Compare(a.Groups, b.Groups) })
+		}
+		if diff := gocmp.Diff(want, got, equateNumbers); diff != "" {
+			t.Error("rows (-want +got):\n" + diff)
+		}
+	}
+}
