@@ -16,6 +16,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/clickhousetest"
 	"github.com/sluicehq/sluice/internal/engine/enginetest"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/fulltext"
 	"github.com/sluicehq/sluice/internal/query"
 )
 
@@ -101,6 +102,16 @@ func answers(t *testing.T, store *clickhouse.Store, w *world, conversations []st
 				q.After = p.Next
 			}
 		}
+		similar, err := store.SearchSimilar(ctx, query.SimilarSearch{Filter: filter, Vector: []float32{0.5, -0.25, 0}, Input: true, Output: true, LimitEvents: 20, BytesMax: 1 << 20})
+		similar.Bytes = 0
+		put("similar events of "+name, similar, err)
+		found, err := fulltext.Parse("user")
+		if err != nil {
+			t.Fatal(err)
+		}
+		hits, err := store.SearchText(ctx, query.TextSearch{Filter: filter, Text: found, Fields: query.SearchFields{Input: true, Output: true}, LimitEvents: 50, BytesMax: 1 << 20})
+		hits.Bytes = 0
+		put("search of "+name, hits, err)
 		list := query.ConversationList{Filter: filter, LimitRows: 30, PreviewChars: 100}
 		for page := 0; page == 0 || list.After != nil; page++ {
 			rows, err := store.ConversationList(ctx, list)
@@ -161,7 +172,7 @@ func TestClusterAnswersAsOneServer(t *testing.T) {
 	for i := range 100 {
 		conversations = append(conversations, fmt.Sprint("conversation ", i))
 	}
-	w := newWorldOf(rand.New(rand.NewPCG(3, 4)), conversations, clickhousetest.At(t, "2026-01-30T00:00:00Z"), clickhousetest.At(t, "2026-03-02T00:00:00Z"), 1000)
+	w := newWorldOf(rand.New(rand.NewPCG(3, 4)), conversations, text, clickhousetest.At(t, "2026-01-30T00:00:00Z"), clickhousetest.At(t, "2026-03-02T00:00:00Z"), 1000)
 	w.insert(t, rand.New(rand.NewPCG(5, 6)), single)
 	for _, table := range eventTables {
 		clickhousetest.Everywhere(t, c, "SYSTEM STOP MERGES "+database+"_shard."+table)
@@ -403,7 +414,7 @@ func TestAddingAShard(t *testing.T) {
 	c := enginetest.StartCluster(t, enginetest.ClusterOptions{Clusters: map[string][][]int{"first": {{0}}}})
 	old, from := clickhousetest.SpreadOverFirst(t, c)
 	conversations := slices.Concat(clickhousetest.ConversationsOf(0, 10), clickhousetest.ConversationsOf(1, 10))
-	w := newWorldOf(rand.New(rand.NewPCG(9, 10)), conversations, clickhousetest.At(t, "2026-01-30T00:00:00Z"), clickhousetest.At(t, "2026-03-02T00:00:00Z"), 300)
+	w := newWorldOf(rand.New(rand.NewPCG(9, 10)), conversations, text, clickhousetest.At(t, "2026-01-30T00:00:00Z"), clickhousetest.At(t, "2026-03-02T00:00:00Z"), 300)
 	w.insert(t, rand.New(rand.NewPCG(11, 12)), old)
 	if err := old.RecordTopic(t.Context(), 1, "events.g1", "id-1", 12); err != nil {
 		t.Fatal(err)

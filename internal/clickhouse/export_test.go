@@ -3,7 +3,13 @@ package clickhouse
 import (
 	"context"
 	"errors"
+	"testing"
+	"time"
 
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/event"
 )
 
@@ -22,4 +28,26 @@ func (s *Store) ReadTogether(ctx context.Context, refs []event.Ref, bytesMax int
 		}
 	}
 	return found, alone, err
+}
+
+// IndexedWords returns the words of the contents of an event, as the index has them.
+func (s *Store) IndexedWords(t *testing.T, id event.ID) []string {
+	var words []string
+	column := new(proto.ColStr).Array()
+	err := s.eachKeys(t.Context(), conn.RoleRead, "words", time.Minute, []event.ID{id}, func(byKey string) ch.Query {
+		return ch.Query{
+			Body:   "SELECT words FROM event_contents" + byKey,
+			Result: proto.Results{{Name: "words", Data: column}},
+			OnResult: func(context.Context, proto.Block) error {
+				for i := range column.Rows() {
+					words = append(words, column.Row(i)...)
+				}
+				return nil
+			},
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return words
 }

@@ -1,6 +1,7 @@
 package clickhouse_test
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -30,6 +32,60 @@ type world struct {
 }
 
 func pick[T any](r *rand.Rand, from []T) T { return from[r.IntN(len(from))] }
+
+// vocabulary has words of many scripts, cases and shapes.
+var vocabulary = []string{
+	"Refund", "REFUNDED", "don't", "wörld", "Größe", "naïve", "слово", "СЛОВА", "ΟΔΟΣ", "οδός", "İstanbul", "\u212Aelvin", "你好世界", "世界", "東京タワー", "สวัสดีครับ",
+	"안녕하세요", "مرحبا", "नमस्ते", "ab12", "3.14", "foo_bar", "a@b.example", "“quoted”", "—", "😀", "x😀y", "e\u0301te", "\\back", `"q"`, "C:\\new", "ﬁne", "ＦＵＬＬ", "you", "世a界",
+}
+
+func sentence(r *rand.Rand) string {
+	words := make([]string, 1+r.IntN(12))
+	for i := range words {
+		words[i] = pick(r, vocabulary)
+	}
+	return strings.Join(words, pick(r, []string{" ", ", ", "\n"}))
+}
+
+// escapedJSON writes a value as Python does by default, in ASCII, or as Java does.
+func escapedJSON(r *rand.Rand, value any) []byte {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(r.IntN(2) == 0)
+	if err := encoder.Encode(value); err != nil {
+		panic(err)
+	}
+	text := strings.TrimSpace(b.String())
+	format := pick(r, []string{"", `\u%04x`, `\u%04X`})
+	if format == "" {
+		return []byte(text)
+	}
+	b.Reset()
+	for _, c := range text {
+		switch {
+		case c < 128:
+			b.WriteRune(c)
+		case c > 0xFFFF:
+			high, low := utf16.EncodeRune(c)
+			fmt.Fprintf(&b, format+format, high, low)
+		default:
+			fmt.Fprintf(&b, format, c)
+		}
+	}
+	return b.Bytes()
+}
+
+// searchable returns a content that searches find words in.
+func searchable(r *rand.Rand) event.Content {
+	switch r.IntN(4) {
+	case 0:
+		return event.Content{Kind: event.KindString, Data: []byte(sentence(r))}
+	case 1:
+		return event.Content{Kind: event.KindJSON, Data: escapedJSON(r, []any{map[string]any{"role": "user", "content": sentence(r)}, 3.25, sentence(r), nil, true})}
+	default:
+		return text(r)
+	}
+}
 
 func text(r *rand.Rand) event.Content {
 	switch r.IntN(4) {
@@ -52,12 +108,12 @@ func vector(r *rand.Rand) event.Vector {
 
 // newWorld writes n events of a few conversations.
 func newWorld(r *rand.Rand, first, last int64, n int) *world {
-	return newWorldOf(r, []string{"alpha", "beta", "gamma'; DROP TABLE events; --", "delta\\", "ünï\tcode\n"}, first, last, n)
+	return newWorldOf(r, []string{"alpha", "beta", "gamma'; DROP TABLE events; --", "delta\\", "ünï\tcode\n"}, searchable, first, last, n)
 }
 
 // newWorldOf writes n events with creates that lose, updates and deletes among
 // them, as the consumer would write them.
-func newWorldOf(r *rand.Rand, conversations []string, first, last int64, n int) *world {
+func newWorldOf(r *rand.Rand, conversations []string, content func(*rand.Rand) event.Content, first, last int64, n int) *world {
 	w := &world{live: make(map[event.ID]*event.Event), refs: make(map[event.ID]event.Ref)}
 	offset := int64(0)
 	names := []string{"event_a", "event_b", "event_c"}
@@ -103,7 +159,7 @@ func newWorldOf(r *rand.Rand, conversations []string, first, last int64, n int) 
 					c.HasLatency, c.Latency = true, math.Round(r.Float64()*1000)/8
 				}
 				fresh := event.Event{ID: ref.String(), ConversationID: conversation, Micros: micros}
-				fresh.Input, fresh.Output, fresh.InputEmbeddings, fresh.OutputEmbeddings = text(r), text(r), vector(r), vector(r)
+				fresh.Input, fresh.Output, fresh.InputEmbeddings, fresh.OutputEmbeddings = content(r), content(r), vector(r), vector(r)
 				if fresh.Input.Kind != event.KindNull {
 					add(event.FieldInput, fresh.Input, false)
 				}
@@ -130,7 +186,7 @@ func newWorldOf(r *rand.Rand, conversations []string, first, last int64, n int) 
 					core.Version = version
 					rows.Cores = append(rows.Cores, core)
 				case 1:
-					e.Output = text(r)
+					e.Output = content(r)
 					add(event.FieldOutput, e.Output, false)
 				case 2:
 					e.InputEmbeddings = vector(r)
@@ -522,6 +578,11 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 				t.Errorf("got %+v, want %+v", got, count(events))
 			}
 		})
+		t.Run("similar/"+f.name, func(t *testing.T) { checkSimilar(t, store, f.filter, events) })
+		switch f.name {
+		case "everything", "with an error", "a conversation", "string metadata":
+			t.Run("search/"+f.name, func(t *testing.T) { checkSearch(t, store, f.filter, events) })
+		}
 		t.Run("list/"+f.name, func(t *testing.T) { checkList(t, store, f.filter, events) })
 		t.Run("insights/"+f.name, func(t *testing.T) {
 			if f.name == "everything" {

@@ -3,7 +3,10 @@
 // import this package, because neither may import the other.
 package query
 
-import "github.com/sluicehq/sluice/internal/event"
+import (
+	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/fulltext"
+)
 
 // MicrosMax bounds the time of a filter, in Unix microseconds. It is 2149-06-06, the last
 // day of ClickHouse's Date, by which the tables are sorted. No event is as late,
@@ -203,4 +206,60 @@ type ConversationSummary struct {
 	// FirstInput and LastOutput are the beginnings of the first input among its first
 	// events, and of the last output among its last events; empty where there is none.
 	FirstInput, LastOutput string
+}
+
+// TextSearch asks for the newest events in which a text is found.
+type TextSearch struct {
+	Filter
+	Text fulltext.Query
+	// Fields are searched, each on its own: all phrases must be in one of them.
+	Fields SearchFields
+	// After is the last event of the page before; nil asks for the first page.
+	After       *event.ID
+	LimitEvents int
+	// BytesMax bounds the memory of the hits' events, as in List.
+	BytesMax int
+}
+
+// SearchFields are the fields of an event that are searched.
+type SearchFields struct{ Input, Output, Error bool }
+
+// Hits is a page of what was found, best first.
+type Hits struct {
+	Hits []Hit
+	// Next is the place to go on from; nil on the last page.
+	Next *event.ID
+	// Bytes is the memory of the events, at most the BytesMax of the search.
+	Bytes int
+}
+
+// Hit is an event that was found.
+type Hit struct {
+	Event event.Event
+	// Score is higher for a better hit.
+	Score      float64
+	Highlights []Highlight
+}
+
+// Highlight is a piece of a field's text with the places of the words that were found.
+type Highlight struct {
+	Field string
+	Text  string
+	// Spans are places in Text, in bytes.
+	Spans []fulltext.Span
+}
+
+// SimilarSearch asks for the events with the embeddings nearest to a vector, by cosine
+// similarity. Only vectors with as many dimensions are compared.
+type SimilarSearch struct {
+	Filter
+	Vector []float32
+	// Input and Output say which embeddings are compared. If both are, the nearer one
+	// of an event counts.
+	Input, Output bool
+	// Except is left out; the zero value leaves out none.
+	Except      event.Ref
+	LimitEvents int
+	// BytesMax bounds the memory of the hits' events, as in List.
+	BytesMax int
 }

@@ -69,6 +69,18 @@ func (p Parameters) Uint(name string, value uint64) Parameters {
 	return append(p, proto.Parameter{Key: name, Value: "'" + strconv.FormatUint(value, 10) + "'"})
 }
 
+// Floats adds an Array(Float32).
+func (p Parameters) Floats(name string, values []float32) Parameters {
+	text := []byte("'[")
+	for i, value := range values {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = strconv.AppendFloat(text, float64(value), 'g', -1, 32)
+	}
+	return append(p, proto.Parameter{Key: name, Value: string(append(text, "]'"...))})
+}
+
 //nolint:gochecknoglobals // constant tables
 var (
 	tsvEscaper   = strings.NewReplacer(`\`, `\\`, "\t", `\t`, "\n", `\n`, "\r", `\r`, "\x00", `\0`, "\b", `\b`, "\f", `\f`, "'", `\'`)

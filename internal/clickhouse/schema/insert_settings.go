@@ -18,6 +18,8 @@ var insertSettings = []ch.Setting{ //nolint:gochecknoglobals // a constant list
 	// when the server that received them has queued them for the shards.
 	conn.Setting("distributed_foreground_insert", "1"),
 	conn.Setting("max_insert_threads", "1"),
+	// Merges build the index of words. An insert pays nothing for it.
+	conn.Setting("exclude_materialize_skip_indexes_on_insert", "content_words"),
 	// Off, because it copies the block once more to fold the versions of a key. A
 	// batch has one row for each key already, and merges fold the rest.
 	conn.Setting("optimize_on_insert", "0"),
