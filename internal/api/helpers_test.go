@@ -44,20 +44,21 @@ type fakePorts struct {
 	logReady  func(ctx context.Context) error
 	dbReady   func(ctx context.Context) error
 
-	event         *event.Event
-	page          query.Page // and none after it
-	readEvent     func(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error)
-	readPage      func(ctx context.Context, q query.List) (query.Page, error)
-	count         query.ErrorCount
-	latency       []query.LatencyRow
-	conversations []query.ConversationRow
-	summaries     []query.ConversationSummary
-	series        []query.TimeSeriesRow
-	insights      []query.InsightsRow
-	funnel        []query.FunnelRow
-	retention     []query.RetentionRow
-	queryErr      error
-	countErrors   func(ctx context.Context) (query.ErrorCount, error) // answers Errors, if set
+	event                *event.Event
+	page                 query.Page // and none after it
+	readEvent            func(ctx context.Context, ref event.Ref, bytesMax int) (*event.Event, error)
+	readPage             func(ctx context.Context, q query.List) (query.Page, error)
+	count                query.ErrorCount
+	latency              []query.LatencyRow
+	conversations        []query.ConversationRow
+	summaries            []query.ConversationSummary
+	byText, bySimilarity query.Hits
+	series               []query.TimeSeriesRow
+	insights             []query.InsightsRow
+	funnel               []query.FunnelRow
+	retention            []query.RetentionRow
+	queryErr             error
+	countErrors          func(ctx context.Context) (query.ErrorCount, error) // answers Errors, if set
 }
 
 func (f *fakePorts) Produce(ctx context.Context, writes []event.Write) []event.Ack {
@@ -188,6 +189,18 @@ func (f *fakePorts) Conversations(_ context.Context, q query.Conversations) ([]q
 	return f.conversations, f.queryErr
 }
 
+func (f *fakePorts) SearchText(_ context.Context, q query.TextSearch) (query.Hits, error) {
+	q.BytesMax = 0
+	f.ask(q)
+	return f.byText, f.queryErr
+}
+
+func (f *fakePorts) SearchSimilar(_ context.Context, q query.SimilarSearch) (query.Hits, error) {
+	q.BytesMax = 0
+	f.ask(q)
+	return f.bySimilarity, f.queryErr
+}
+
 func (f *fakePorts) ConversationList(_ context.Context, q query.ConversationList) ([]query.ConversationSummary, error) {
 	f.ask(q)
 	return f.summaries[:min(len(f.summaries), q.LimitRows)], f.queryErr
@@ -255,7 +268,7 @@ func newHarnessSQL(tb testing.TB, sql api.SQL, configure ...func(*api.Config)) *
 	}
 	h := &harness{fakePorts: &fakePorts{}, reg: prometheus.NewRegistry(), log: new(bytes.Buffer)}
 	server, err := api.New(cfg, api.Ports{
-		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Histories: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, SQL: sql, Metrics: h.reg,
+		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Histories: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, Search: h.fakePorts, SQL: sql, Metrics: h.reg,
 	}, slog.New(slog.NewJSONHandler(h.log, nil)), h.reg)
 	if err != nil {
 		tb.Fatal(err)

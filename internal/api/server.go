@@ -75,6 +75,15 @@ type Analytics interface {
 	Retention(ctx context.Context, q query.Retention) ([]query.RetentionRow, error)
 }
 
+// Search finds events by what is in them.
+type Search interface {
+	// SearchText returns the newest events with a text; see [query.TextSearch]. A first
+	// hit that takes more than q.BytesMax is a [*event.LargeError].
+	SearchText(ctx context.Context, q query.TextSearch) (query.Hits, error)
+	// SearchSimilar returns the events nearest to a vector, with the same error.
+	SearchSimilar(ctx context.Context, q query.SimilarSearch) (query.Hits, error)
+}
+
 // Ports are what the server works with. All but SQL are required, and must be safe for
 // concurrent use.
 type Ports struct {
@@ -83,6 +92,7 @@ type Ports struct {
 	Histories Histories
 	Events    Events
 	Analytics Analytics
+	Search    Search
 	// SQL runs queries of callers. nil: POST /sql is answered that it is not set up.
 	SQL SQL
 	// Metrics is what /metrics serves.
