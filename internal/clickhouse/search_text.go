@@ -45,6 +45,7 @@ func (s *Store) SearchText(ctx context.Context, q query.TextSearch) (query.Hits,
 	if err != nil {
 		return query.Hits{}, err
 	}
+	windows.growth = searchGrowth
 	t := &textSearch{s: s, q: q, after: q.After, step: min(max(candidatesMin, 2*q.LimitEvents), candidatesMax)}
 	for !t.done {
 		w, ok := windows.next()

@@ -11,8 +11,13 @@ import (
 	"github.com/sluicehq/sluice/internal/query"
 )
 
-// windowGrowth is how much longer each window is than the one before.
-const windowGrowth = 4
+const (
+	// windowGrowth is how much longer each window of a list is than the one before.
+	windowGrowth = 4
+	// searchGrowth is the same for a search of text. The index finds the rows of a
+	// longer window at little more cost.
+	searchGrowth = 30
+)
 
 // window is a range of time: since ≤ timestamp < until, in Unix microseconds.
 type window struct{ since, until int64 }
@@ -25,7 +30,9 @@ type window struct{ since, until int64 }
 type windows struct {
 	left   window
 	newest bool
-	days   int64
+	// days is the length of the next window, and growth how much longer each one is
+	// than the one before.
+	days, growth int64
 }
 
 // windows returns the windows of a range. They do not reach beyond the rows that the
@@ -34,7 +41,7 @@ func (s *Store) windows(ctx context.Context, since, until int64, newest bool) (*
 	var (
 		rows        proto.ColUInt64
 		first, last proto.ColInt64
-		w           = &windows{newest: newest, days: 1}
+		w           = &windows{newest: newest, days: 1, growth: windowGrowth}
 	)
 	err := s.db.Query(ctx, conn.RoleAnalytics, "bounds", s.readTimeout(), ch.Query{
 		// The server keeps these figures of each part, so it reads no rows for them.
@@ -73,7 +80,7 @@ func (w *windows) next() (window, bool) {
 		next.until = min(next.until, (day+w.days)*microsPerDay)
 		w.left.since = next.until
 	}
-	w.days = min(w.days*windowGrowth, query.MicrosMax/microsPerDay)
+	w.days = min(w.days*w.growth, query.MicrosMax/microsPerDay)
 	return next, true
 }
 
