@@ -80,8 +80,8 @@ func (s *Server) readPart(x *exchange, q query.List, p pace) (page query.Page, e
 	err = x.readEvents(p.bytes, func(ctx context.Context, bytesMax int) (int, error) {
 		q.BytesMax = bytesMax
 		page, err = s.ports.Events.List(ctx, q)
-		if q.ConversationID == "" && errors.Is(err, event.ErrQueryTimeout) {
-			return 0, questionProblem(err)
+		if q.ConversationID == "" {
+			err = x.searchProblem(err)
 		}
 		return page.Bytes, err
 	})

@@ -251,6 +251,16 @@ func questionProblem(err error) error {
 	return storageProblem(err)
 }
 
+// searchProblem is questionProblem for a read that looks for events by several queries,
+// so that its time may also be over between two of them. It returns other errors
+// unchanged.
+func (x *exchange) searchProblem(err error) error {
+	if errors.Is(err, event.ErrQueryTimeout) || errors.Is(err, context.DeadlineExceeded) && x.r.Context().Err() == nil {
+		return questionProblem(event.ErrQueryTimeout)
+	}
+	return err
+}
+
 func badRequest(format string) *problem {
 	return &problem{status: http.StatusBadRequest, code: CodeInvalidRequest, detail: format}
 }

@@ -329,10 +329,8 @@ func (s *Server) findHits(x *exchange, q *search) (query.Hits, error) {
 	var hits query.Hits
 	err = x.readEvents(pageBytesFirst, func(ctx context.Context, bytesMax int) (int, error) {
 		var err error
-		if hits, err = s.runSearch(ctx, q, bytesMax); errors.Is(err, event.ErrQueryTimeout) {
-			err = questionProblem(err)
-		}
-		return hits.Bytes, err
+		hits, err = s.runSearch(ctx, q, bytesMax)
+		return hits.Bytes, x.searchProblem(err)
 	})
 	return hits, err
 }

@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -126,6 +128,16 @@ func TestSearchBoth(t *testing.T) {
 	}
 	if want := 1.0/62 + 1.0/63; got.Results[0].Score != want {
 		t.Errorf("score %v, want %v", got.Results[0].Score, want)
+	}
+}
+
+// TestSearchTakesTooLong tells the caller to narrow a search, or a list, whose time is over.
+func TestSearchTakesTooLong(t *testing.T) {
+	for _, err := range []error{event.ErrQueryTimeout, context.DeadlineExceeded} {
+		h := newHarness(t)
+		h.queryErr = fmt.Errorf("search: %w", err)
+		search(t, h, `{"text":"x"}`).problem(t, 422, "query_timeout", "")
+		h.do(t, "GET", "/events", "").problem(t, 422, "query_timeout", "")
 	}
 }
 
