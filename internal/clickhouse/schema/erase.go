@@ -77,59 +77,14 @@ func (s *Schema) Erasures(after time.Duration) *Erasures {
 // found only by a search from the beginning. It counts as waiting since the last
 // such search, so it waits no longer than other content.
 func (e *Erasures) Unerased(ctx context.Context) ([]Unerased, error) {
-	var (
-		all []Unerased
-		err error
-	)
-	if l := e.schema.layout.Load(); l != nil {
-		all, err = e.unerasedCluster(ctx, l.cluster)
-	} else {
-		all, err = e.unerasedHost(ctx, e.schema, "")
-	}
+	var all []Unerased
+	err := e.schema.eachShard(ctx, func(shard *Schema, host string) error {
+		found, err := e.unerasedHost(ctx, shard, host)
+		all = append(all, found...)
+		return err
+	})
 	slices.SortStableFunc(all, func(a, b Unerased) int { return cmp.Compare(b.Waited, a.Waited) })
 	return all, err
-}
-
-// unerasedCluster is [Erasures.Unerased] for the shards of a cluster.
-func (e *Erasures) unerasedCluster(ctx context.Context, cluster string) ([]Unerased, error) {
-	members, err := e.schema.members(ctx, cluster)
-	if err != nil {
-		return nil, err
-	}
-	var (
-		all    []Unerased
-		failed []error
-	)
-	for len(members) > 0 {
-		n := 1
-		for n < len(members) && members[n].shard == members[0].shard {
-			n++
-		}
-		found, err := e.unerasedShard(ctx, members[:n])
-		all = append(all, found...)
-		failed = append(failed, err)
-		members = members[n:]
-	}
-	return all, errors.Join(failed...)
-}
-
-// unerasedShard asks the first replica of a shard that answers.
-func (e *Erasures) unerasedShard(ctx context.Context, replicas members) ([]Unerased, error) {
-	var failed []error
-	for _, m := range replicas {
-		shard, err := e.schema.openShard(m.addr())
-		if err != nil {
-			return nil, err
-		}
-		defer shard.close()
-		if err := shard.Ready(ctx); err != nil {
-			failed = append(failed, m.at(err))
-			continue
-		}
-		found, err := e.unerasedHost(ctx, shard, m.addr())
-		return found, m.at(err)
-	}
-	return nil, errors.Join(failed...)
 }
 
 // unerasedHost is [Erasures.Unerased] for the tables of one host, in no order.

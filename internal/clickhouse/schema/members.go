@@ -2,6 +2,7 @@ package schema
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -143,4 +144,48 @@ func (ms members) placement() string {
 func (ms members) misplaced(cluster, placed string) error {
 	return fmt.Errorf("the rows are placed by %q, and cluster %s has %q now: what is there would be looked for elsewhere; make a new database on the changed cluster, and copy the rows into it: %w",
 		placed, cluster, ms.placement(), ErrLayout)
+}
+
+// eachShard calls do with each shard: on a single machine with this schema and no host,
+// on a cluster with the first replica of the shard that is ready. An error of one
+// shard does not keep the others from being asked.
+func (s *Schema) eachShard(ctx context.Context, do func(shard *Schema, host string) error) error {
+	l := s.layout.Load()
+	if l == nil {
+		return do(s, "")
+	}
+	members, err := s.members(ctx, l.cluster)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for len(members) > 0 {
+		n := 1
+		for n < len(members) && members[n].shard == members[0].shard {
+			n++
+		}
+		failed = append(failed, s.firstReady(ctx, members[:n], do))
+		members = members[n:]
+	}
+	return errors.Join(failed...)
+}
+
+// firstReady calls do with the first of the replicas that is ready.
+func (s *Schema) firstReady(ctx context.Context, replicas members, do func(shard *Schema, host string) error) error {
+	var failed []error
+	for _, m := range replicas {
+		shard, err := s.openShard(m.addr())
+		if err != nil {
+			return err
+		}
+		if err := shard.Ready(ctx); err != nil {
+			shard.close()
+			failed = append(failed, m.at(err))
+			continue
+		}
+		err = do(shard, m.addr())
+		shard.close()
+		return m.at(err)
+	}
+	return errors.Join(failed...)
 }
