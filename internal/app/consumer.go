@@ -74,6 +74,8 @@ func (p *process) startConsumer(ctx context.Context, kafkaCfg kafka.Config, cfg 
 	p.start(ctx, "consumer", c.Run)
 	p.start(ctx, "lag", func(ctx context.Context) error { return p.watchLag(ctx, source) })
 	p.start(ctx, "parts", func(ctx context.Context) error { return p.watchParts(ctx, store) })
+	x := newIndexer(store, p.log, p.registry)
+	p.start(ctx, "index of words", func(ctx context.Context) error { return x.run(ctx, source.Leads) })
 	if cfg.EraseAfter > 0 {
 		e := newEraser(store, cfg.EraseAfter, p.log, p.registry)
 		p.start(ctx, "erasure", func(ctx context.Context) error { return e.run(ctx, source.Leads) })
