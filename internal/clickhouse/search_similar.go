@@ -120,6 +120,7 @@ func (s *Store) current(ctx context.Context, q query.SimilarSearch, neighbors []
 		}
 	}
 	var similar []similarCore
+	except := q.Except.String()
 	// Vectors are large, so few are in memory at once.
 	for chunk := range slices.Chunk(ids, max(1, similarBytes/(16*len(q.Vector)))) {
 		cores, err := s.listedCores(ctx, q.Filter, chunk, nil)
@@ -134,7 +135,7 @@ func (s *Store) current(ctx context.Context, q query.SimilarSearch, neighbors []
 			return nil, err
 		}
 		for _, core := range cores {
-			if q.Except == (event.Ref{ID: core.ID, Alias: core.Alias}) {
+			if except == (event.Ref{ID: core.ID, Alias: core.Alias}).String() {
 				continue
 			}
 			score := math.Inf(-1)
