@@ -70,6 +70,8 @@ func checkQueries(t *testing.T, c *client, m *model) {
 			checkTimeSeries(t, c, m, f, "1d", day)
 			checkInsights(t, c, m, f)
 			checkRetention(t, c, m, f)
+			checkLists(t, c, m, f)
+			checkSearch(t, c, m, f)
 		})
 	}
 	// A query's rows are bounded, so that every session's p95 takes a query for each day.
