@@ -103,10 +103,11 @@ func (s *Store) summaries(ctx context.Context, q query.ConversationList, places 
 	texts := make([]string, len(places))
 	for i, p := range places {
 		hashes[i] = strconv.FormatUint(uint64(event.ConversationHash(p.ConversationID)), 10)
-		texts[i] = ids.text(p.ConversationID)
+		texts[i] = p.ConversationID
 	}
-	sel.prewhere += " AND conversation_hash IN (" + strings.Join(hashes, ", ") + ")"
-	sel.where += " AND conversation_id IN (" + strings.Join(texts, ", ") + ")"
+	sel.bounds += " AND conversation_hash IN (" + strings.Join(hashes, ", ") + ")"
+	sel.where += " AND conversation_id IN (" + ids.texts(texts) + ")"
+	sel.take(&ids)
 	var (
 		conversation    proto.ColStr
 		events, errs    proto.ColUInt64
@@ -124,7 +125,7 @@ func (s *Store) summaries(ctx context.Context, q query.ConversationList, places 
 			heads.columns("toUnixTimestamp64Micro(timestamp), reinterpretAsUInt128(id)") +
 			tails.columns("-toUnixTimestamp64Micro(timestamp), bitNot(reinterpretAsUInt128(id))") +
 			sel.from() + " GROUP BY conversation_id",
-		Parameters: ids.params,
+		Parameters: sel.params,
 		Settings:   append(sel.settings, groupsOnShards),
 		Result: append(append(proto.Results{
 			{Name: "conversation_id", Data: &conversation},

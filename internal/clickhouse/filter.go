@@ -11,27 +11,39 @@ import (
 	"github.com/sluicehq/sluice/internal/query"
 )
 
-// selection selects the events of a filter. Columns that never change go into prewhere,
-// which is fast, and correct before FINAL. Columns that an update or a tombstone changes
-// go into where, which is applied after FINAL. conversation_id belongs to these,
-// because a tombstone has none.
+// selection selects the events of a filter. Columns that never change go into bounds,
+// and so into PREWHERE, which is fast, and correct before FINAL. Columns that an update
+// or a tombstone changes go into where, which is applied after FINAL. conversation_id
+// belongs to these, because a tombstone has none.
 type selection struct {
-	prewhere, where string
-	params          conn.Parameters
-	settings        []ch.Setting
+	// bounds has conditions on the time and the conversation, each with AND before it. All
+	// tables of events have their columns.
+	bounds   string
+	where    string
+	params   conn.Parameters
+	settings []ch.Setting
 	// names is how many names of parameters are taken.
 	names int
 }
 
-// conditions returns a builder of more expressions, whose parameters have other names than those
-// of the selection. The caller puts its parameters into the selection.
+// conditions returns a builder of more expressions. Its parameters have other names than
+// those of the selection, which gets them by [selection.take].
 func (sel *selection) conditions() conditions {
 	return conditions{params: sel.params, count: sel.names}
 }
 
+// take takes over what the expressions of the builder need: their parameters and
+// settings.
+func (sel *selection) take(b *conditions) {
+	sel.params, sel.names = b.params, b.count
+	if b.readsMetadata {
+		sel.settings = append(sel.settings, metadataSettings...)
+	}
+}
+
 // from returns the FROM clause. It has a WHERE clause at its end.
 func (sel *selection) from() string {
-	return " FROM events FINAL PREWHERE " + sel.prewhere + " WHERE " + sel.where
+	return " FROM events FINAL PREWHERE visible" + sel.bounds + " WHERE " + sel.where
 }
 
 // Expressions of the bounds of a selection.
@@ -43,26 +55,24 @@ const (
 // selectEvents returns the selection of a filter.
 func (s *Store) selectEvents(f query.Filter) selection {
 	var b conditions
-	sel := selection{prewhere: "visible", settings: s.readSettings()}
+	sel := selection{settings: s.readSettings()}
 	since, until := clampMicros(f.SinceMicros), clampMicros(f.UntilMicros)
 	if since > 0 || until < query.MicrosMax {
 		// The primary key begins with toDate(timestamp), which ClickHouse does not derive
 		// from a condition on timestamp.
-		sel.prewhere += " AND timestamp >= " + sinceExpr + " AND timestamp < " + untilExpr +
+		sel.bounds += " AND timestamp >= " + sinceExpr + " AND timestamp < " + untilExpr +
 			" AND indexHint(toDate(timestamp) >= toDate(" + sinceExpr + ") AND toDate(timestamp) <= toDate(" + untilExpr + "))"
 		b.params = b.params.Int("since", since).Int("until", until)
 	}
 	b.and("deleted = 0")
 	if f.ConversationID != "" {
-		sel.prewhere += " AND conversation_hash = {hash:UInt32}"
+		sel.bounds += " AND conversation_hash = {hash:UInt32}"
 		b.params = b.params.Uint("hash", uint64(event.ConversationHash(f.ConversationID)))
 		b.and("conversation_id = " + b.text(f.ConversationID))
 	}
 	b.filter(f)
-	if len(f.Metadata) > 0 {
-		sel.settings = append(sel.settings, metadataSettings...)
-	}
-	sel.where, sel.params, sel.names = b.sql.String(), b.params, b.count
+	sel.take(&b)
+	sel.where = b.sql.String()
 	return sel
 }
 
@@ -75,6 +85,8 @@ type conditions struct {
 	sql    strings.Builder
 	params conn.Parameters
 	count  int
+	// readsMetadata says that an expression parses the metadata.
+	readsMetadata bool
 }
 
 // filter adds the conditions of a filter on columns that an update changes.
@@ -84,11 +96,7 @@ func (b *conditions) filter(f query.Filter) {
 	case 1:
 		b.and("event_name = " + b.text(f.EventNames[0]))
 	default:
-		names := make([]string, len(f.EventNames))
-		for i, name := range f.EventNames {
-			names[i] = b.text(name)
-		}
-		b.and("event_name IN (" + strings.Join(names, ", ") + ")")
+		b.and("event_name IN (" + b.texts(f.EventNames) + ")")
 	}
 	switch f.Errors {
 	case query.AnyErrors:
@@ -126,6 +134,15 @@ func (b *conditions) text(value string) string {
 	name := b.name()
 	b.params = b.params.Text(name, value)
 	return "{" + name + ":String}"
+}
+
+// texts returns expressions of the texts, with commas between them.
+func (b *conditions) texts(values []string) string {
+	expressions := make([]string, len(values))
+	for i, value := range values {
+		expressions[i] = b.text(value)
+	}
+	return strings.Join(expressions, ", ")
 }
 
 // float returns an expression of the number.

@@ -56,6 +56,7 @@ func (b *conditions) metadata(m query.MetadataFilter) {
 
 // member returns the expressions of a member.
 func (b *conditions) member(key string) metadataMember {
+	b.readsMetadata = true
 	member := metadataMember{key: b.text(key)}
 	// The metadata's text has the key as JSON, unless it has an escape. Most events without
 	// the member are found out by that, without parsing.

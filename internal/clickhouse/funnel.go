@@ -42,6 +42,7 @@ func (v *values) condition(f query.Filter) string {
 	step.and("true")
 	step.filter(f)
 	v.params, v.count = step.params, step.count
+	v.readsMetadata = v.readsMetadata || step.readsMetadata
 	return "ifNull(" + step.sql.String() + ", 0)"
 }
 
@@ -51,10 +52,8 @@ func (s *Store) Funnel(ctx context.Context, q query.Funnel) ([]query.FunnelRow, 
 	sel := s.selectEvents(q.Filter)
 	v := values{conditions: sel.conditions()}
 	bits := make([]string, len(q.Steps))
-	isMetadata := false
 	for i, step := range q.Steps {
 		bits[i] = "bitShiftLeft(toUInt16(" + v.condition(step) + "), " + strconv.Itoa(i) + ")"
-		isMetadata = isMetadata || len(step.Metadata) > 0
 	}
 	subject, hasSubject := v.subject(q.Subject)
 	group, isJSON := "''", true
@@ -94,13 +93,11 @@ func (s *Store) Funnel(ctx context.Context, q query.Funnel) ([]query.FunnelRow, 
 	if q.GroupBy != nil {
 		sql += " GROUP BY value"
 	}
-	if isMetadata || len(v.members) > 0 {
-		sel.settings = append(sel.settings, metadataSettings...)
-	}
+	sel.take(&v.conditions)
 	err := s.db.Query(ctx, conn.RoleAnalytics, "funnel", s.readTimeout(), ch.Query{
 		Body:       sql + " ORDER BY subjects_1 DESC, value LIMIT {limit:UInt64}",
-		Parameters: v.params.Int("window", q.WindowMicros).Int("limit", int64(q.LimitRows)),
-		Settings:   append(sel.settings, resultSettings(q.BytesMax)...),
+		Parameters: sel.params.Int("window", q.WindowMicros).Int("limit", int64(q.LimitRows)),
+		Settings:   append(sel.settings, answerSettings(q.BytesMax)...),
 		Result:     result,
 		OnResult: func(_ context.Context, block proto.Block) error {
 			for i := range block.Rows {

@@ -153,19 +153,15 @@ func (s *Store) Insights(ctx context.Context, q query.Insights) ([]query.Insight
 		by = append(by, "bucket")
 	}
 	groups := make([]proto.ColStr, len(q.GroupBy))
+	isJSON := make([]bool, len(q.GroupBy))
 	onShards := false
 	for i, g := range q.GroupBy {
 		name := "group_" + strconv.Itoa(i)
 		by = append(by, name)
-		switch g.By {
-		case query.ByEventName:
-			b.column("CAST(event_name, 'String')", name, &groups[i])
-		case query.ByConversation:
-			b.column("conversation_id", name, &groups[i])
-			onShards = true
-		case query.ByMetadata:
-			b.column(b.group(g.MetadataKey), name, &groups[i])
-		}
+		var expression string
+		expression, isJSON[i] = b.groupOf(g)
+		b.column(expression, name, &groups[i])
+		onShards = onShards || g.By == query.ByConversation
 	}
 	measures := make([]measureColumn, len(q.Measures))
 	for i, m := range q.Measures {
@@ -179,18 +175,15 @@ func (s *Store) Insights(ctx context.Context, q query.Insights) ([]query.Insight
 	for _, q := range b.quantiles {
 		b.column("quantilesExactInclusiveIf"+quantileLevels(q.levels)+"(assumeNotNull("+q.operand+"), "+q.operand+" IS NOT NULL)", q.name, q.data)
 	}
-	sel.params = b.params.Int("limit", int64(q.LimitRows))
-	if len(b.members) > 0 && len(q.Metadata) == 0 {
-		sel.settings = append(sel.settings, metadataSettings...)
-	}
+	sel.take(&b.conditions)
 	if onShards {
 		sel.settings = append(sel.settings, groupsOnShards)
 	}
 	var rows []query.InsightsRow
 	err := s.db.Query(ctx, conn.RoleAnalytics, "insights", s.readTimeout(), ch.Query{
 		Body:       b.sql(&sel, by) + " ORDER BY " + orderOf(q, measures, by) + " LIMIT {limit:UInt64}",
-		Parameters: sel.params,
-		Settings:   append(sel.settings, resultSettings(q.BytesMax)...),
+		Parameters: sel.params.Int("limit", int64(q.LimitRows)),
+		Settings:   append(sel.settings, answerSettings(q.BytesMax)...),
 		Result:     b.result,
 		OnResult: func(_ context.Context, block proto.Block) error {
 			for i := range block.Rows {
@@ -198,9 +191,9 @@ func (s *Store) Insights(ctx context.Context, q query.Insights) ([]query.Insight
 				if q.BucketSeconds != nil {
 					row.Micros = bucket[i] * 1_000_000
 				}
-				for j, g := range q.GroupBy {
+				for j := range groups {
 					row.Groups[j] = groups[j].Row(i)
-					if g.By != query.ByMetadata {
+					if !isJSON[j] {
 						row.Groups[j] = quoteJSON(row.Groups[j])
 					}
 				}
@@ -240,15 +233,12 @@ func orderOf(q query.Insights, measures []measureColumn, by []string) string {
 	return strings.Join(append([]string{first + direction + " NULLS LAST"}, by...), ", ")
 }
 
-// resultSettings end a query whose answer is larger than bytesMax.
-func resultSettings(bytesMax int) []ch.Setting {
+// answerSettings are [resultSettings], or none if bytesMax is not set.
+func answerSettings(bytesMax int) []ch.Setting {
 	if bytesMax <= 0 {
 		return nil
 	}
-	return []ch.Setting{
-		conn.Setting("max_result_bytes", strconv.Itoa(bytesMax+roomSlackBytes)),
-		conn.Setting("result_overflow_mode", "throw"),
-	}
+	return resultSettings(bytesMax)
 }
 
 // quoteJSON returns text as a JSON string.

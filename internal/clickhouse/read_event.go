@@ -103,10 +103,9 @@ func (s *Store) event(ctx context.Context, id event.ID, alias string, r *room) (
 
 // eventSize returns the memory that the event takes.
 func (s *Store) eventSize(ctx context.Context, id event.ID) (int, error) {
-	events := []sized{{id: id, bytes: eventBytes}}
-	if err := s.measureCores(ctx, events); err != nil {
+	events, err := s.sizes(ctx, []event.ID{id}, true)
+	if err != nil {
 		return 0, err
 	}
-	err := s.measure(ctx, events, true)
-	return events[0].bytes, err
+	return events[0].bytes, nil
 }

@@ -174,35 +174,41 @@ func (s *Store) pageSizes(ctx context.Context, q query.List) ([]sized, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range ids {
-		events = append(events, sized{id, eventBytes})
-	}
-	if err := s.measureCores(ctx, events); err != nil {
-		return nil, err
-	}
-	return events, s.measure(ctx, events, q.WithEmbeddings)
+	return s.sizes(ctx, ids, q.WithEmbeddings)
 }
 
 // selectPage returns the selection of the events of a list that come after q.After.
 func (s *Store) selectPage(q query.List) selection {
-	if q.After != nil {
-		// The bounds let the index find the place.
-		if q.Newest {
-			q.UntilMicros = min(q.UntilMicros, q.After.Micros()+1)
-		} else {
-			q.SinceMicros = max(q.SinceMicros, q.After.Micros())
-		}
-	}
-	sel := s.selectEvents(q.Filter)
-	if q.After != nil {
-		than := ">"
-		if q.Newest {
-			than = "<"
-		}
-		sel.where += " AND (timestamp, id) " + than + " (fromUnixTimestamp64Micro({after:Int64}, 'UTC'), {after_id:UUID})"
-		sel.params = sel.params.Int("after", q.After.Micros()).Text("after_id", q.After.String())
-	}
+	sel := s.selectEvents(boundAfter(q.Filter, q.After, q.Newest)) // the bounds let the index find the place
+	sel.where += sel.after(q.After, q.Newest)
 	return sel
+}
+
+// boundAfter narrows the times of a filter to what a list can have after an event; nil
+// is the beginning of the list.
+func boundAfter(f query.Filter, after *event.ID, newest bool) query.Filter {
+	switch {
+	case after == nil:
+	case newest:
+		f.UntilMicros = min(f.UntilMicros, after.Micros()+1)
+	default:
+		f.SinceMicros = max(f.SinceMicros, after.Micros())
+	}
+	return f
+}
+
+// after returns a condition, which begins with AND, of the rows that come after an
+// event in a list. It is empty at the beginning of the list.
+func (sel *selection) after(after *event.ID, newest bool) string {
+	if after == nil {
+		return ""
+	}
+	than := ">"
+	if newest {
+		than = "<"
+	}
+	sel.params = sel.params.Int("after", after.Micros()).Text("after_id", after.String())
+	return " AND (timestamp, id) " + than + " (fromUnixTimestamp64Micro({after:Int64}, 'UTC'), {after_id:UUID})"
 }
 
 // orderBy returns the ORDER BY clause of a list of events.

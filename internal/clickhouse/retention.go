@@ -20,9 +20,7 @@ func (s *Store) Retention(ctx context.Context, q query.Retention) ([]query.Reten
 	subject, hasSubject := v.subject(q.Subject)
 	period := v.define("period", "roundDown(toUnixTimestamp64Second(timestamp), {periods:Array(Int64)})")
 	sel.where += " AND " + hasSubject + " AND (" + did + " OR " + returned + ")"
-	if len(q.Did.Metadata) > 0 || len(q.Returned.Metadata) > 0 || len(v.members) > 0 {
-		sel.settings = append(sel.settings, metadataSettings...)
-	}
+	sel.take(&v.conditions)
 	// The periods of each subject. Each of its cohorts has a pair with each period in which it
 	// returned, and one with the second before the cohort, which counts the cohort itself.
 	periods := "WITH " + strings.Join(v.with, ", ") + " SELECT groupUniqArrayIf(" + period + ", " + did + ") AS cohorts, " +
@@ -40,7 +38,7 @@ func (s *Store) Retention(ctx context.Context, q query.Retention) ([]query.Reten
 	)
 	err := s.db.Query(ctx, conn.RoleAnalytics, "retention", s.readTimeout(), ch.Query{
 		Body:       "SELECT cohort, return, count() AS subjects FROM (" + cells + ") GROUP BY cohort, return",
-		Parameters: v.params.Ints("periods", q.PeriodSeconds),
+		Parameters: sel.params.Ints("periods", q.PeriodSeconds),
 		Settings:   sel.settings,
 		Result:     proto.Results{{Name: "cohort", Data: &cohorts}, {Name: "return", Data: &returns}, {Name: "subjects", Data: &subjects}},
 		OnResult: func(context.Context, proto.Block) error {

@@ -53,8 +53,13 @@ func (r *room) settings() []ch.Setting {
 	if r == nil {
 		return nil
 	}
+	return resultSettings(max(0, r.left))
+}
+
+// resultSettings end a query whose result is larger than bytesMax.
+func resultSettings(bytesMax int) []ch.Setting {
 	return []ch.Setting{
-		conn.Setting("max_result_bytes", strconv.Itoa(max(0, r.left)+roomSlackBytes)),
+		conn.Setting("max_result_bytes", strconv.Itoa(bytesMax+roomSlackBytes)),
 		conn.Setting("result_overflow_mode", "throw"),
 	}
 }
@@ -106,58 +111,45 @@ func fitting(events []sized, bytesMax int) int {
 	return len(events)
 }
 
-// measure adds the sizes of the contents, and of the embeddings if asked, to the sizes
-// of the events.
-func (s *Store) measure(ctx context.Context, events []sized, withEmbeddings bool) error {
-	at := make(map[event.ID]int, len(events))
-	ids := make([]event.ID, len(events))
-	for i := range events {
-		ids[i], at[events[i].id] = events[i].id, i
-	}
-	add := func(table, size string) error {
-		var (
-			id    proto.ColUUID
-			bytes proto.ColUInt64
-		)
-		return s.eachKeys(ctx, conn.RoleRead, "sizes", s.readTimeout(), ids, func(byKey string) ch.Query {
-			return ch.Query{
-				Body:     "SELECT id, toUInt64(sum(" + size + ")) AS bytes FROM " + table + " FINAL" + byKey + " GROUP BY id",
-				Settings: s.readSettings(),
-				Result:   proto.Results{{Name: "id", Data: &id}, {Name: "bytes", Data: &bytes}},
-				OnResult: func(context.Context, proto.Block) error {
-					for i := range id {
-						if j, ok := at[event.ID(id[i])]; ok {
-							events[j].bytes += int(bytes[i])
-						}
-					}
-					return nil
-				},
-			}
-		})
-	}
-	if err := add(schema.TableContents, "length(content)"); err != nil || !withEmbeddings {
-		return err
-	}
-	return add(schema.TableEmbeddings, "4 * length(vector)")
-}
-
 // coreBytes is the SQL of the size of a core row's texts, as takeCore counts them.
 const coreBytes = "length(conversation_id) + ifNull(length(error), 0) + length(metadata) + length(alias)"
 
-// measureCores adds the sizes of the core rows to the sizes of the events.
-func (s *Store) measureCores(ctx context.Context, events []sized) error {
+// sizes returns the memory that each of the events takes, with the embeddings if asked.
+func (s *Store) sizes(ctx context.Context, ids []event.ID, withEmbeddings bool) ([]sized, error) {
+	events := make([]sized, len(ids))
+	for i, id := range ids {
+		events[i] = sized{id, eventBytes}
+	}
+	if err := s.addSizes(ctx, events, schema.TableEvents, coreBytes); err != nil {
+		return nil, err
+	}
+	return events, s.measure(ctx, events, withEmbeddings)
+}
+
+// measure adds the sizes of the contents, and of the embeddings if asked, to the sizes
+// of the events.
+func (s *Store) measure(ctx context.Context, events []sized, withEmbeddings bool) error {
+	if err := s.addSizes(ctx, events, schema.TableContents, "length(content)"); err != nil || !withEmbeddings {
+		return err
+	}
+	return s.addSizes(ctx, events, schema.TableEmbeddings, "4 * length(vector)")
+}
+
+// addSizes adds the size of each event's rows of a table to the sizes of the events.
+// size is the SQL of the size of a row.
+func (s *Store) addSizes(ctx context.Context, events []sized, table, size string) error {
 	at := make(map[event.ID]int, len(events))
 	ids := make([]event.ID, len(events))
 	for i := range events {
 		ids[i], at[events[i].id] = events[i].id, i
 	}
+	var (
+		id    proto.ColUUID
+		bytes proto.ColUInt64
+	)
 	return s.eachKeys(ctx, conn.RoleRead, "sizes", s.readTimeout(), ids, func(byKey string) ch.Query {
-		var (
-			id    proto.ColUUID
-			bytes proto.ColUInt64
-		)
 		return ch.Query{
-			Body:     "SELECT id, toUInt64(" + coreBytes + ") AS bytes FROM events FINAL" + byKey,
+			Body:     "SELECT id, toUInt64(sum(" + size + ")) AS bytes FROM " + table + " FINAL" + byKey + " GROUP BY id",
 			Settings: s.readSettings(),
 			Result:   proto.Results{{Name: "id", Data: &id}, {Name: "bytes", Data: &bytes}},
 			OnResult: func(context.Context, proto.Block) error {

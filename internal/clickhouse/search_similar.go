@@ -5,7 +5,6 @@ import (
 	"context"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
@@ -63,11 +62,7 @@ func (s *Store) SearchSimilar(ctx context.Context, q query.SimilarSearch) (query
 // not match the filter.
 func (s *Store) neighbors(ctx context.Context, q query.SimilarSearch, limit int, filtered bool) ([]neighbor, error) {
 	sel := s.selectEvents(q.Filter)
-	prewhere, ok := strings.CutPrefix(sel.prewhere, "visible AND ")
-	if !ok {
-		prewhere = "1"
-	}
-	prewhere += " AND deleted = 0"
+	prewhere := "1" + sel.bounds + " AND deleted = 0"
 	switch {
 	case !q.Output:
 		prewhere += " AND field = 'input'"
@@ -176,14 +171,8 @@ func (s *Store) similarHits(ctx context.Context, q query.SimilarSearch, similar 
 	}
 	events, err := s.assemble(ctx, cores, false, r)
 	if isTooLarge(err) {
-		sizes := make([]sized, len(cores))
-		for i := range cores {
-			sizes[i] = sized{cores[i].ID, eventBytes}
-		}
-		if err := s.measureCores(ctx, sizes); err != nil {
-			return hits, err
-		}
-		if err := s.measure(ctx, sizes, false); err != nil {
+		sizes, err := s.sizes(ctx, idsOf(cores), false)
+		if err != nil {
 			return hits, err
 		}
 		total := 0

@@ -10,6 +10,7 @@ import (
 	"github.com/ClickHouse/ch-go/proto"
 
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
+	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/fulltext"
 	"github.com/sluicehq/sluice/internal/query"
@@ -37,11 +38,8 @@ const (
 // candidate, and checks it. So neither an old version that matched nor a deleted
 // event is found.
 func (s *Store) SearchText(ctx context.Context, q query.TextSearch) (query.Hits, error) {
-	until := q.UntilMicros
-	if q.After != nil {
-		until = min(until, q.After.Micros()+1)
-	}
-	windows, err := s.windows(ctx, q.SinceMicros, until, true)
+	bounds := boundAfter(q.Filter, q.After, true)
+	windows, err := s.windows(ctx, bounds.SinceMicros, bounds.UntilMicros, true)
 	if err != nil {
 		return query.Hits{}, err
 	}
@@ -200,24 +198,26 @@ func (t *textSearch) candidates(ctx context.Context, w window) ([]event.ID, erro
 	var ids []event.ID
 	words := t.q.Text.Words()
 	if t.q.Fields.Input || t.q.Fields.Output {
-		b := &conditions{count: searchParams}
-		condition := "deleted = 0"
-		switch {
-		case !t.q.Fields.Output:
-			condition += " AND field = 'input'"
-		case !t.q.Fields.Input:
-			condition += " AND field = 'output'"
-		}
-		condition += b.likely("content", words) + " AND hasAllTokens(words, " + b.array(indexWords(words)) + ")"
-		found, err := t.find(ctx, w, "event_contents", condition, b)
+		found, err := t.find(ctx, w, schema.TableContents, func(b *conditions) {
+			switch {
+			case !t.q.Fields.Output:
+				b.and("field = 'input'")
+			case !t.q.Fields.Input:
+				b.and("field = 'output'")
+			}
+			b.likely("content", words)
+			b.and("hasAllTokens(words, [" + b.texts(indexWords(words)) + "])")
+		})
 		if err != nil {
 			return nil, err
 		}
 		ids = append(ids, found...)
 	}
 	if t.q.Fields.Error {
-		b := &conditions{count: searchParams}
-		found, err := t.find(ctx, w, "events", "deleted = 0 AND error.null = 0"+b.likely("assumeNotNull(error)", words), b)
+		found, err := t.find(ctx, w, schema.TableEvents, func(b *conditions) {
+			b.and("error.null = 0")
+			b.likely("assumeNotNull(error)", words)
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -228,27 +228,19 @@ func (t *textSearch) candidates(ctx context.Context, w window) ([]event.ID, erro
 	return ids[:min(len(ids), t.step)], nil
 }
 
-// searchParams is where the numbers of a search's own parameters begin, so that they have
-// other names than those of its filter.
-const searchParams = 1 << 16
-
 func idKey(id *event.ID) (*event.ID, event.Field) { return id, 0 }
 
-// find returns the ids of the rows of a table that have the condition, newest first.
-func (t *textSearch) find(ctx context.Context, w window, table, condition string, b *conditions) ([]event.ID, error) {
+// find returns the ids of the rows of a table for which the conditions that add adds
+// hold, newest first.
+func (t *textSearch) find(ctx context.Context, w window, table string, add func(b *conditions)) ([]event.ID, error) {
 	f := t.q.Filter
 	f.SinceMicros, f.UntilMicros = w.since, w.until
-	if t.after != nil {
-		f.UntilMicros = min(f.UntilMicros, t.after.Micros()+1)
-	}
-	sel := t.s.selectEvents(f)
-	// The bounds of the time, and the conversation, are on columns that the tables share.
-	prewhere := strings.TrimPrefix(sel.prewhere, "visible AND ")
-	where, params := "1", append(sel.params, b.params...)
-	if t.after != nil {
-		where += " AND (timestamp, id) < (fromUnixTimestamp64Micro({after:Int64}, 'UTC'), {after_id:UUID})"
-		params = params.Int("after", t.after.Micros()).Text("after_id", t.after.String())
-	}
+	sel := t.s.selectEvents(boundAfter(f, t.after, true))
+	b := sel.conditions()
+	b.and("deleted = 0")
+	add(&b)
+	sel.take(&b)
+	where := "1" + sel.after(t.after, true)
 	if t.seen >= narrowAfter && t.inFilter < t.seen/4 {
 		// Most candidates are outside of the filter, so look only among the events inside.
 		// All rows of an event are on one shard.
@@ -257,9 +249,9 @@ func (t *textSearch) find(ctx context.Context, w window, table, condition string
 	var id proto.ColUUID
 	var ids []event.ID
 	err := t.s.db.Query(ctx, conn.RoleAnalytics, "search", t.s.readTimeout(), ch.Query{
-		Body: "SELECT DISTINCT timestamp, id FROM " + table + " PREWHERE " + prewhere + " AND " + condition + " WHERE " + where +
+		Body: "SELECT DISTINCT timestamp, id FROM " + table + " PREWHERE 1" + sel.bounds + " AND " + b.sql.String() + " WHERE " + where +
 			" ORDER BY timestamp DESC, id DESC LIMIT {limit:UInt64}",
-		Parameters: params.Int("limit", int64(t.step)),
+		Parameters: sel.params.Int("limit", int64(t.step)),
 		Settings:   append(sel.settings, conn.Setting("distributed_product_mode", "local")),
 		Result:     proto.Results{{Name: "timestamp", Data: new(proto.ColDateTime64)}, {Name: "id", Data: &id}},
 		OnResult: func(context.Context, proto.Block) error {
@@ -284,28 +276,17 @@ func indexWords(words []string) []string {
 	return indexed[:min(len(indexed), indexWordsMax)]
 }
 
-// likely returns a cheap condition that holds for every text of the column that has the
+// likely adds a cheap condition that holds for every text of the column that has the
 // words. It keeps the contents that no index has yet from being decoded.
-func (b *conditions) likely(column string, words []string) string {
+func (b *conditions) likely(column string, words []string) {
 	words = slices.Clone(words)
 	slices.SortStableFunc(words, func(a, b string) int { return len(b) - len(a) })
-	var sql strings.Builder
 	for _, word := range words[:min(len(words), needleWordsMax)] {
 		folded, needles := fulltext.Needles(word)
-		sql.WriteString(" AND (")
+		condition := "multiSearchAny(" + column + ", [" + b.texts(needles) + "])"
 		if folded != "" {
-			sql.WriteString("positionCaseInsensitive(" + column + ", " + b.text(folded) + ") > 0 OR ")
+			condition = "(positionCaseInsensitive(" + column + ", " + b.text(folded) + ") > 0 OR " + condition + ")"
 		}
-		sql.WriteString("multiSearchAny(" + column + ", " + b.array(needles) + "))")
+		b.and(condition)
 	}
-	return sql.String()
-}
-
-// array returns an expression of the texts.
-func (b *conditions) array(texts []string) string {
-	elements := make([]string, len(texts))
-	for i, text := range texts {
-		elements[i] = b.text(text)
-	}
-	return "[" + strings.Join(elements, ", ") + "]"
 }

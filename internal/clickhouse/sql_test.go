@@ -290,7 +290,7 @@ func TestSQLAttacks(t *testing.T) {
 		{"SELECT * FROM executable('id', 'TSV', 'a String')", refused},
 		{"SELECT * FROM input('a String')", refused},
 		{"SELECT * FROM dictionary('other.words')", refused},
-		{"SELECT * FROM merge('sluice', '.*')", "answered"}, // of the views, as the next ones show
+		{"SELECT * FROM merge('sluice', '.*')", "answered"}, // it finds the views alone, as the next queries show
 		{"SELECT version FROM merge('sluice', '.*')", wrong},
 		{"SELECT * FROM merge('sluice', '^event.*')", refused},
 		{"SELECT * FROM merge('other', '.*')", refused},

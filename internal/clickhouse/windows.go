@@ -87,13 +87,8 @@ func (w *windows) next() (window, bool) {
 // listIDs returns the ids of the first events of a list, at most limit. It reads the
 // columns of the sort key and of the filter alone.
 func (s *Store) listIDs(ctx context.Context, q query.List, limit int) ([]event.ID, error) {
-	since, until := q.SinceMicros, q.UntilMicros
-	if q.After != nil && q.Newest {
-		until = min(until, q.After.Micros()+1)
-	} else if q.After != nil {
-		since = max(since, q.After.Micros())
-	}
-	windows, err := s.windows(ctx, since, until, q.Newest)
+	bounds := boundAfter(q.Filter, q.After, q.Newest)
+	windows, err := s.windows(ctx, bounds.SinceMicros, bounds.UntilMicros, q.Newest)
 	if err != nil {
 		return nil, err
 	}
