@@ -130,10 +130,7 @@ func metadataFilter(name, value string) query.MetadataFilter {
 		}
 		return query.MetadataFilter{Key: key, Op: op}
 	}
-	for _, o := range [...]struct {
-		text string
-		op   query.Op
-	}{{"!=", query.NotEqual}, {">=", query.GreaterOrEqual}, {"<=", query.LessOrEqual}} {
+	for _, o := range inclusive {
 		// The "=" may be the one at which the query string was split, or be escaped.
 		for _, text := range []string{o.text, o.text[:1]} {
 			if key, ok := strings.CutSuffix(name, text); ok {
@@ -143,10 +140,7 @@ func metadataFilter(name, value string) query.MetadataFilter {
 	}
 	if value == "" {
 		for i := range len(name) {
-			for _, o := range [...]struct {
-				text string
-				op   query.Op
-			}{{"!=", query.NotEqual}, {">=", query.GreaterOrEqual}, {"<=", query.LessOrEqual}, {">", query.Greater}, {"<", query.Less}} {
+			for _, o := range slices.Concat(inclusive, strict) {
 				if rest, ok := strings.CutPrefix(name[i:], o.text); ok {
 					return query.MetadataFilter{Key: name[:i], Op: o.op, Value: rest}
 				}
@@ -155,3 +149,17 @@ func metadataFilter(name, value string) query.MetadataFilter {
 	}
 	return query.MetadataFilter{Key: name, Value: value}
 }
+
+// operator is an operator of a condition on metadata, as it is written.
+type operator struct {
+	text string
+	op   query.Op
+}
+
+// The operators beside "=": those that end in "=", and the others, which begin those.
+//
+//nolint:gochecknoglobals // constant tables
+var (
+	inclusive = []operator{{"!=", query.NotEqual}, {">=", query.GreaterOrEqual}, {"<=", query.LessOrEqual}}
+	strict    = []operator{{">", query.Greater}, {"<", query.Less}}
+)

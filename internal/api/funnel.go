@@ -64,10 +64,8 @@ func (s *Server) analyseFunnel(x *exchange) error {
 		ask: func(ctx context.Context) (int, error) {
 			var err error
 			rows, err = s.ports.Analytics.Funnel(ctx, q)
-			if len(rows) > limit {
-				rows, truncated = rows[:limit], true
-			}
-			return len(rows), err
+			truncated = len(rows) > limit
+			return min(len(rows), limit), err
 		},
 		begin: `{"rows":[`,
 		row: func(i int) {
@@ -85,10 +83,7 @@ func (s *Server) analyseFunnel(x *exchange) error {
 			}
 			x.out = append(x.out, "]}"...)
 		},
-		end: `],"truncated":`,
-		tail: func() {
-			x.out = append(strconv.AppendBool(x.out, truncated), "}\n"...)
-		},
+		tail: func() { x.out = appendTruncated(x.out, truncated) },
 	})
 }
 

@@ -64,10 +64,8 @@ func (s *Server) analyseInsights(x *exchange) error {
 		ask: func(ctx context.Context) (int, error) {
 			var err error
 			rows, err = s.ports.Analytics.Insights(ctx, q)
-			if len(rows) > limit {
-				rows, truncated = rows[:limit], true
-			}
-			return len(rows), err
+			truncated = len(rows) > limit
+			return min(len(rows), limit), err
 		},
 		begin: `{"rows":[`,
 		row: func(i int) {
@@ -91,11 +89,14 @@ func (s *Server) analyseInsights(x *exchange) error {
 			}
 			x.out = append(x.out, '}')
 		},
-		end: `],"truncated":`,
-		tail: func() {
-			x.out = append(strconv.AppendBool(x.out, truncated), "}\n"...)
-		},
+		tail: func() { x.out = appendTruncated(x.out, truncated) },
 	})
+}
+
+// appendTruncated appends the end of an answer that says whether rows were left out.
+func appendTruncated(b []byte, truncated bool) []byte {
+	b = strconv.AppendBool(append(b, `],"truncated":`...), truncated)
+	return append(b, "}\n"...)
 }
 
 // groupBytes is the memory of a group's value in a row.
@@ -180,9 +181,12 @@ func parseMeasure(text string) (query.Measure, bool) {
 // metadataKey returns the key of a member that is written as metadata.KEY.
 func metadataKey(text string) (key string, ok bool) {
 	key, ok = strings.CutPrefix(text, metadataPrefix)
-	// ClickHouse would look for the member that is named by what comes before U+0000.
-	return key, ok && key != "" && !strings.Contains(key, "\x00")
+	return key, ok && isMetadataKey(key)
 }
+
+// isMetadataKey reports whether a member with the key can be asked for. ClickHouse would
+// look for the member that is named by what comes before U+0000.
+func isMetadataKey(key string) bool { return key != "" && !strings.Contains(key, "\x00") }
 
 // groupsOf takes what rows are grouped by, which may be repeated up to most times. It returns
 // the names of the groups in the answer too.

@@ -84,11 +84,9 @@ func (s *Server) list(x *exchange, p *params, q list, badCursor string) error {
 	q.LimitEvents = p.count("limit", defaultPageEvents, s.cfg.PageEventsMax)
 	q.WithEmbeddings = p.flag("embeddings")
 	if text, ok := p.one("cursor"); ok {
-		id, ok := parseCursor(text, q.scope)
-		if !ok {
+		if q.After, ok = parseEventCursor(text, q.scope); !ok {
 			p.fail(event.CodeInvalidValue, "cursor", "%s", badCursor)
 		}
-		q.After = &id
 	}
 	after := s.after(p)
 	if err := p.finish(); err != nil {
@@ -100,24 +98,50 @@ func (s *Server) list(x *exchange, p *params, q list, badCursor string) error {
 	return s.sendPage(x, q)
 }
 
-// appendCursor appends the text of a place in a list: the id of the last event seen,
-// and a check that ties it to the list.
-func appendCursor(b []byte, id event.ID, scope string) []byte {
-	return base64.RawURLEncoding.AppendEncode(b, append(id[:], cursorCheck(id[:], scope)...))
+// appendNextCursor appends the end of an answer whose last member is next_cursor: the
+// text of the place from which the next page goes on, and a check that ties it to the list. A
+// nil place says that there is no next page.
+func appendNextCursor(b, place []byte, scope string) []byte {
+	b = append(b, `],"next_cursor":`...)
+	if place == nil {
+		return append(b, "null}\n"...)
+	}
+	b = append(b, '"')
+	b = base64.RawURLEncoding.AppendEncode(b, append(bytes.Clone(place), cursorCheck(place, scope)...))
+	return append(b, "\"}\n"...)
 }
 
-func parseCursor(text, scope string) (id event.ID, ok bool) {
+// parseCursor returns the place of a cursor of the list.
+func parseCursor(text, scope string) (place []byte, ok bool) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(b) != len(id)+cursorCheckBytes {
-		return id, false
+	if err != nil || len(b) < cursorCheckBytes {
+		return nil, false
 	}
-	id = event.ID(b[:len(id)])
-	return id, bytes.Equal(b[len(id):], cursorCheck(id[:], scope))
+	place, check := b[:len(b)-cursorCheckBytes], b[len(b)-cursorCheckBytes:]
+	return place, bytes.Equal(check, cursorCheck(place, scope))
 }
 
 func cursorCheck(place []byte, scope string) []byte {
 	sum := sha256.Sum256(append(bytes.Clone(place), scope...))
 	return sum[:cursorCheckBytes]
+}
+
+// parseEventCursor returns the event after which the next page of a list begins.
+func parseEventCursor(text, scope string) (*event.ID, bool) {
+	place, ok := parseCursor(text, scope)
+	if !ok || len(place) != len(event.ID{}) {
+		return nil, false
+	}
+	id := event.ID(place)
+	return &id, true
+}
+
+// eventPlace returns the place of an event in a list; nil for none.
+func eventPlace(id *event.ID) []byte {
+	if id == nil {
+		return nil
+	}
+	return id[:]
 }
 
 // listConversations answers with conversations, the one with the latest event first.
@@ -136,7 +160,7 @@ func (s *Server) listConversations(x *exchange) error {
 		}
 	}
 	var rows []query.ConversationSummary
-	var next *query.ConversationPlace
+	var next []byte
 	return s.ask(x, p, s.after(p), question{
 		rowsMax: q.LimitRows, rowBytes: rowBytesMin + event.ConversationIDBytesMax + 2*4*previewChars + listedNameBytes,
 		ask: func(ctx context.Context) (int, error) {
@@ -144,8 +168,7 @@ func (s *Server) listConversations(x *exchange) error {
 			rows, err = s.ports.Analytics.ConversationList(ctx, q)
 			if len(rows) > limit {
 				rows = rows[:limit]
-				last := &rows[limit-1]
-				next = &query.ConversationPlace{LastMicros: last.LastMicros, ConversationID: last.ConversationID}
+				next = conversationPlace(&rows[limit-1])
 			}
 			return len(rows), err
 		},
@@ -169,16 +192,7 @@ func (s *Server) listConversations(x *exchange) error {
 			x.out = appendPreview(appendMember(x.out, ',', "last_output"), row.LastOutput)
 			x.out = append(x.out, '}')
 		},
-		end: `],"next_cursor":`,
-		tail: func() {
-			if next == nil {
-				x.out = append(x.out, "null}\n"...)
-				return
-			}
-			x.out = append(x.out, '"')
-			x.out = appendConversationCursor(x.out, *next, scope)
-			x.out = append(x.out, "\"}\n"...)
-		},
+		tail: func() { x.out = appendNextCursor(x.out, next, scope) },
 	})
 }
 
@@ -193,19 +207,14 @@ func appendPreview(b []byte, text string) []byte {
 	return appendString(b, strings.ToValidUTF8(text, "\uFFFD"))
 }
 
-// appendConversationCursor appends the text of a place in a list of conversations.
-func appendConversationCursor(b []byte, place query.ConversationPlace, scope string) []byte {
-	bytes := append(binary.BigEndian.AppendUint64(nil, uint64(place.LastMicros)), place.ConversationID...)
-	return base64.RawURLEncoding.AppendEncode(b, append(cursorCheck(bytes, scope), bytes...))
+// conversationPlace returns a place in a list of conversations.
+func conversationPlace(c *query.ConversationSummary) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(c.LastMicros)), c.ConversationID...)
 }
 
 func parseConversationCursor(text, scope string) (*query.ConversationPlace, bool) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(b) < cursorCheckBytes+8 {
-		return nil, false
-	}
-	check, place := b[:cursorCheckBytes], b[cursorCheckBytes:]
-	if !bytes.Equal(check, cursorCheck(place, scope)) {
+	place, ok := parseCursor(text, scope)
+	if !ok || len(place) < 8 {
 		return nil, false
 	}
 	return &query.ConversationPlace{LastMicros: int64(binary.BigEndian.Uint64(place)), ConversationID: string(place[8:])}, true

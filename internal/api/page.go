@@ -98,14 +98,7 @@ func canEndEarly(err error) bool {
 // endPage ends the JSON of a page. If there is a next page, it begins after the
 // event.
 func (x *exchange) endPage(after *event.ID, scope string) error {
-	x.out = append(x.out, `],"next_cursor":`...)
-	if after == nil {
-		x.out = append(x.out, "null}\n"...)
-	} else {
-		x.out = append(x.out, '"')
-		x.out = appendCursor(x.out, *after, scope)
-		x.out = append(x.out, "\"}\n"...)
-	}
+	x.out = appendNextCursor(x.out, eventPlace(after), scope)
 	return x.end()
 }
 

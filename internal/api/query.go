@@ -364,12 +364,7 @@ func appendQuantiles(b []byte, names []string, values []float64) []byte {
 			separator = '{'
 		}
 		b = appendMember(b, separator, name)
-		// JSON has no NaN, which is the quantile of nothing.
-		if math.IsNaN(values[i]) || math.IsInf(values[i], 0) {
-			b = append(b, "null"...)
-		} else {
-			b = jsontext.AppendFloat(b, values[i], 64)
-		}
+		b = appendNumber(b, query.Number{Float: values[i]}) // the quantile of nothing is null
 	}
 	return append(b, '}')
 }

@@ -86,10 +86,7 @@ func (s *Server) readJSON(x *exchange) error {
 	if err := checkContentType(x.r, ""); err != nil {
 		return err
 	}
-	if bytesMax := s.bodyBytesMax(k); x.r.ContentLength > int64(bytesMax) {
-		return tooLarge(bytesMax)
-	}
-	encoding, err := contentEncoding(x)
+	encoding, err := s.bodyEncoding(x, k)
 	if err != nil {
 		return err
 	}
@@ -161,11 +158,11 @@ func (s *Server) parseSearch(text []byte) (*search, error) {
 		q.scope = searchScope(&r)
 	}
 	if r.Cursor != nil {
-		id, ok := parseCursor(*r.Cursor, q.scope)
+		id, ok := parseEventCursor(*r.Cursor, q.scope)
 		if q.scope == "" || !ok {
 			return nil, event.Errorf(event.CodeInvalidValue, "cursor", "is not a cursor of this search; only searches of text alone have pages")
 		}
-		q.text.After = &id
+		q.text.After = id
 	}
 	return q, nil
 }
@@ -210,7 +207,7 @@ func (s *Server) parseFilter(members map[string]jsontext.Value) (query.Filter, e
 		if key, ok := strings.CutPrefix(name, metadataPrefix); ok {
 			for _, text := range texts {
 				f := namedMetadataFilter(key, text)
-				if f.Key == "" || strings.Contains(f.Key, "\x00") {
+				if !isMetadataKey(f.Key) {
 					return query.Filter{}, event.Errorf(event.CodeInvalidValue, "filter."+name, "must name a member of the metadata after the dot")
 				}
 				metadata = append(metadata, f)
@@ -238,10 +235,7 @@ func (s *Server) parseFilter(members map[string]jsontext.Value) (query.Filter, e
 // namedMetadataFilter returns the condition of a member of a filter in JSON. The
 // operator is the end of the name: "metadata.tokens>" or "metadata.tokens>=".
 func namedMetadataFilter(name, value string) query.MetadataFilter {
-	for _, o := range [...]struct {
-		text string
-		op   query.Op
-	}{{">", query.Greater}, {"<", query.Less}} {
+	for _, o := range strict {
 		if key, ok := strings.CutSuffix(name, o.text); ok {
 			return query.MetadataFilter{Key: key, Op: o.op, Value: value}
 		}
@@ -425,14 +419,7 @@ func (s *Server) sendHits(x *exchange, q *search, hits query.Hits) error {
 			return err
 		}
 	}
-	x.out = append(x.out, `],"next_cursor":`...)
-	if hits.Next == nil || q.scope == "" {
-		x.out = append(x.out, "null}\n"...)
-	} else {
-		x.out = append(x.out, '"')
-		x.out = appendCursor(x.out, *hits.Next, q.scope)
-		x.out = append(x.out, "\"}\n"...)
-	}
+	x.out = appendNextCursor(x.out, eventPlace(hits.Next), q.scope)
 	return x.end()
 }
 

@@ -98,11 +98,17 @@ func (s *Server) admitWrite(x *exchange, k *writeKind) (ref event.Ref, encoding 
 	if k.isBatch {
 		s.extendDeadlines(x)
 	}
-	if bytesMax := s.bodyBytesMax(k); x.r.ContentLength > int64(bytesMax) {
-		return ref, encoding, tooLarge(bytesMax)
-	}
-	encoding, err = contentEncoding(x)
+	encoding, err = s.bodyEncoding(x, k)
 	return ref, encoding, err
+}
+
+// bodyEncoding returns the encoding of the body, and refuses a body that says it is too
+// large.
+func (s *Server) bodyEncoding(x *exchange, k *writeKind) (body.Encoding, error) {
+	if bytesMax := s.bodyBytesMax(k); x.r.ContentLength > int64(bytesMax) {
+		return body.Identity, tooLarge(bytesMax)
+	}
+	return contentEncoding(x)
 }
 
 // readBody reads the request's body, as it was sent, into memory that x holds.
