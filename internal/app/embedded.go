@@ -64,9 +64,9 @@ func (p *process) startDatabase(ctx context.Context, embedded *EmbeddedConfig, c
 	return nil
 }
 
-// sqlUser is the embedded database's user for queries in SQL. His bounds are written
-// before the database starts, so its memory is that of the configuration, or about half
-// of the machine's.
+// sqlUser returns the embedded database's user for queries in SQL. The bounds of the user
+// are written before the database starts, so they are computed from the configured memory
+// of the database or, without it, from half of the machine's memory.
 func sqlUser(embedded *EmbeddedConfig, cfg *clickhouse.Config) *engine.SQLUserConfig {
 	limits := clickhouse.SQLLimits{Timeout: cfg.QueryTimeout, MemoryBytesMax: cfg.QueryMemoryBytesMax}
 	if limits.MemoryBytesMax == 0 {
