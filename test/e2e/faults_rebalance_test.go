@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -162,15 +163,23 @@ func TestFaultMigration(t *testing.T) {
 	api, consumer := s.runAPI(t), s.runConsumer(t)
 	s.awaitPartitions(t, consumer)
 	s.waitForWrites(t, 500)
-	before := s.sql(t, "SELECT max(version) FROM schema_migrations")[0][0]
+	version := func() int {
+		t.Helper()
+		n, err := strconv.Atoi(s.sql(t, "SELECT max(version) FROM schema_migrations")[0][0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := version()
 
 	s.binary = ""
 	migrate := launch(t, sluiceBinary, t.TempDir(), nil, "migrate", "--clickhouse-url", s.clickhouse.url(s.clickhouse.engine.Addr(), s.database))
 	if code := migrate.wait(t, startBound); code != 0 {
 		t.Fatalf("migrate exited %d: %s", code, migrate.log.tail(logTailBytes))
 	}
-	if after := s.sql(t, "SELECT max(version) FROM schema_migrations")[0][0]; after <= before {
-		t.Fatalf("the schema was %s and is %s", before, after)
+	if after := version(); after <= before {
+		t.Fatalf("the schema was %d and is %d", before, after)
 	}
 	s.waitForWrites(t, 500) // by the old processes
 	second := s.runConsumer(t)
