@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/query"
@@ -297,28 +299,31 @@ func TestFilters(t *testing.T) {
 	}
 }
 
-// TestConditionsOfClients reads the conditions that the client libraries send. What they
-// refuse to send would be read as another condition.
-func TestConditionsOfClients(t *testing.T) {
-	var vectors struct {
-		Conditions []struct {
-			Name, Key, Op, Value string
-			Parameter            []string
-			Refused              bool
-		}
-	}
-	text, err := os.ReadFile("../../sdk/spec/vectors/filters.json")
+// vectorCondition is a condition of the shared vectors.
+type vectorCondition struct {
+	Name, Key, Op, Value string
+	Parameter, Member    []string
+	Refused              bool
+}
+
+func readVectors(t *testing.T, file string, v any) {
+	t.Helper()
+	text, err := os.ReadFile("../../sdk/spec/vectors/" + file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	decode(t, string(text), &vectors)
+	decode(t, string(text), v)
+}
+
+// TestConditionsOfClients reads the conditions that the client libraries send. What they
+// refuse to send as a parameter would be read as another condition.
+func TestConditionsOfClients(t *testing.T) {
+	var vectors struct{ Conditions []vectorCondition }
+	readVectors(t, "filters.json", &vectors)
 	if len(vectors.Conditions) == 0 {
 		t.Fatal("no vectors")
 	}
-	ops := map[string]query.Op{
-		"=": query.Equal, "!=": query.NotEqual, "<": query.Less, "<=": query.LessOrEqual, ">": query.Greater, ">=": query.GreaterOrEqual,
-		"exists": query.Exists, "missing": query.Missing,
-	}
+	ops := queryOps()
 	h := newHarness(t)
 	for _, v := range vectors.Conditions {
 		op, ok := ops[v.Op]
@@ -327,6 +332,16 @@ func TestConditionsOfClients(t *testing.T) {
 			continue
 		}
 		want := query.MetadataFilter{Key: v.Key, Op: op, Value: v.Value}
+		if v.Member != nil {
+			body, err := json.Marshal(map[string]any{"text": "a", "filter": map[string]string{v.Member[0]: v.Member[1]}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.do(t, "POST", "/search", string(body), "Content-Type", "application/json").expect(t, 200, "")
+			if diff := cmp.Diff([]query.MetadataFilter{want}, h.last(t).(query.TextSearch).Metadata); diff != "" {
+				t.Errorf("%s, as a member: %s", v.Name, diff)
+			}
+		}
 		if v.Refused {
 			// This is how the condition would be sent.
 			switch op {
@@ -352,6 +367,123 @@ func TestConditionsOfClients(t *testing.T) {
 		if diff := cmp.Diff([]query.MetadataFilter{want}, h.last(t).(query.List).Metadata); (diff != "") != v.Refused {
 			t.Errorf("%s: refused: %t: %s", v.Name, v.Refused, diff)
 		}
+	}
+}
+
+// TestReadsOfClients answers the reads that the client libraries send. The filters of a step
+// are read as the same filters of the whole question would be.
+func TestReadsOfClients(t *testing.T) {
+	var vectors struct {
+		Reads []struct {
+			Name, Call   string
+			Query        map[string]json.RawMessage
+			Method, Path string
+			Parameters   [][2]string
+			Body         map[string]any
+			Text         string
+			Refused      string
+		}
+	}
+	readVectors(t, "reads.json", &vectors)
+	if len(vectors.Reads) == 0 {
+		t.Fatal("no vectors")
+	}
+	h, sql := newSQLHarness(t)
+	h.event = stored()
+	h.event.OutputEmbeddings = h.event.InputEmbeddings
+	sql.answer = sqlText("[\"a\"]\n[\"UInt8\"]\n[1]\n")
+	for _, v := range vectors.Reads {
+		if v.Refused != "" {
+			continue
+		}
+		values := make(url.Values)
+		for _, p := range v.Parameters {
+			values.Add(p[0], p[1])
+		}
+		body, contentType := v.Text, "text/plain"
+		if v.Body != nil {
+			delete(v.Body, "cursor") // it is of no search
+			text, err := json.Marshal(v.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, contentType = string(text), "application/json"
+		}
+		target := v.Path
+		if len(values) > 0 {
+			target += "?" + values.Encode()
+		}
+		var headers []string
+		if v.Method == "POST" {
+			headers = []string{"Content-Type", contentType}
+		}
+		a := serve(h, request(v.Method, target, body, headers...))
+		if a.status != 200 {
+			t.Errorf("%s: answered %d: %s", v.Name, a.status, a.body)
+			continue
+		}
+		switch v.Call {
+		case "sql", "write_sql":
+			if sql.asked.Text != v.Text {
+				t.Errorf("%s: asked %q, want %q", v.Name, sql.asked.Text, v.Text)
+			}
+		case "funnel":
+			var steps []json.RawMessage
+			decode(t, string(v.Query["steps"]), &steps)
+			q := h.last(t).(query.Funnel)
+			for i, step := range steps {
+				expectStep(t, v.Name, step, q.Steps[i])
+			}
+		case "retention":
+			q := h.last(t).(query.Retention)
+			expectStep(t, v.Name, v.Query["did"], q.Did)
+			if returned, ok := v.Query["returned"]; ok {
+				expectStep(t, v.Name, returned, q.Returned)
+			}
+		}
+	}
+}
+
+// expectStep compares a step that was read with the caller's arguments.
+func expectStep(t *testing.T, name string, arguments json.RawMessage, got query.Filter) {
+	t.Helper()
+	var step struct {
+		EventName  string   `json:"event_name"`
+		Error      *bool    `json:"error"`
+		LatencyMin *float64 `json:"latency_min"`
+		LatencyMax *float64 `json:"latency_max"`
+		Metadata   map[string]string
+		Conditions []vectorCondition
+	}
+	if arguments[0] == '"' {
+		decode(t, string(arguments), &step.EventName)
+	} else {
+		decode(t, string(arguments), &step)
+	}
+	want := query.Filter{EventNames: []string{step.EventName}, LatencyMin: step.LatencyMin, LatencyMax: step.LatencyMax}
+	if step.Error != nil {
+		want.Errors = query.WithoutError
+		if *step.Error {
+			want.Errors = query.WithError
+		}
+	}
+	for key, value := range step.Metadata {
+		want.Metadata = append(want.Metadata, query.MetadataFilter{Key: key, Value: value})
+	}
+	for _, c := range step.Conditions {
+		want.Metadata = append(want.Metadata, query.MetadataFilter{Key: c.Key, Op: queryOps()[c.Op], Value: c.Value})
+	}
+	byText := cmpopts.SortSlices(func(a, b query.MetadataFilter) bool { return fmt.Sprint(a) < fmt.Sprint(b) })
+	if diff := cmp.Diff(want, got, byText); diff != "" {
+		t.Errorf("%s: the step %s: %s", name, arguments, diff)
+	}
+}
+
+// queryOps are the comparisons by the names that clients have for them.
+func queryOps() map[string]query.Op {
+	return map[string]query.Op{
+		"=": query.Equal, "!=": query.NotEqual, "<": query.Less, "<=": query.LessOrEqual, ">": query.Greater, ">=": query.GreaterOrEqual,
+		"exists": query.Exists, "missing": query.Missing,
 	}
 }
 
