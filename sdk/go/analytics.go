@@ -74,14 +74,18 @@ func (q Quantiles) MarshalJSON() ([]byte, error) {
 	return json.Marshal(members)
 }
 
-// A Group is a field by which latencies are grouped.
+// A Group is a field by which events are grouped: one of the constants, or [ByMetadata].
 type Group string
 
-// The groups of [Client.Latency].
+// The groups that all queries with groups have.
 const (
 	ByConversation Group = "conversation"
 	ByEventName    Group = "event_name"
 )
+
+// ByMetadata is the group by the values of a member of the metadata. [Client.Latency] does
+// not have it.
+func ByMetadata(key string) Group { return Group(metadataPrefix + key) }
 
 // A LatencyQuery is the query of [Client.Latency].
 type LatencyQuery struct {

@@ -125,6 +125,65 @@ func ExampleClient_Latency() {
 	}
 }
 
+func ExampleClient_SearchAll() {
+	var client *sluice.Client // from New
+	results := client.SearchAll(context.Background(), sluice.SearchQuery{
+		Filter: sluice.Filter{Since: time.Now().Add(-24 * time.Hour)},
+		Text:   `refund "not yet"`,
+	})
+	for result, err := range results { // the newest first
+		if err != nil {
+			log.Print(err)
+			return
+		}
+		fmt.Println(result.Event.Timestamp, result.Event.ConversationID, len(result.Highlights))
+	}
+}
+
+func ExampleClient_Insights() {
+	var client *sluice.Client // from New
+	insights, err := client.Insights(context.Background(), sluice.InsightsQuery{
+		Measures: []sluice.Measure{sluice.CountEvents, "p95(latency)", "sum(metadata.tokens)"},
+		GroupBy:  []sluice.Group{sluice.ByMetadata("plan")},
+		Interval: sluice.Daily,
+		TimeZone: "Europe/Berlin",
+	})
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	for _, row := range insights.Rows {
+		fmt.Println(row.Time, string(row.Metadata["plan"]), row.Measures[sluice.CountEvents], row.Measures["sum(metadata.tokens)"])
+	}
+}
+
+func ExampleClient_Funnel() {
+	var client *sluice.Client // from New
+	funnel, err := client.Funnel(context.Background(), sluice.FunnelQuery{
+		Steps: []sluice.Step{
+			{EventName: "event_a"},
+			{EventName: "event_b", Errors: sluice.WithoutError, Metadata: map[string]string{"plan": "pro"}},
+		},
+		Window: time.Hour,
+		Per:    sluice.ByMetadata("user"),
+	})
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	for _, step := range funnel.Rows[0].Steps {
+		fmt.Println(step.EventName, step.Subjects, step.ConversionFromPrevious)
+	}
+}
+
+func ExampleClient_WriteSQL() {
+	var client *sluice.Client // from New
+	err := client.WriteSQL(context.Background(), os.Stdout, sluice.CSV, "SELECT event_name, count() FROM live_events GROUP BY event_name")
+	if err != nil {
+		log.Print(err)
+	}
+}
+
 func ExampleClient_Trace() {
 	var (
 		client   *sluice.Client // from New

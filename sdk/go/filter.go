@@ -1,7 +1,9 @@
 package sluice
 
 import (
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,38 +82,103 @@ const (
 	Missing Comparison = "missing"
 )
 
-// values returns the parameters of the filter. The error is a [*FieldError] for a
-// condition that the API cannot express.
-func (f *Filter) values() (url.Values, error) {
-	values := make(url.Values)
-	for name, at := range map[string]time.Time{"since": f.Since, "until": f.Until} {
-		if !at.IsZero() {
-			values.Set(name, at.UTC().Format(timeParameter))
+// A parameter is a name and a value of a query string.
+type parameter struct{ name, value string }
+
+// fields returns the parameters of all fields but the conditions on metadata.
+func (f *Filter) fields() []parameter {
+	var all []parameter
+	add := func(name, value string) {
+		if value != "" {
+			all = append(all, parameter{name, value})
 		}
 	}
-	set(values, "conversation_id", f.ConversationID)
-	set(values, "event_name", f.EventName)
+	add("since", timeText(f.Since))
+	add("until", timeText(f.Until))
+	add("conversation_id", f.ConversationID)
+	add("event_name", f.EventName)
 	for _, name := range f.EventNames {
-		values.Add("event_name", name)
+		all = append(all, parameter{"event_name", name})
 	}
-	set(values, "error", string(f.Errors))
-	for name, ms := range map[string]*float64{"latency_min": f.LatencyMin, "latency_max": f.LatencyMax} {
-		if ms != nil {
-			values.Set(name, strconv.FormatFloat(*ms, 'f', -1, 64))
-		}
-	}
+	add("error", string(f.Errors))
+	add("latency_min", numberText(f.LatencyMin))
+	add("latency_max", numberText(f.LatencyMax))
+	return all
+}
+
+// conditions returns Metadata, in the order of its keys, and Conditions.
+func (f *Filter) conditions() []Condition {
 	conditions := make([]Condition, 0, len(f.Metadata)+len(f.Conditions))
-	for key, value := range f.Metadata {
-		conditions = append(conditions, Condition{Key: key, Value: value})
+	for _, key := range slices.Sorted(maps.Keys(f.Metadata)) {
+		conditions = append(conditions, Condition{Key: key, Value: f.Metadata[key]})
 	}
-	for _, c := range append(conditions, f.Conditions...) {
+	return append(conditions, f.Conditions...)
+}
+
+// parameters returns the parameters of the filter. The error is a [*FieldError] for a
+// condition that the API cannot express.
+func (f *Filter) parameters() ([]parameter, error) {
+	all := f.fields()
+	for _, c := range f.conditions() {
 		name, value, err := c.parameter()
 		if err != nil {
 			return nil, err
 		}
-		values.Add(name, value)
+		all = append(all, parameter{name, value})
+	}
+	return all, nil
+}
+
+// values returns the parameters of the filter. The error is that of parameters.
+func (f *Filter) values() (url.Values, error) {
+	all, err := f.parameters()
+	if err != nil {
+		return nil, err
+	}
+	values := make(url.Values)
+	for _, p := range all {
+		values.Add(p.name, p.value)
 	}
 	return values, nil
+}
+
+// members returns the filter as a JSON object of strings and lists of strings. The
+// error is a [*FieldError] for a condition that the API cannot express.
+func (f *Filter) members() (map[string]any, error) {
+	all := f.fields()
+	for _, c := range f.conditions() {
+		name, value, err := c.member()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, parameter{name, value})
+	}
+	members := make(map[string]any)
+	for _, p := range all {
+		switch earlier := members[p.name].(type) {
+		case nil:
+			members[p.name] = p.value
+		case string:
+			members[p.name] = []string{earlier, p.value}
+		case []string:
+			members[p.name] = append(earlier, p.value)
+		}
+	}
+	return members, nil
+}
+
+func timeText(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return at.UTC().Format(timeParameter)
+}
+
+func numberText(n *float64) string {
+	if n == nil {
+		return ""
+	}
+	return strconv.FormatFloat(*n, 'f', -1, 64)
 }
 
 const (
@@ -151,6 +218,15 @@ func (c *Condition) parameter() (name, value string, err error) {
 		return "", "", &FieldError{Field: metadataPrefix + c.Key, Reason: reason}
 	}
 	return name, value, nil
+}
+
+// member returns the condition as a member of a filter in JSON. There, the value never
+// becomes a part of the name, so only an Equal can be misread.
+func (c *Condition) member() (name, value string, err error) {
+	if c.Key != "" && (c.Op == Less || c.Op == Greater) {
+		return metadataPrefix + c.Key + string(c.Op), c.Value, nil
+	}
+	return c.parameter()
 }
 
 // endsWithOperator reports whether the API reads the end of the text as a comparison.

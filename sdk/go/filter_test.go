@@ -16,10 +16,10 @@ import (
 func TestVectorsOfFilters(t *testing.T) {
 	var vectors struct {
 		Conditions []struct {
-			Name, Key, Value string
-			Op               sluice.Comparison
-			Parameter        []string
-			Refused          bool
+			Name, Key, Value  string
+			Op                sluice.Comparison
+			Parameter, Member []string
+			Refused           bool
 		}
 	}
 	text, err := os.ReadFile("../spec/vectors/filters.json")
@@ -31,6 +31,17 @@ func TestVectorsOfFilters(t *testing.T) {
 	}
 	api := &fakeAPI{answer: func(int, request) answer { return answer{status: 200, body: `{"events":[],"next_cursor":null}`} }}
 	client := serve(t, api, sluice.Options{})
+	expectRefused := func(name, key string, err error, sent []request) {
+		t.Helper()
+		field := "metadata"
+		if key != "" {
+			field = "metadata." + key
+		}
+		var refused *sluice.FieldError
+		if !errors.As(err, &refused) || refused.Field != field || len(sent) != 0 {
+			t.Errorf("%s: error %v after %d requests, want an error of %s", name, err, len(sent), field)
+		}
+	}
 	for _, v := range vectors.Conditions {
 		filters := []sluice.Filter{{Conditions: []sluice.Condition{{Key: v.Key, Op: v.Op, Value: v.Value}}}}
 		if v.Op == sluice.Equal {
@@ -41,14 +52,7 @@ func TestVectorsOfFilters(t *testing.T) {
 			_, err := client.ListEvents(context.Background(), sluice.EventsQuery{Filter: filter})
 			sent := api.got()[before:]
 			if v.Refused {
-				field := "metadata"
-				if v.Key != "" {
-					field = "metadata." + v.Key
-				}
-				var refused *sluice.FieldError
-				if !errors.As(err, &refused) || refused.Field != field || len(sent) != 0 {
-					t.Errorf("%s: error %v after %d requests, want an error of %s", v.Name, err, len(sent), field)
-				}
+				expectRefused(v.Name, v.Key, err, sent)
 				continue
 			}
 			if err != nil {
@@ -58,6 +62,23 @@ func TestVectorsOfFilters(t *testing.T) {
 			values, err := url.ParseQuery(sent[0].query)
 			if err != nil || len(values) != 1 || !slices.Equal(values[v.Parameter[0]], v.Parameter[1:]) {
 				t.Errorf("%s: sent ?%s, want the parameter %q, error %v", v.Name, sent[0].query, v.Parameter, err)
+			}
+		}
+		for _, filter := range filters {
+			before := len(api.got())
+			_, err := client.Search(context.Background(), sluice.SearchQuery{Text: "a", Filter: filter})
+			sent := api.got()[before:]
+			if v.Member == nil {
+				expectRefused(v.Name, v.Key, err, sent)
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s: %v", v.Name, err)
+				continue
+			}
+			var body struct{ Filter map[string]string }
+			if err := json.Unmarshal([]byte(sent[0].text), &body); err != nil || len(body.Filter) != 1 || body.Filter[v.Member[0]] != v.Member[1] {
+				t.Errorf("%s: sent %s, want the member %q, error %v", v.Name, sent[0].text, v.Member, err)
 			}
 		}
 	}
@@ -99,6 +120,28 @@ func TestRefusedFilters(t *testing.T) {
 		},
 		"conversation": func() error {
 			_, err := client.Conversation(ctx, "c1", sluice.ConversationQuery{Filter: filter})
+			return err
+		},
+		"search": func() error { _, err := client.Search(ctx, sluice.SearchQuery{Filter: filter}); return err },
+		"search all": func() error {
+			for _, err := range client.SearchAll(ctx, sluice.SearchQuery{Filter: filter}) {
+				return err
+			}
+			return nil
+		},
+		"insights":  func() error { _, err := client.Insights(ctx, sluice.InsightsQuery{Filter: filter}); return err },
+		"funnel":    func() error { _, err := client.Funnel(ctx, sluice.FunnelQuery{Filter: filter}); return err },
+		"retention": func() error { _, err := client.Retention(ctx, sluice.RetentionQuery{Filter: filter}); return err },
+		"retention, the step": func() error {
+			_, err := client.Retention(ctx, sluice.RetentionQuery{Did: sluice.Step{Conditions: filter.Conditions}})
+			return err
+		},
+		"retention, the later step": func() error {
+			_, err := client.Retention(ctx, sluice.RetentionQuery{Returned: &sluice.Step{Conditions: filter.Conditions}})
+			return err
+		},
+		"funnel, a step": func() error {
+			_, err := client.Funnel(ctx, sluice.FunnelQuery{Steps: []sluice.Step{{Conditions: filter.Conditions}}})
 			return err
 		},
 	} {

@@ -38,11 +38,13 @@ func (i item) op() string { s, _ := i["op"].(string); return cmp.Or(s, "create")
 // A request is a request that the fake API received.
 type request struct {
 	at     time.Time
+	method string
 	path   string
 	query  string
 	header http.Header
 	items  []item
-	status int // the status of the answer
+	text   string // the body, if it is not a batch
+	status int    // the status of the answer
 }
 
 // An answer is an answer of the fake API. Nil results acknowledge every item;
@@ -73,7 +75,7 @@ type fakeAPI struct {
 }
 
 func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	got := request{at: time.Now(), path: r.URL.EscapedPath(), query: r.URL.RawQuery, header: r.Header}
+	got := request{at: time.Now(), method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, header: r.Header}
 	var body io.Reader = r.Body
 	if body == nil {
 		body = bytes.NewReader(nil)
@@ -85,6 +87,13 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		body = z
+	}
+	if got.path != "/events" {
+		text, err := io.ReadAll(body)
+		if err != nil {
+			return // the client went away
+		}
+		got.text, body = string(text), bytes.NewReader(nil)
 	}
 	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, 4<<20)

@@ -1,10 +1,12 @@
 package sluice
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"net/http"
 	"net/url"
@@ -121,8 +123,33 @@ func pathOf(byID, before, id, after string, values url.Values) string {
 	return before + url.PathEscape(id) + after
 }
 
+// A question is the request of a read. Every read may be sent again, because it
+// changes nothing.
+type question struct {
+	method, path string
+	values       url.Values
+	// body and contentType are empty for a GET. values is never nil.
+	body        []byte
+	contentType string
+}
+
 // get reads a resource into answer. It may add parameters to values.
 func (c *Client) get(ctx context.Context, path string, values url.Values, answer any, opts []ReadOption) error {
+	return c.read(ctx, question{method: http.MethodGet, path: path, values: values}, answer, opts)
+}
+
+// read asks the question, and decodes the answer, which is JSON. It may add parameters
+// to the question's values.
+func (c *Client) read(ctx context.Context, q question, answer any, opts []ReadOption) error {
+	return c.ask(ctx, q, opts, func(ctx context.Context, wait time.Duration) (time.Duration, error) {
+		return c.readOnce(ctx, q, wait, answer)
+	})
+}
+
+// ask waits as the options say, and then tries until a try succeeds or readFor is over.
+// A try gets a context that ends then, and returns how long the server asks to pause. The
+// wait adds parameters to the question's values.
+func (c *Client) ask(ctx context.Context, q question, opts []ReadOption, try func(ctx context.Context, wait time.Duration) (time.Duration, error)) error {
 	if c.queue.isClosed() {
 		return ErrClosed
 	}
@@ -136,41 +163,33 @@ func (c *Client) get(ctx context.Context, path string, values url.Values, answer
 	o.wait = (o.wait + time.Second - 1).Truncate(time.Second)
 	ctx, cancel := context.WithTimeout(ctx, readFor+o.wait)
 	defer cancel()
-	if o.wait == 0 {
-		return c.tryGet(ctx, path+query(values, nil), 0, answer)
-	}
-
-	if err := c.Flush(ctx); err != nil {
-		return err
-	}
-	// The log hardly ever has more partitions than one request takes receipts. If
-	// it has, all requests but the last only wait.
-	receipts := c.receipts.all()
-	for len(receipts) > receiptsMax {
-		err := c.tryGet(ctx, path+query(values, receipts[:receiptsMax]), o.wait, answer)
-		if err != nil && !hasCode(err, CodeUnknownEvent) {
+	if o.wait > 0 {
+		if err := c.Flush(ctx); err != nil {
 			return err
 		}
-		receipts = receipts[receiptsMax:]
+		// The log hardly ever has more partitions than one request takes receipts. If
+		// it has, all requests but the last only wait.
+		receipts := c.receipts.all()
+		for len(receipts) > receiptsMax {
+			q.values["after"] = receipts[:receiptsMax]
+			err := retry(ctx, func() (time.Duration, error) { return c.readOnce(ctx, q, o.wait, nil) })
+			if err != nil && !hasCode(err, CodeUnknownEvent) {
+				return err
+			}
+			receipts = receipts[receiptsMax:]
+		}
+		if len(receipts) > 0 {
+			q.values["after"] = receipts
+		}
 	}
-	return c.tryGet(ctx, path+query(values, receipts), o.wait, answer)
+	return retry(ctx, func() (time.Duration, error) { return try(ctx, o.wait) })
 }
 
-// query returns the query string with the parameters and the receipts to wait for.
-func query(values url.Values, receipts []string) string {
-	if len(receipts) > 0 {
-		values["after"] = receipts
-	}
-	if len(values) == 0 {
-		return ""
-	}
-	return "?" + values.Encode()
-}
-
-// tryGet sends the request with retries until it succeeds or readFor is over.
-func (c *Client) tryGet(ctx context.Context, path string, wait time.Duration, answer any) error {
+// retry tries until a try succeeds or fails for good, or ctx, which has a deadline, is
+// over.
+func retry(ctx context.Context, try func() (time.Duration, error)) error {
 	for failures := 0; ; failures++ {
-		retryAfter, err := c.getOnce(ctx, path, wait, answer)
+		retryAfter, err := try()
 		if err == nil || !retriable(err) || hasCode(err, codeNotYetApplied) {
 			return err // the caller's wait timed out
 		}
@@ -182,30 +201,139 @@ func (c *Client) tryGet(ctx context.Context, path string, wait time.Duration, an
 	}
 }
 
-func (c *Client) getOnce(ctx context.Context, path string, wait time.Duration, answer any) (time.Duration, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.opts.URL+path, nil)
+func (c *Client) newRequest(ctx context.Context, q question, wait time.Duration) (*http.Request, error) {
+	target := c.opts.URL + q.path
+	if len(q.values) > 0 {
+		target += "?" + q.values.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, q.method, target, bytes.NewReader(q.body))
 	if err != nil {
-		return 0, err
+		return nil, err
+	}
+	if q.contentType != "" {
+		req.Header.Set("Content-Type", q.contentType)
 	}
 	if wait > 0 {
 		req.Header.Set("Prefer", preferWait(wait))
+	}
+	return req, nil
+}
+
+// readOnce asks once, and decodes the answer unless answer is nil.
+func (c *Client) readOnce(ctx context.Context, q question, wait time.Duration, answer any) (time.Duration, error) {
+	req, err := c.newRequest(ctx, q, wait)
+	if err != nil {
+		return 0, err
 	}
 	got, err := c.do(req, c.opts.RequestTimeout+wait)
 	if err != nil {
 		return 0, err
 	}
 	if got.status >= 300 {
-		err := got.err()
-		if isSluices(err) {
-			c.observe(got.date, 0)
-		}
-		return got.retryAfter, plain(err)
+		return got.retryAfter, c.refused(got)
 	}
-	if err := json.Unmarshal(got.body, answer); err != nil {
-		return got.retryAfter, fmt.Errorf("%w: %w", errBadAnswer, err)
+	if answer != nil {
+		if err := json.Unmarshal(got.body, answer); err != nil {
+			return got.retryAfter, fmt.Errorf("%w: %w", errBadAnswer, err)
+		}
 	}
 	c.observe(got.date, 0)
 	return got.retryAfter, nil
+}
+
+// refused returns the error of an answer to a read whose status is not 2xx.
+func (c *Client) refused(got *answer) error {
+	err := got.err()
+	if isSluices(err) {
+		c.observe(got.date, 0)
+	}
+	return plain(err)
+}
+
+// open asks the question, and returns the body of the answer, which the caller closes.
+// Only the beginning of the answer is retried. Afterwards a read of the body fails if
+// nothing comes for [Options].RequestTimeout. It may add parameters to the question's
+// values.
+func (c *Client) open(ctx context.Context, q question, opts []ReadOption) (*body, error) {
+	var opened *body
+	err := c.ask(ctx, q, opts, func(asking context.Context, wait time.Duration) (time.Duration, error) {
+		deadline, _ := asking.Deadline()
+		var retryAfter time.Duration
+		var err error
+		opened, retryAfter, err = c.openOnce(ctx, q, wait, min(c.opts.RequestTimeout+wait, time.Until(deadline)))
+		return retryAfter, err
+	})
+	return opened, err
+}
+
+// openOnce asks once. The answer must begin before the timeout.
+func (c *Client) openOnce(ctx context.Context, q question, wait, timeout time.Duration) (*body, time.Duration, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	b := &body{ctx: ctx, cancel: cancel, timeout: c.opts.RequestTimeout}
+	b.timer = time.AfterFunc(timeout, func() { cancel(errSilent) })
+	req, err := c.newRequest(ctx, q, wait)
+	if err != nil {
+		_ = b.Close() // nothing is open
+		return nil, 0, err
+	}
+	got, err := c.exchange(req)
+	if err != nil {
+		err = b.explain(err)
+		_ = b.Close() // nothing is open
+		return nil, 0, err
+	}
+	b.from = got.content
+	if got.status >= 300 {
+		defer func() { _ = b.Close() }() // the error is that of the status
+		if err := got.readBody(); err != nil {
+			return nil, 0, b.explain(err)
+		}
+		return nil, got.retryAfter, c.refused(got)
+	}
+	b.timer.Stop()
+	c.observe(got.date, 0)
+	return b, 0, nil
+}
+
+// errSilent is the cause of the end of an answer of which nothing came for too long.
+var errSilent = fmt.Errorf("sluice: the server sent nothing for too long: %w", context.DeadlineExceeded)
+
+// A body is the body of an answer that is read while it comes.
+type body struct {
+	from    io.ReadCloser   // nil until the answer begins
+	ctx     context.Context //nolint:containedctx // it is that of the request, which lasts as long as the body
+	cancel  context.CancelCauseFunc
+	timer   *time.Timer // runs while a read waits for the server
+	timeout time.Duration
+}
+
+// Read reads from the answer. Its errors are [io.EOF] and those of the network.
+func (b *body) Read(p []byte) (int, error) {
+	b.timer.Reset(b.timeout)
+	n, err := b.from.Read(p)
+	b.timer.Stop()
+	if err != nil && err != io.EOF { //nolint:errorlint // the body returns io.EOF itself at its end
+		err = fmt.Errorf("sluice: read the answer: %w", b.explain(err))
+	}
+	return n, err
+}
+
+// explain returns errSilent if that caused the error.
+func (b *body) explain(err error) error {
+	if cause := context.Cause(b.ctx); errors.Is(cause, errSilent) {
+		return cause
+	}
+	return err
+}
+
+// Close ends the request.
+func (b *body) Close() error {
+	b.timer.Stop()
+	b.cancel(nil)
+	if b.from == nil {
+		return nil
+	}
+	return b.from.Close()
 }
 
 func hasCode(err error, code string) bool {

@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	redirectsMax  = 3
-	retryAfterMax = time.Minute
+	redirectsMax = 3
+	// redirectBytesMax is how much of the body of a redirect is read.
+	redirectBytesMax = 64 << 10
+	retryAfterMax    = time.Minute
 	// answerBytesMax is the maximum size of an answer. A page can have 1,000 events
 	// of 1 MiB.
 	answerBytesMax = 1 << 30
@@ -31,7 +33,9 @@ var errBadAnswer = errors.New("sluice: the answer is not Sluice's")
 
 // An answer is an HTTP answer of any status, from Sluice or from a proxy.
 type answer struct {
-	status     int
+	status int
+	// content is the body while it is unread, and body what was read of it.
+	content    io.ReadCloser
 	body       []byte
 	retryAfter time.Duration
 	mediaType  string
@@ -61,16 +65,37 @@ func (a *answer) err() error {
 	return refusal
 }
 
-// do sends the request and returns the answer. It follows redirects 307 and 308 to
-// the same server.
+// do sends the request, and returns the answer with its body, within the timeout.
 func (c *Client) do(req *http.Request, timeout time.Duration) (*answer, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), timeout)
 	defer cancel()
+	got, err := c.exchange(req.WithContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = got.content.Close() }() // the body was read, so an error does not matter
+	if err := got.readBody(); err != nil {
+		return nil, err
+	}
+	return got, nil
+}
+
+// readBody reads the body of the answer, which stays open.
+func (a *answer) readBody() error {
+	var err error
+	if a.body, err = io.ReadAll(io.LimitReader(a.content, answerBytesMax)); err != nil {
+		return fmt.Errorf("sluice: read the answer: %w", err)
+	}
+	return nil
+}
+
+// exchange sends the request and returns the answer, whose content the caller closes. It
+// follows redirects 307 and 308 to the same server.
+func (c *Client) exchange(req *http.Request) (*answer, error) {
 	req.Header.Set("User-Agent", "sluice-go")
 	if c.opts.APIKey != "" {
 		req.Header.Set("Authorization", "Bearer "+c.opts.APIKey)
 	}
-	req = req.WithContext(ctx)
 	for hops := 0; ; hops++ {
 		answer, err := c.doOnce(req)
 		if err != nil || answer.location == "" {
@@ -84,7 +109,9 @@ func (c *Client) do(req *http.Request, timeout time.Duration) (*answer, error) {
 			}
 			return answer, nil
 		}
-		req = req.Clone(ctx)
+		_, _ = io.CopyN(io.Discard, answer.content, redirectBytesMax) // so that the connection can be used again
+		_ = answer.content.Close()
+		req = req.Clone(req.Context())
 		req.URL, req.Host = target, ""
 		if req.GetBody != nil {
 			if req.Body, err = req.GetBody(); err != nil {
@@ -95,18 +122,14 @@ func (c *Client) do(req *http.Request, timeout time.Duration) (*answer, error) {
 }
 
 func (c *Client) doOnce(req *http.Request) (*answer, error) {
-	got, err := c.http.Do(req)
+	got, err := c.http.Do(req) //nolint:bodyclose // the caller closes the answer's content
 	if err != nil {
 		return nil, fmt.Errorf("sluice: %w", err)
 	}
-	defer func() { _ = got.Body.Close() }() // the body was read, so an error does not matter
-	a := &answer{status: got.StatusCode, retryAfter: parseRetryAfter(got.Header.Get("Retry-After")), date: serverTime(got.Header)}
+	a := &answer{status: got.StatusCode, content: got.Body, retryAfter: parseRetryAfter(got.Header.Get("Retry-After")), date: serverTime(got.Header)}
 	a.mediaType, _, _ = mime.ParseMediaType(got.Header.Get("Content-Type"))
 	if a.status >= 300 && a.status < 400 {
 		a.location = got.Header.Get("Location")
-	}
-	if a.body, err = io.ReadAll(io.LimitReader(got.Body, answerBytesMax)); err != nil {
-		return nil, fmt.Errorf("sluice: read the answer: %w", err)
 	}
 	return a, nil
 }

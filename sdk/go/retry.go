@@ -94,7 +94,8 @@ func mayHaveWritten(err error) bool {
 // retriable reports whether a retry of a read may succeed after the error.
 func retriable(err error) bool {
 	var refusal *APIError
-	return !errors.As(err, &refusal) || isTransient(refusal.Status)
+	// 501 means that the server is not set up for the read.
+	return !errors.As(err, &refusal) || isTransient(refusal.Status) && refusal.Status != http.StatusNotImplemented
 }
 
 func hasStatus(err error, status int) bool {

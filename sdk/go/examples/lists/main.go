@@ -1,4 +1,4 @@
-// Lists tracks a few events, and lists events and conversations by filters.
+// Lists tracks a few events, and lists, searches and counts them by filters.
 //
 //	SLUICE_URL=http://127.0.0.1:8080 go run ./examples/lists
 package main
@@ -67,6 +67,26 @@ func run() (err error) {
 	}
 	for _, c := range list.Conversations {
 		fmt.Fprintf(os.Stdout, "%s: %d errors since %s, first asked %q\n", c.ConversationID, c.Errors, c.First.Format(time.RFC3339), c.FirstInput)
+	}
+
+	// Those of them that have all words of a text.
+	found, err := client.Search(ctx, sluice.SearchQuery{Filter: expensive, Text: "order where"})
+	if err != nil {
+		return err
+	}
+	if len(found.Results) < 2 {
+		return fmt.Errorf("the search found %d events, want the two errors above", len(found.Results))
+	}
+
+	// How many tokens each kind of error took.
+	insights, err := client.Insights(ctx, sluice.InsightsQuery{
+		Filter: expensive, Measures: []sluice.Measure{sluice.CountEvents, "sum(metadata.tokens)"}, GroupBy: []sluice.Group{sluice.ByEventName},
+	})
+	if err != nil {
+		return err
+	}
+	for _, row := range insights.Rows {
+		fmt.Fprintf(os.Stdout, "%s: %s events, %s tokens\n", row.EventName, row.Measures[sluice.CountEvents], row.Measures["sum(metadata.tokens)"])
 	}
 	return nil
 }

@@ -108,12 +108,61 @@ type query struct {
 	Order          sluice.TimeOrder
 	Embeddings     bool
 	Q              []float64
-	GroupBy        []sluice.Group `json:"group_by"`
+	GroupBy        groups `json:"group_by"`
 	Limit          int
+	Cursor         string
 	OrderBy        sluice.Order `json:"order_by"`
 	MinEvents      int          `json:"min_events"`
 	Interval       string
 	Wait           seconds
+
+	Text, Like    string // of a search
+	Vector        []float32
+	Field         sluice.SearchField
+	Measures      []sluice.Measure // of insights
+	TZ            string
+	Steps         []stepQuery // of a funnel
+	Window        string
+	Per           sluice.Group
+	Did, Returned *stepQuery // of a retention
+	Query         string     // of SQL
+	Format        sluice.SQLFormat
+}
+
+// groups is a list of groups, or a single one.
+type groups []sluice.Group
+
+func (g *groups) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '[' {
+		return json.Unmarshal(b, (*[]sluice.Group)(g))
+	}
+	*g = make(groups, 1)
+	return json.Unmarshal(b, &(*g)[0])
+}
+
+// one returns the single group; empty for none.
+func (g groups) one() sluice.Group {
+	if len(g) == 0 {
+		return ""
+	}
+	return g[0]
+}
+
+// stepQuery is a step of a funnel: a name alone, or the members of a filter.
+type stepQuery struct{ query }
+
+func (s *stepQuery) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		return json.Unmarshal(b, &s.EventName)
+	}
+	return json.Unmarshal(b, &s.query)
+}
+
+func (s *stepQuery) step() (sluice.Step, error) {
+	f, err := s.filter()
+	return sluice.Step{
+		EventName: f.EventName, Errors: f.Errors, LatencyMin: f.LatencyMin, LatencyMax: f.LatencyMax, Metadata: f.Metadata, Conditions: f.Conditions,
+	}, err
 }
 
 // condition is one of a query; its value may be a string, a number or a boolean.
@@ -326,6 +375,25 @@ func (d *driver) read(ctx context.Context, cmd *command) (any, error) {
 			return nil, err
 		}
 		return nulls(answer)
+	case "search":
+		return all("results", d.client.SearchAll(ctx, sluice.SearchQuery{
+			Filter: filter, Text: q.Text, Vector: q.Vector, Like: q.Like, Field: q.Field, Limit: q.Limit, Cursor: q.Cursor,
+		}, opts...))
+	case "insights":
+		return d.client.Insights(ctx, sluice.InsightsQuery{
+			Filter: filter, Measures: q.Measures, GroupBy: q.GroupBy, Interval: sluice.Interval(q.Interval), TimeZone: q.TZ,
+			OrderBy: sluice.Measure(q.OrderBy), Order: sluice.SortOrder(q.Order), Limit: q.Limit,
+		}, opts...)
+	case "funnel":
+		return d.funnel(ctx, q, filter, opts)
+	case "retention":
+		return d.retention(ctx, q, filter, opts)
+	case "sql":
+		return d.client.SQL(ctx, q.Query, opts...)
+	case "write_sql":
+		var written bytes.Buffer
+		err := d.client.WriteSQL(ctx, &written, q.Format, q.Query, opts...)
+		return map[string]any{"bytes": written.Bytes()}, err
 	}
 
 	var answer any
@@ -354,6 +422,41 @@ func (d *driver) read(ctx context.Context, cmd *command) (any, error) {
 		return nil, err
 	}
 	return nulls(answer)
+}
+
+func (d *driver) funnel(ctx context.Context, q *query, filter sluice.Filter, opts []sluice.ReadOption) (any, error) {
+	window, err := span("window", q.Window)
+	if err != nil {
+		return nil, err
+	}
+	funnel := sluice.FunnelQuery{Filter: filter, Window: window, Per: q.Per, GroupBy: q.GroupBy.one(), Limit: q.Limit}
+	for i := range q.Steps {
+		step, err := q.Steps[i].step()
+		if err != nil {
+			return nil, err
+		}
+		funnel.Steps = append(funnel.Steps, step)
+	}
+	return d.client.Funnel(ctx, funnel, opts...)
+}
+
+func (d *driver) retention(ctx context.Context, q *query, filter sluice.Filter, opts []sluice.ReadOption) (any, error) {
+	retention := sluice.RetentionQuery{Filter: filter, Interval: sluice.Interval(q.Interval), TimeZone: q.TZ, Per: q.Per}
+	var err error
+	if q.Did != nil {
+		if retention.Did, err = q.Did.step(); err != nil {
+			return nil, err
+		}
+	}
+	if q.Returned != nil {
+		returned, err := q.Returned.step()
+		if err != nil {
+			return nil, err
+		}
+		retention.Returned = &returned
+	}
+	rows, err := d.client.Retention(ctx, retention, opts...)
+	return map[string]any{"rows": rows}, err
 }
 
 // all reads a sequence to its end.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -55,6 +57,76 @@ func server(t *testing.T) string {
 	}))
 	t.Cleanup(s.Close)
 	return s.URL
+}
+
+// TestVectorsOfReads sends the reads of the vectors by the driver.
+func TestVectorsOfReads(t *testing.T) {
+	var vectors struct {
+		Reads []struct {
+			Name, Call   string
+			Query        json.RawMessage
+			Method, Path string
+			Parameters   [][2]string
+			Body         any
+			Text         string
+			Refused      string
+		}
+	}
+	text, err := os.ReadFile("../../../spec/vectors/reads.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &vectors); err != nil || len(vectors.Reads) == 0 {
+		t.Fatal(err, "or no vectors")
+	}
+	var sent *http.Request
+	var body []byte
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sent = r
+		body, _ = io.ReadAll(r.Body)
+		_, _ = io.WriteString(w, `{"results":[],"next_cursor":null,"rows":[],"truncated":false,"columns":[]}`)
+	}))
+	t.Cleanup(s.Close)
+	d := new(driver)
+	if err := d.open(options{URL: s.URL}); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range vectors.Reads {
+		t.Run(v.Name, func(t *testing.T) {
+			sent = nil
+			command, err := json.Marshal(map[string]any{"do": v.Call, "query": v.Query})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = d.do(t.Context(), command)
+			if v.Refused != "" {
+				if refused := describe(err); refused.Kind != "invalid" || refused.Field != v.Refused || sent != nil {
+					t.Errorf("error %v, sent %v; want an error of %s", err, sent, v.Refused)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := make(url.Values)
+			for _, p := range v.Parameters {
+				want.Add(p[0], p[1])
+			}
+			if sent.Method != v.Method || sent.URL.Path != v.Path || sent.URL.RawQuery != want.Encode() {
+				t.Errorf("sent %s %s, want %s %s?%s", sent.Method, sent.URL, v.Method, v.Path, want.Encode())
+			}
+			if v.Body == nil {
+				if string(body) != v.Text {
+					t.Errorf("sent the body %q, want %q", body, v.Text)
+				}
+				return
+			}
+			var got any
+			if err := json.Unmarshal(body, &got); err != nil || !reflect.DeepEqual(got, v.Body) {
+				t.Errorf("sent the body %s, want %v", body, v.Body)
+			}
+		})
+	}
 }
 
 func TestDriver(t *testing.T) {
