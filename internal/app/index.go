@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -10,29 +11,31 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse"
 )
 
-// indexInterval is how often the indexer looks for parts without the index.
+// indexInterval is how often the indexer looks for parts that lack what searches read.
 const indexInterval = time.Minute
 
-// indexer has the index of words built for the contents that were stored before the index
-// was added, so that searches of them become fast while the service runs.
+// indexer has the index of words built for the contents, and the signs stored for the
+// embeddings, that are older than the index or the signs. So searches of them become
+// fast while the service runs.
 type indexer struct {
 	store *clickhouse.Store
 	log   *slog.Logger
-	// pending is the number of parts that have no index yet.
+	// pending is the number of parts that lack the index or the signs.
 	pending prometheus.Gauge
 }
 
 func newIndexer(store *clickhouse.Store, log *slog.Logger, reg prometheus.Registerer) *indexer {
 	x := &indexer{store: store, log: log, pending: prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: "sluice_search", Name: "unindexed_parts",
-		Help: "Parts of event_contents from before the index of words, whose contents each search reads. ClickHouse builds their index in the background. 0 in all consumers but the one that sees to it.",
+		Help: "Parts from before the index of words, whose contents each search for a text reads, and from before the signs of vectors, whose vectors each search for similar ones reads. ClickHouse adds both in the background. 0 in all consumers but the one that sees to it.",
 	})}
 	reg.MustRegister(x.pending)
 	return x
 }
 
-// run has the index built, and reports the progress, until no part is left or ctx is
-// over. It does so only while leads reports that this process is the one of the group that does.
+// run has the index built and the signs stored, and reports the progress, until no part
+// is left or ctx is over. It does so only while leads reports that this process is the one
+// of the group that does.
 func (x *indexer) run(ctx context.Context, leads func() bool) error {
 	tick := time.NewTicker(indexInterval)
 	defer tick.Stop()
@@ -46,19 +49,21 @@ func (x *indexer) run(ctx context.Context, leads func() bool) error {
 			x.pending.Set(0)
 			continue
 		}
-		parts, err := x.store.IndexWords(ctx)
-		if err != nil {
+		contents, errWords := x.store.IndexWords(ctx)
+		embeddings, errSigns := x.store.StoreSigns(ctx)
+		if err := errors.Join(errWords, errSigns); err != nil {
 			if ctx.Err() == nil {
-				x.log.Warn("the index of words is not built for all contents yet, trying again", "error", err)
+				x.log.Warn("older contents and embeddings are not prepared for searches yet, trying again", "error", err)
 			}
 			continue
 		}
+		parts := contents + embeddings
 		x.pending.Set(float64(parts))
 		if parts != last {
-			x.log.Info("building the index of words for older contents", "parts_left", parts)
+			x.log.Info("preparing older contents and embeddings for searches", "parts_left", parts)
 		}
 		if last = parts; parts == 0 {
-			<-ctx.Done() // parts without the index do not come back
+			<-ctx.Done() // such parts do not come back
 			return nil
 		}
 	}
