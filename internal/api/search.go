@@ -35,6 +35,7 @@ type searchRequest struct {
 	Filter map[string]jsontext.Value `json:"filter"`
 	Limit  *int                      `json:"limit"`
 	Cursor *string                   `json:"cursor"`
+	Exact  *bool                     `json:"exact,omitzero"`
 }
 
 // search is a search that is asked for.
@@ -118,6 +119,9 @@ func (s *Server) parseSearch(text []byte) (*search, error) {
 	if r.Vector != nil && r.Like != nil {
 		return nil, event.Errorf(event.CodeInvalidValue, "like", "cannot be given together with vector")
 	}
+	if r.Exact != nil && r.Vector == nil && r.Like == nil {
+		return nil, event.Errorf(event.CodeInvalidValue, "exact", "is only for a search with vector or like")
+	}
 	field := ""
 	if r.Field != nil {
 		field = *r.Field
@@ -136,7 +140,7 @@ func (s *Server) parseSearch(text []byte) (*search, error) {
 		q.text.Fields = query.SearchFields{Input: field == "" || field == "input", Output: field == "" || field == "output", Error: field == "" || field == "error"}
 	}
 	if r.Vector != nil || r.Like != nil {
-		q.similar = &query.SimilarSearch{Filter: f, LimitEvents: q.limit, Input: field != "output", Output: field != "input"}
+		q.similar = &query.SimilarSearch{Filter: f, LimitEvents: q.limit, Input: field != "output", Output: field != "input", Exact: r.Exact != nil && *r.Exact}
 	}
 	if r.Vector != nil {
 		if q.similar.Vector, err = searchVector(r.Vector); err != nil {

@@ -89,6 +89,12 @@ func TestSearchSimilar(t *testing.T) {
 	if diff := cmp.Diff(query.SimilarSearch{Filter: everything, Vector: []float32{0.5, -1}, Output: true, LimitEvents: 10}, h.last(t)); diff != "" {
 		t.Error(diff)
 	}
+	search(t, h, `{"vector":[0.5,-1],"exact":true}`).expect(t, 200, "")
+	if diff := cmp.Diff(query.SimilarSearch{Filter: everything, Vector: []float32{0.5, -1}, Input: true, Output: true, Exact: true, LimitEvents: 10}, h.last(t)); diff != "" {
+		t.Error(diff)
+	}
+	search(t, h, `{"vector":[1],"exact":1}`).problem(t, 400, "invalid_type", "exact")
+	search(t, h, `{"text":"refund","exact":false}`).problem(t, 422, "invalid_value", "exact")
 	h.event = stored()
 	search(t, h, `{"like":"a"}`).expect(t, 200, "")
 	want := query.SimilarSearch{Filter: everything, Vector: []float32{0.5, -1}, Input: true, Except: event.Ref{Alias: "a"}, LimitEvents: 10}

@@ -258,7 +258,9 @@ type SimilarSearch struct {
 	// of an event counts.
 	Input, Output bool
 	// Except is left out; the zero value leaves out none.
-	Except      event.Ref
+	Except event.Ref
+	// Exact has all vectors of the time range compared, however many there are.
+	Exact       bool
 	LimitEvents int
 	// BytesMax bounds the memory of the hits' events, as in List.
 	BytesMax int

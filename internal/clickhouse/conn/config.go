@@ -47,6 +47,7 @@ const (
 	DefaultLookupBytesMax       = 16 << 20
 	DefaultPageBytesMax         = 64 << 20
 	DefaultListRowsMax          = 128 << 10
+	DefaultSimilarExactRows     = 200_000
 )
 
 // TLS configures TLS. The zero value turns it off.
@@ -128,6 +129,10 @@ type Config struct {
 	// searched at once. In a larger one it is searched from day to day. Default:
 	// [DefaultListRowsMax].
 	ListRowsMax int
+	// SimilarExactRows is the most vectors that a search for similar events compares one
+	// by one. Among more, it first looks for candidates by the signs of the vectors, so that
+	// its answer may lack a few of the nearest events. Default: [DefaultSimilarExactRows].
+	SimilarExactRows int
 	// PageBytesMax bounds the memory of one event, or of one page of a
 	// conversation, where the reader states no bound. Default:
 	// [DefaultPageBytesMax].
@@ -196,6 +201,7 @@ func (c Config) Validate() error {
 		{"LookupBytesMax", int64(c.LookupBytesMax)},
 		{"PageBytesMax", int64(c.PageBytesMax)},
 		{"ListRowsMax", int64(c.ListRowsMax)},
+		{"SimilarExactRows", int64(c.SimilarExactRows)},
 	} {
 		if n.value < 0 {
 			bad(n.field, "%d is negative", n.value)
@@ -225,6 +231,7 @@ func (c Config) WithDefaults() Config {
 	c.LookupBytesMax = cmp.Or(c.LookupBytesMax, DefaultLookupBytesMax)
 	c.PageBytesMax = cmp.Or(c.PageBytesMax, DefaultPageBytesMax)
 	c.ListRowsMax = cmp.Or(c.ListRowsMax, DefaultListRowsMax)
+	c.SimilarExactRows = cmp.Or(c.SimilarExactRows, DefaultSimilarExactRows)
 	return c
 }
 
