@@ -5,6 +5,7 @@
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { stringify } from '../src/big-integers.js';
 import { conversationHash, makeId, mintId, nowMicros } from '../src/ids.js';
 import {
   ApiError,
@@ -16,7 +17,12 @@ import {
   TimeoutError,
   ValidationError,
   type ClientOptions,
+  type FunnelOptions,
+  type GroupValues,
+  type InsightsOptions,
   type NewEvent,
+  type RetentionOptions,
+  type StreamSqlOptions,
   type WriteFailure,
 } from '../src/index.js';
 import { camelCase, snakeCase } from './names.js';
@@ -39,7 +45,7 @@ interface Command {
   event: object;
   fields: object;
   timeout?: number;
-  wait?: number;
+  wait?: number | undefined;
   limit?: number;
   embeddings?: boolean;
   query?: { wait?: number } & Record<string, unknown>;
@@ -135,6 +141,34 @@ const commands: Record<string, (command: Command) => unknown> = {
   async timeseries(command) {
     return { rows: (await client().timeSeries(query(command))).map(snakeCase) };
   },
+  async search(command) {
+    const results: object[] = [];
+    for await (const { event, ...rest } of client().searchAll(query(command))) {
+      results.push({ event: snakeCase(event), ...rest });
+    }
+    return { results };
+  },
+  async insights(command) {
+    const { rows, truncated } = await client().insights(query(command) as InsightsOptions);
+    return { rows: rows.map(({ measures, ...row }) => ({ ...ungrouped(row), ...measures })), truncated };
+  },
+  async funnel(command) {
+    const { rows, truncated } = await client().funnel(query(command) as FunnelOptions);
+    return { rows: rows.map(({ steps, ...row }) => ({ ...ungrouped(row), steps: steps.map(snakeCase) })), truncated };
+  },
+  async retention(command) {
+    return { rows: await client().retention(query(command) as RetentionOptions) };
+  },
+  sql({ query: { query: text, ...rest } = {}, wait }) {
+    return client().sql(text as string, query({ query: rest, wait }));
+  },
+  async write_sql({ query: { query: text, ...rest } = {}, wait }) {
+    const pieces: Uint8Array[] = [];
+    for await (const piece of client().streamSql(text as string, query({ query: rest, wait }) as StreamSqlOptions)) {
+      pieces.push(piece);
+    }
+    return { bytes: Buffer.concat(pieces).toString('base64') };
+  },
   async trace({ conversation_id, input, output, error, sleep: seconds }) {
     let id = '';
     try {
@@ -172,8 +206,23 @@ function millis(seconds: number | null | undefined): number | undefined {
   return typeof seconds === 'number' ? seconds * 1000 : undefined;
 }
 
-function query({ query: { wait: inner, ...rest } = {}, wait = inner }: Pick<Command, 'query' | 'wait'>): object {
-  return { ...camelCase(rest), waitSeconds: wait };
+function query({ query: { wait: inner, steps, did, returned, ...rest } = {}, wait = inner }: Pick<Command, 'query' | 'wait'>): object {
+  return {
+    ...camelCase(rest),
+    ...(steps !== undefined && { steps: (steps as (string | object)[]).map(step) }),
+    ...(did !== undefined && { did: step(did as string | object) }),
+    ...(returned !== undefined && { returned: step(returned as string | object) }),
+    waitSeconds: wait,
+  };
+}
+
+function step(step: string | object): string | object {
+  return typeof step === 'string' ? step : camelCase(step);
+}
+
+/** Returns the groups of a row as the API has them. */
+function ungrouped({ metadata = {}, ...row }: GroupValues): object {
+  return { ...snakeCase(row), ...Object.fromEntries(Object.entries(metadata).map(([key, value]) => [`metadata.${key}`, value])) };
 }
 
 /** Reads a generator to its end. */
@@ -232,6 +281,6 @@ for await (const line of createInterface({ input: process.stdin })) {
   } catch (error) {
     answer = { error: describe(error) };
   }
-  process.stdout.write(JSON.stringify(answer) + '\n');
+  process.stdout.write(`${stringify(answer, true) ?? ''}\n`);
 }
 process.exit();

@@ -1,4 +1,4 @@
-// Tracks a few events, and lists events and conversations by filters.
+// Tracks a few events, and lists, searches and counts them by filters.
 import { Client, type FilterOptions } from '@sluicehq/sluice';
 
 const client = new Client({ url: process.env.SLUICE_URL });
@@ -33,6 +33,18 @@ if (count < 2) {
 const { conversations } = await client.listConversations({ ...expensive, limit: 20 });
 for (const { conversationId, errors, first, firstInput } of conversations) {
   console.log(`${conversationId}: ${errors} errors since ${first}, first asked: ${firstInput ?? ''}`);
+}
+
+// Those of them that have all words of a text.
+const { results } = await client.search({ ...expensive, text: 'order where' });
+if (results.length < 2) {
+  throw new Error(`the search found ${results.length} events, not the two errors above`);
+}
+
+// How many tokens they took.
+const { rows } = await client.insights({ ...expensive, measures: ['events', 'sum(metadata.tokens)'], groupBy: ['event_name'] });
+for (const { eventName, measures } of rows) {
+  console.log(eventName, measures.events, measures['sum(metadata.tokens)']);
 }
 
 await client.close();

@@ -31,6 +31,10 @@ import type {
   EventPage,
   EventUpdate,
   FilterOptions,
+  Funnel,
+  FunnelOptions,
+  Insights,
+  InsightsOptions,
   LatencyOptions,
   LatencyRow,
   ListConversationsOptions,
@@ -38,7 +42,14 @@ import type {
   NewEvent,
   Op,
   ReadOptions,
+  RetentionOptions,
+  RetentionRow,
+  SearchOptions,
+  SearchPage,
+  SearchResult,
+  SqlResult,
   StoredEvent,
+  StreamSqlOptions,
   TimeoutOptions,
   TimeSeriesOptions,
   TimeSeriesRow,
@@ -310,6 +321,70 @@ export class Client implements AsyncDisposable {
   /** Reads events, errors and latency quantiles per interval, in order of time. It throws the same errors as {@link Client.event}. */
   timeSeries(options: TimeSeriesOptions = {}): Promise<TimeSeriesRow[]> {
     return this.#reader.timeSeries(options);
+  }
+
+  /**
+   * Finds events by a text, by the similarity of embeddings, or by both, and reads one page of them. It throws the same errors as
+   * {@link Client.event}; `unknown_event` means that `like` names no event.
+   */
+  search(options: SearchOptions): Promise<SearchPage> {
+    return this.#reader.search(options);
+  }
+
+  /**
+   * Iterates over all results of {@link Client.search}, beginning at `cursor`. It reads one page at a time. `waitSeconds` applies to the
+   * first page only. It throws the same errors as {@link Client.search}.
+   */
+  async *searchAll(options: SearchOptions): AsyncGenerator<SearchResult, void, undefined> {
+    yield* over(options, async (page) => {
+      const { results, nextCursor } = await this.search(page);
+      return { items: results, nextCursor };
+    });
+  }
+
+  /**
+   * Computes measures of events, by group and by interval. Groups and intervals without events have no row. Without both there is exactly
+   * one row. It throws the same errors as {@link Client.event}.
+   */
+  insights(options: InsightsOptions): Promise<Insights> {
+    return this.#reader.insights(options);
+  }
+
+  /**
+   * Counts how many subjects (conversations, or what `per` says) do the steps in their order within the window, and how fast. It throws the
+   * same errors as {@link Client.event}.
+   */
+  funnel(options: FunnelOptions): Promise<Funnel> {
+    return this.#reader.funnel(options);
+  }
+
+  /**
+   * Counts, of the subjects (conversations, or what `per` says) that did something in a period, how many return in that period and in those
+   * after it. There is a row for each period, in order of time. It throws the same errors as {@link Client.event}.
+   */
+  retention(options: RetentionOptions): Promise<RetentionRow[]> {
+    return this.#reader.retention(options);
+  }
+
+  /**
+   * Runs a SELECT in ClickHouse's SQL on the live views, which docs/sql.md describes. The whole answer is in memory, which the server
+   * bounds; see {@link Client.streamSql}. It throws the same errors as {@link Client.event}. An {@link ApiError} with the code
+   * `invalid_query` says what is wrong with the query; `sql_not_set_up` means that the server has no user for SQL.
+   */
+  sql(query: string, options: ReadOptions = {}): Promise<SqlResult> {
+    return this.#reader.sql(query, options);
+  }
+
+  /**
+   * Runs a query as {@link Client.sql} does, and yields the bytes of the answer while they come, which need little memory:
+   *
+   *     await pipeline(client.streamSql('SELECT * FROM live_events', { format: 'parquet' }), createWriteStream('events.parquet'));
+   *
+   * The query begins with the first piece that is asked for, and is retried until the answer begins. After that, a {@link NetworkError} means
+   * that the answer broke off, and a {@link TimeoutError} that nothing came for `requestTimeoutMs`.
+   */
+  async *streamSql(query: string, options: StreamSqlOptions): AsyncGenerator<Uint8Array, void, undefined> {
+    yield* await this.#reader.streamSql(query, options);
   }
 
   /**

@@ -198,6 +198,13 @@ function encodeEmbedding(field: string, values: Embedding | null | undefined): s
   if (values === undefined || values === null) {
     return values;
   }
+  const floats = float32s(field, values);
+  const bytes = Buffer.from(floats.buffer, floats.byteOffset, floats.byteLength);
+  return (littleEndian ? bytes : Buffer.from(bytes).swap32()).toString('base64');
+}
+
+/** Returns an embedding as float32. It throws a {@link ValidationError}. */
+export function float32s(field: string, values: Embedding): Float32Array {
   if (!Array.isArray(values) && !(values instanceof Float32Array) && !(values instanceof Float64Array)) {
     throw new ValidationError(field, 'must be an array of numbers');
   }
@@ -212,8 +219,7 @@ function encodeEmbedding(field: string, values: Embedding | null | undefined): s
     }
     floats[i] = value;
   }
-  const bytes = Buffer.from(floats.buffer, floats.byteOffset, floats.byteLength);
-  return (littleEndian ? bytes : Buffer.from(bytes).swap32()).toString('base64');
+  return floats;
 }
 
 function encode(item: Item, fields: EventUpdate, encoding: Encoding, minted = false): Encoded {

@@ -2,13 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { apiError, parseJson, type Answer } from './answer.js';
 import { parseBigIntegers } from './big-integers.js';
-import { checkConversationId, checkId } from './encode.js';
+import { checkConversationId, checkId, float32s } from './encode.js';
 import { ApiError, ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
-import { filter, queryString, type Query } from './filter.js';
+import { filter, filterMembers, queryString, stepText, type Query } from './filter.js';
 import { membersOf, piecesOf } from './json-text.js';
 import { RawJson } from './payload.js';
 import { isProblem, isTransient, pauseMs, retryAfterMs } from './retry.js';
-import type { Transport } from './transport.js';
+import type { Request, Transport } from './transport.js';
 import type {
   ConversationList,
   ConversationPageOptions,
@@ -19,13 +19,27 @@ import type {
   EventOptions,
   EventPage,
   FilterOptions,
+  Funnel,
+  FunnelOptions,
+  FunnelStep,
+  GroupValues,
+  Insights,
+  InsightsOptions,
   LatencyOptions,
   LatencyRow,
   ListConversationsOptions,
   ListEventsOptions,
+  MeasureValues,
   Quantiles,
   ReadOptions,
+  RetentionOptions,
+  RetentionRow,
+  SearchOptions,
+  SearchPage,
+  SearchResult,
+  SqlResult,
   StoredEvent,
+  StreamSqlOptions,
   TimeSeriesOptions,
   TimeSeriesRow,
 } from './types.js';
@@ -133,79 +147,172 @@ export class Reader {
     return rows.map(({ error_rate: errorRate, ...rest }) => ({ errorRate, ...rest }));
   }
 
+  async search({ text, vector, like, field, limit, cursor, raw, ...options }: SearchOptions): Promise<SearchPage> {
+    const body = {
+      text,
+      vector: vector && Array.from(float32s('vector', vector)),
+      like,
+      field,
+      filter: filterMembers(options),
+      limit,
+      cursor: cursor ?? undefined,
+    };
+    const headers = { 'Content-Type': 'application/json' };
+    const json = await this.#ask({ method: 'POST', path: '/search', query: {}, headers, body: Buffer.from(JSON.stringify(body)) }, options);
+    const page = this.#parse(json) as { results: (Omit<SearchResult, 'event'> & { event: ApiEvent })[]; next_cursor: string | null };
+    const raws = raw ? piecesOf(membersOf(json).get('results') ?? '[]') : [];
+    const rawEvent = (i: number) => (raws[i] === undefined ? undefined : membersOf(raws[i]).get('event'));
+    return {
+      results: page.results.map(({ event, score, highlights }, i) => ({ event: storedEvent(event, rawEvent(i)), score, highlights })),
+      nextCursor: page.next_cursor,
+    };
+  }
+
+  async insights({ measures, groupBy, interval, tz, orderBy, order, limit, ...options }: InsightsOptions): Promise<Insights> {
+    const query = { ...filter(options), measure: measures, group_by: groupBy, interval, tz, order_by: orderBy, order, limit };
+    const { rows, truncated } = this.#parse(await this.#read('/analytics/insights', query, options)) as { rows: ApiRow[]; truncated: boolean };
+    return {
+      rows: rows.map((row) => {
+        const { time, ...rest } = row as ApiRow & { time?: string };
+        const { groups, others } = grouped(rest);
+        return { ...(time !== undefined && { time }), ...groups, measures: others as MeasureValues };
+      }),
+      truncated,
+    };
+  }
+
+  async funnel({ steps, window, per, groupBy, limit, ...options }: FunnelOptions): Promise<Funnel> {
+    const query = { ...filter(options), step: steps.map(stepText), window, per, group_by: groupBy, limit };
+    const { rows, truncated } = this.#parse(await this.#read('/analytics/funnel', query, options)) as { rows: ApiRow[]; truncated: boolean };
+    return {
+      rows: rows.map((row) => {
+        const { groups, others } = grouped(row);
+        return { ...groups, steps: (others.steps as ApiStep[]).map(funnelStep) };
+      }),
+      truncated,
+    };
+  }
+
+  async retention({ did, returned, interval, tz, per, ...options }: RetentionOptions): Promise<RetentionRow[]> {
+    const query = { ...filter(options), did: stepText(did), returned: returned === undefined ? undefined : stepText(returned), interval, tz, per };
+    const { rows } = (await this.#get('/analytics/retention', query, options)) as { rows: RetentionRow[] };
+    return rows;
+  }
+
+  async sql(query: string, options: ReadOptions): Promise<SqlResult> {
+    return this.#parse(await this.#ask(sqlQuestion(query), options)) as SqlResult;
+  }
+
+  async streamSql(query: string, { format, ...options }: StreamSqlOptions): Promise<AsyncGenerator<Uint8Array, void, undefined>> {
+    return this.#waiting({ ...sqlQuestion(query), query: { format } }, options, (request) => this.#open(request));
+  }
+
   async #get(path: string, query: Query, options: ReadOptions): Promise<unknown> {
     return JSON.parse(await this.#read(path, query, options));
   }
 
-  /** Reads, after the wait if there is one, and returns the body: a JSON object or array. */
-  async #read(path: string, query: Query, { waitSeconds }: ReadOptions): Promise<string> {
+  async #read(path: string, query: Query, options: ReadOptions): Promise<string> {
+    return this.#ask({ method: 'GET', path, query }, options);
+  }
+
+  /** Asks, after the wait if there is one, and returns the body: a JSON object or array. */
+  async #ask(question: Question, options: ReadOptions): Promise<string> {
+    return this.#waiting(question, options, (request) => this.#whole(request));
+  }
+
+  /** Waits as the options say, and then calls `attempt` with the request until it returns a value or half a minute is over. */
+  async #waiting<T>(question: Question, { waitSeconds }: ReadOptions, attempt: (request: Request) => Promise<Try<T>>): Promise<T> {
     this.#options.checkOpen();
     const wait = waitSeconds ?? 0;
     if (!Number.isInteger(wait) || wait < 0 || wait > 30) {
       throw new ValidationError('waitSeconds', 'must be a whole number from 1 to 30');
     }
-    const headers: Record<string, string> = {};
-    if (wait > 0) {
-      headers.Prefer = `wait=${wait}`;
-    }
+    const { method, path, query, body } = question;
+    const headers = { ...question.headers, ...(wait > 0 && { Prefer: `wait=${wait}` }) };
     let receipts = wait > 0 ? await this.#options.writes(wait * 1000) : [];
     const end = performance.now() + readForMs;
+    const send = <V>(after: string[], attempt: (request: Request) => Promise<Try<V>>) =>
+      this.#retried({ method, path: path + queryString({ ...query, after }), headers, ...(body && { body }), isRead: true }, wait, end, attempt);
     // The log hardly ever has more than 100 partitions. If it has, all requests but the last only wait, and their results are ignored.
     for (; receipts.length > receiptsMax; receipts = receipts.slice(receiptsMax)) {
       try {
-        await this.#ask(path + queryString({ ...query, after: receipts.slice(0, receiptsMax) }), headers, wait, end);
+        await send(receipts.slice(0, receiptsMax), async (request) => this.#refusal(await this.#transport.send(request)) ?? { value: undefined });
       } catch (error) {
         if (!(error instanceof ApiError && error.code === 'unknown_event')) {
           throw error;
         }
       }
     }
-    return this.#ask(path + queryString({ ...query, after: receipts }), headers, wait, end);
+    return send(receipts, attempt);
   }
 
   /** Sends the request with retries until `end`, in milliseconds of the performance clock. */
-  async #ask(target: string, headers: Record<string, string>, wait: number, end: number): Promise<string> {
+  async #retried<T>(request: Omit<Request, 'timeoutMs'>, wait: number, end: number, attempt: (request: Request) => Promise<Try<T>>): Promise<T> {
     for (let attempts = 1; ; attempts++) {
       const timeoutMs = Math.min(this.#options.requestTimeoutMs, Math.max(end - performance.now(), 1)) + wait * 1000;
-      const { value, error, retryAfter } = await this.#try(target, headers, timeoutMs);
-      if (error === undefined) {
-        return value ?? '';
+      const tried = await this.#try(() => attempt({ ...request, timeoutMs }));
+      if (!('error' in tried)) {
+        return tried.value;
       }
-      const pause = pauseMs(attempts, retryAfter, Math.random());
+      const pause = pauseMs(attempts, tried.retryAfter, Math.random());
       if (performance.now() + pause > end) {
-        throw error;
+        throw tried.error;
       }
       await this.#sleep(pause);
     }
   }
 
-  /** Sends the request once. A returned error may be retried; a thrown error may not. */
-  async #try(path: string, headers: Record<string, string>, timeoutMs: number): Promise<Try> {
+  /** Calls the attempt. A returned error may be retried; a thrown error may not. */
+  async #try<T>(attempt: () => Promise<Try<T>>): Promise<Try<T>> {
     try {
-      const answer = await this.#transport.send({ method: 'GET', path, headers, timeoutMs });
-      if (answer.status !== 200) {
-        const error = apiError(answer);
-        if (isProblem(answer, error)) {
-          this.#options.observe(answer);
-        }
-        // A wait on the server that timed out is not repeated.
-        if (!isTransient(answer.status) || error.code === 'not_yet_applied') {
-          throw error;
-        }
-        return { error, retryAfter: retryAfterMs(answer.headers) };
-      }
-      const value = parseJson(answer.body);
-      if (typeof value !== 'object' || value === null) {
-        throw new NetworkError(`GET ${path.replace(/\?.*/, '')}: the answer is not JSON`);
-      }
-      this.#options.observe(answer);
-      return { value: answer.body.toString(), retryAfter: 0 };
+      return await attempt();
     } catch (error) {
       if (error instanceof NetworkError || error instanceof TimeoutError) {
         return { error, retryAfter: 0 };
       }
       throw error;
     }
+  }
+
+  /** Sends the request once, and returns the body of the answer. */
+  async #whole(request: Request): Promise<Try<string>> {
+    const answer = await this.#transport.send(request);
+    const refusal = this.#refusal(answer);
+    if (refusal !== undefined) {
+      return refusal;
+    }
+    const value = parseJson(answer.body);
+    if (typeof value !== 'object' || value === null) {
+      throw new NetworkError(`${request.method} ${request.path.replace(/\?.*/, '')}: the answer is not JSON`);
+    }
+    this.#options.observe(answer);
+    return { value: answer.body.toString() };
+  }
+
+  /** Sends the request once, and returns the pieces of the answer when it begins. */
+  async #open(request: Request): Promise<Try<AsyncGenerator<Uint8Array, void, undefined>>> {
+    const answer = await this.#transport.open({ ...request, headers: { ...request.headers, Accept: '*/*' } }, this.#options.requestTimeoutMs);
+    if (answer.pieces === undefined) {
+      return this.#refusal(answer) ?? { error: new NetworkError('the answer has no body'), retryAfter: 0 };
+    }
+    this.#options.observe(answer);
+    return { value: answer.pieces };
+  }
+
+  /** Returns the error of an answer whose status is not 200, if it may be retried; otherwise throws it. */
+  #refusal(answer: Answer): { error: SluiceError; retryAfter: number } | undefined {
+    if (answer.status === 200) {
+      return undefined;
+    }
+    const error = apiError(answer);
+    if (isProblem(answer, error)) {
+      this.#options.observe(answer);
+    }
+    // A wait on the server that timed out is not repeated. 501 means that the server is not set up for the read.
+    if (!isTransient(answer.status) || error.code === 'not_yet_applied' || answer.status === 501) {
+      throw error;
+    }
+    return { error, retryAfter: retryAfterMs(answer.headers) };
   }
 
   async #sleep(ms: number): Promise<void> {
@@ -217,11 +324,63 @@ export class Reader {
   }
 }
 
-interface Try {
-  /** The body of the answer. */
-  value?: string;
-  error?: SluiceError;
-  retryAfter: number;
+/** The request of a read. Every read may be sent again, because it changes nothing. */
+interface Question {
+  method: 'GET' | 'POST';
+  path: string;
+  query: Query;
+  headers?: Record<string, string>;
+  body?: Buffer;
+}
+
+function sqlQuestion(query: string): Question {
+  return { method: 'POST', path: '/sql', query: {}, headers: { 'Content-Type': 'text/plain; charset=utf-8' }, body: Buffer.from(query) };
+}
+
+type Try<T> = { value: T } | { error: SluiceError; retryAfter: number };
+
+/** A row of an answer, whose members are named by the question. */
+type ApiRow = Record<string, unknown>;
+
+/** Takes the values of the groups out of a row. */
+function grouped(row: ApiRow): { groups: GroupValues; others: ApiRow } {
+  const groups: GroupValues = {};
+  const others: ApiRow = {};
+  const metadata: [string, unknown][] = [];
+  for (const [name, value] of Object.entries(row)) {
+    if (name === 'conversation_id') {
+      groups.conversationId = value as string;
+    } else if (name === 'event_name') {
+      groups.eventName = value as string;
+    } else if (name.startsWith('metadata.')) {
+      metadata.push([name.slice('metadata.'.length), value]);
+    } else {
+      others[name] = value;
+    }
+  }
+  if (metadata.length > 0) {
+    groups.metadata = Object.fromEntries(metadata); // also the key __proto__
+  }
+  return { groups, others };
+}
+
+/** A step of a funnel as the API returns it. */
+interface ApiStep {
+  event_name: string;
+  subjects: number;
+  conversion: number | null;
+  conversion_from_previous: number | null;
+  median_ms_from_previous: number | null;
+}
+
+function funnelStep(step: ApiStep): FunnelStep {
+  return {
+    eventName: step.event_name,
+    subjects: step.subjects,
+    conversion: step.conversion,
+    conversionFromPrevious: step.conversion_from_previous,
+    medianMsFromPrevious: step.median_ms_from_previous,
+  };
 }
 
 /**

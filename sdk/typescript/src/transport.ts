@@ -3,7 +3,7 @@ import https from 'node:https';
 
 import { authorities, hostOf, proxyHeaders, TunnelAgent } from './agents.js';
 import type { Answer } from './answer.js';
-import { ClosedError, NetworkError, TimeoutError, ValidationError } from './errors.js';
+import { ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
 import { proxyOf, type Environment } from './proxies.js';
 import { NotSentError } from './retry.js';
 
@@ -16,6 +16,17 @@ export interface Request {
   headers?: http.OutgoingHttpHeaders;
   body?: Buffer;
   timeoutMs: number;
+  /** Whether the request changes nothing. In a browser, such a request does not outlive its page. */
+  isRead?: boolean;
+}
+
+/** An answer that may be read while it comes. */
+export interface OpenAnswer extends Answer {
+  /**
+   * The pieces of the body, if the status is 200; the body is empty then. The iteration throws a {@link NetworkError} if the body breaks
+   * off, a {@link TimeoutError} if nothing comes for too long, and a {@link ClosedError}. Whoever leaves it early ends the request.
+   */
+  pieces?: AsyncGenerator<Uint8Array, void, undefined>;
 }
 
 export interface TransportOptions {
@@ -78,12 +89,25 @@ export class Transport {
    * {@link NetworkError}, {@link TimeoutError} or {@link ClosedError}.
    */
   async send(request: Request): Promise<Answer> {
+    return this.#follow(request, whole);
+  }
+
+  /** Sends a request as {@link Transport.send} does, and returns the answer when it begins. `idleMs` is how long nothing may come then. */
+  async open(request: Request, idleMs: number): Promise<OpenAnswer> {
+    return this.#follow(request, async (response, sent) =>
+      response.statusCode === 200
+        ? { status: 200, headers: response.headers, body: Buffer.alloc(0), pieces: pieces(response, sent, idleMs) }
+        : whole(response, sent));
+  }
+
+  /** Sends the request and has `read` read the answer within the request's time. It follows redirects. */
+  async #follow<T extends Answer>(request: Request, read: (response: http.IncomingMessage, sent: Sent) => Promise<T>): Promise<T> {
     const end = performance.now() + request.timeoutMs;
     // The path stays text, because a URL would resolve the ids %2E and %2E%2E as "." and "..".
     let path = this.#basePath + request.path;
     let url = new URL(path, this.#url);
     for (let hops = 0; ; hops++) {
-      const answer = await this.#sendTo(url, path, request, Math.max(end - performance.now(), 1));
+      const answer = await this.#sendTo(url, path, request, Math.max(end - performance.now(), 1), read);
       const location = answer.status >= 300 && answer.status < 400 ? answer.headers.location : undefined;
       if (location === undefined) {
         return answer;
@@ -100,7 +124,13 @@ export class Transport {
     }
   }
 
-  #sendTo(url: URL, target: string, { method, path, headers, body, timeoutMs }: Request, leftMs: number): Promise<Answer> {
+  #sendTo<T>(
+    url: URL,
+    target: string,
+    { method, path, headers, body, timeoutMs }: Request,
+    leftMs: number,
+    read: (response: http.IncomingMessage, sent: Sent) => Promise<T>,
+  ): Promise<T> {
     return new Promise((resolve, reject) => {
       const proxy = proxyOf(url, this.#environment);
       // For http, the proxy gets the whole address instead of a path. For https, the proxy makes a tunnel.
@@ -132,25 +162,28 @@ export class Transport {
         }
       });
       const what = `${method} ${path.replace(/\?.*/, '')}`;
+      const sent: Sent = {
+        what,
+        failure: (error) => {
+          if (this.#signal.aborted) {
+            return new ClosedError();
+          }
+          // An address with several IPs fails with an AggregateError, whose own message is empty.
+          const reason = error.message || (error.code ?? 'no connection');
+          return new (connected ? NetworkError : NotSentError)(`${what}: ${reason}`, { cause: error });
+        },
+      };
       const timer = setTimeout(() => {
         reject(new TimeoutError(`${what}: no answer in ${timeoutMs} ms`));
         request.destroy();
       }, leftMs);
-      const fail = (error: NodeJS.ErrnoException) => {
-        clearTimeout(timer);
-        // An address with several IPs fails with an AggregateError, whose own message is empty.
-        const reason = error.message || (error.code ?? 'no connection');
-        reject(this.#signal.aborted ? new ClosedError() : new (connected ? NetworkError : NotSentError)(`${what}: ${reason}`, { cause: error }));
-      };
-      request.on('error', fail);
+      const settled = () => { clearTimeout(timer); };
+      request.on('error', (error) => {
+        settled();
+        reject(sent.failure(error));
+      });
       request.on('response', (response) => {
-        const chunks: Buffer[] = [];
-        response.on('data', (chunk: Buffer) => chunks.push(chunk));
-        response.on('error', fail);
-        response.on('end', () => {
-          clearTimeout(timer);
-          resolve({ status: response.statusCode ?? 0, headers: response.headers, body: Buffer.concat(chunks) });
-        });
+        read(response, sent).then(resolve, reject).finally(settled);
       });
       request.end(body);
     });
@@ -160,6 +193,44 @@ export class Transport {
     for (const agent of this.#agents.values()) {
       agent.destroy();
     }
+  }
+}
+
+/** A request that was sent. */
+interface Sent {
+  /** The method and the path. */
+  what: string;
+  /** Returns the error of this library for an error of Node's. */
+  failure: (error: NodeJS.ErrnoException) => SluiceError;
+}
+
+/** Reads an answer to its end. */
+function whole(response: http.IncomingMessage, sent: Sent): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    response.on('data', (chunk: Buffer) => chunks.push(chunk));
+    response.on('error', (error) => { reject(sent.failure(error)); });
+    response.on('end', () => { resolve({ status: response.statusCode ?? 0, headers: response.headers, body: Buffer.concat(chunks) }); });
+  });
+}
+
+async function* pieces(response: http.IncomingMessage, sent: Sent, idleMs: number): AsyncGenerator<Uint8Array, void, undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const wait = () => {
+    timer = setTimeout(() => { response.destroy(new TimeoutError(`${sent.what}: nothing came for ${idleMs} ms`)); }, idleMs);
+  };
+  try {
+    wait(); // the timer runs while this waits for the server, not while the caller has a piece
+    for await (const piece of response as AsyncIterable<Buffer>) {
+      clearTimeout(timer);
+      yield piece;
+      wait();
+    }
+  } catch (error) {
+    throw error instanceof TimeoutError ? error : sent.failure(error as NodeJS.ErrnoException);
+  } finally {
+    clearTimeout(timer);
+    response.destroy();
   }
 }
 

@@ -136,8 +136,9 @@ export interface ClientOptions {
    */
   strict?: boolean | undefined;
   /**
-   * Whether integers of contents beyond 2^53, which a number does not hold exactly, are read as BigInt with all their digits. This library
-   * writes BigInt as a number; `JSON.stringify` refuses it. Default false: they are read as the nearest number.
+   * Whether integers beyond 2^53, which a number does not hold exactly, are read as BigInt with all their digits: those of contents, and of
+   * the rows of insights and SQL. This library writes BigInt as a number; `JSON.stringify` refuses it. Default false: they are read as the
+   * nearest number.
    */
   bigIntegers?: boolean | undefined;
   /** The event name of traced calls. Default `event_a`. */
@@ -361,6 +362,220 @@ export interface TimeSeriesRow {
   /** Errors per event, 0 to 1. */
   errorRate: number;
   quantiles: Quantiles;
+}
+
+/** See {@link Client.search} and {@link Client.searchAll}. */
+export interface SearchOptions extends EventOptions, FilterOptions {
+  /**
+   * Words, and phrases in double quotes. An event is found if one of its fields has all of them, whatever their case. The newest events come
+   * first. A search needs `text`, `vector` or `like`, or `text` beside one of the other two.
+   */
+  text?: string | undefined;
+  /** 1 to 4,096 numbers. Finds the events whose embeddings have as many dimensions and the nearest direction, the nearest first. */
+  vector?: Embedding | undefined;
+  /** The id of an event, whose embeddings are the vector. The event itself is not found. */
+  like?: string | undefined;
+  /**
+   * The field that is searched; `error` only in a search of text alone. Default: all of them; for `like`, the input if the event has
+   * embeddings of its input, otherwise the output.
+   */
+  field?: SearchField | undefined;
+  /** The maximum number of results in a page: 1 to 100. Default 10. */
+  limit?: number | undefined;
+  /**
+   * The `nextCursor` of the previous page, which must have had the same options. Only searches of text alone have several pages. Default:
+   * the first page.
+   */
+  cursor?: string | null | undefined;
+}
+
+/** A field of an event that a search looks in. */
+export type SearchField = 'input' | 'output' | 'error';
+
+/** A page of what a search found, the best first. */
+export interface SearchPage {
+  results: SearchResult[];
+  /** The cursor of the next page; null on the last page. */
+  nextCursor: string | null;
+}
+
+/** An event that a search found. */
+export interface SearchResult {
+  /** The event, without its embeddings. */
+  event: StoredEvent;
+  /**
+   * 1 for a search of text alone, and the cosine similarity for one by similarity alone. With both, it is the sum of 1/(60 + rank) over the
+   * ranks that the event has among the first 50 of each.
+   */
+  score: number;
+  /** The places in which the text was found, up to three of a field. */
+  highlights: Highlight[];
+}
+
+/** A piece of a field in which a text was found. */
+export interface Highlight {
+  field: SearchField;
+  /** The parts of the piece, and whether each is what was searched for. */
+  fragments: { text: string; match: boolean }[];
+}
+
+/** What events are grouped by. A member of the metadata has its key after `metadata.`. */
+export type Group = 'event_name' | 'conversation' | `metadata.${string}`;
+
+/** What is counted: conversations, or the values of a member of the metadata, such as `metadata.user`. */
+export type Subject = 'conversation' | `metadata.${string}`;
+
+/** The measures that count. */
+export type CountMeasure = 'events' | 'errors' | 'error_rate' | 'conversations';
+
+/**
+ * A number that is computed of the events of a row: a count, or sum, avg, min, max or a quantile of the latency or of a member of the
+ * metadata, such as `p95(latency)` and `sum(metadata.tokens)`. A measure of a member uses only events in which the member is a number.
+ */
+export type Measure = CountMeasure | `${'sum' | 'avg' | 'min' | 'max' | `p${number}`}(${'latency' | `metadata.${string}`})`;
+
+/** See {@link Client.insights}. */
+export interface InsightsOptions extends FilterOptions {
+  /** 1 to 16 measures. */
+  measures: readonly Measure[];
+  /** Up to three groups. Default: all events are one group. */
+  groupBy?: readonly Group[] | undefined;
+  /**
+   * The length of a bucket of time: a number and s, m, h, d, w (weeks from Monday) or mo (months). Days, weeks and months are those of `tz`.
+   * At most 10,000 buckets may lie between `since` and `until`. Default: no buckets.
+   */
+  interval?: string | undefined;
+  /** The name of a time zone, such as `Europe/Berlin`. Default UTC. */
+  tz?: string | undefined;
+  /** One of the measures, or `time` with an interval. Default: `time` with an interval, otherwise the first measure. */
+  orderBy?: Measure | 'time' | undefined;
+  /** Default `asc` for the time, and `desc` for a measure. Rows without a value always come last. */
+  order?: 'asc' | 'desc' | undefined;
+  /** The maximum number of rows: 1 to 10,000. Default 100; with an interval 10,000. */
+  limit?: number | undefined;
+}
+
+/** The values by which the events of a row are grouped. A member is there if the rows are grouped by it. */
+export interface GroupValues {
+  conversationId?: string;
+  eventName?: string;
+  /** The values of the members of the metadata, by their keys. The value is null in the group of the events without the member. */
+  metadata?: Record<string, unknown>;
+}
+
+/** The measures of one group of events in one bucket of time. */
+export interface InsightsRow extends GroupValues {
+  /** The start of the bucket, RFC 3339; undefined without an interval. */
+  time?: string;
+  /** The values of the measures, by their texts. */
+  measures: MeasureValues;
+}
+
+/**
+ * The values of measures. Null if there is none, such as the average of no numbers. With `bigIntegers`, an integer that a number does not
+ * hold exactly is a BigInt.
+ */
+export interface MeasureValues {
+  events?: number;
+  errors?: number;
+  /** Errors per event, 0 to 1. */
+  error_rate?: number;
+  conversations?: number;
+  [measure: `${string}(${string})`]: number | bigint | null;
+}
+
+/** See {@link Client.insights}. */
+export interface Insights {
+  rows: InsightsRow[];
+  /** Whether there are more rows than the limit. */
+  truncated: boolean;
+}
+
+/** Selects the events of a step: those that have the name and match all other members, which are as in {@link FilterOptions}. */
+export interface Step extends Pick<FilterOptions, 'error' | 'latencyMin' | 'latencyMax' | 'metadata' | 'conditions'> {
+  eventName: string;
+}
+
+/** See {@link Client.funnel}. */
+export interface FunnelOptions extends FilterOptions {
+  /** 2 to 10 steps in their order: names of events, or names with filters. */
+  steps: readonly (string | Step)[];
+  /** The longest time from the first to the last step, inclusive, such as `30m` or `7d`, up to `366d`. Default `24h`. */
+  window?: string | undefined;
+  /** What is counted. Default `conversation`. */
+  per?: Subject | undefined;
+  /** Breaks the answer down by a property of the first event of the first step. Default: there is one row. */
+  groupBy?: Group | undefined;
+  /** The maximum number of rows: 1 to 10,000. Default 100. */
+  limit?: number | undefined;
+}
+
+/** See {@link Client.funnel}. */
+export interface Funnel {
+  /** The group with the most subjects first. */
+  rows: FunnelRow[];
+  /** Whether there are more groups than the limit. */
+  truncated: boolean;
+}
+
+/** The counts of one group. */
+export interface FunnelRow extends GroupValues {
+  /** A count for each step. */
+  steps: FunnelStep[];
+}
+
+/** How many subjects reach a step. */
+export interface FunnelStep {
+  eventName: string;
+  subjects: number;
+  /** The share of the subjects of the first step, 0 to 1; null if there are none. */
+  conversion: number | null;
+  /** The share of the subjects of the step before. */
+  conversionFromPrevious: number | null;
+  /** The median time since the step before, in milliseconds. */
+  medianMsFromPrevious: number | null;
+}
+
+/** See {@link Client.retention}. */
+export interface RetentionOptions extends FilterOptions {
+  /** The first event: its name, or a name with filters. */
+  did: string | Step;
+  /** The later event. Default: `did`. */
+  returned?: string | Step | undefined;
+  /** The length of a period in days, weeks or months, such as `1w`. At most 366 may lie between `since` and `until`. Default `1d`. */
+  interval?: string | undefined;
+  /** The name of a time zone, such as `Europe/Berlin`. Default UTC. */
+  tz?: string | undefined;
+  /** What is counted. Default `conversation`. */
+  per?: Subject | undefined;
+}
+
+/** The counts of the subjects that did something in one period. */
+export interface RetentionRow {
+  /** The start of the period, RFC 3339. */
+  time: string;
+  /** Whether the period has ended. Otherwise its count may still grow. */
+  complete: boolean;
+  subjects: number;
+  /** How many of them returned in the period itself and in each period after it. */
+  returned: number[];
+}
+
+/** The answer to a query in SQL. */
+export interface SqlResult {
+  /** The names of the columns, and their types by ClickHouse's names, such as `UInt64`. */
+  columns: { name: string; type: string }[];
+  /**
+   * A list for each row, with a value for each column. NaN and infinities are null, and times are RFC 3339 in UTC. With `bigIntegers`,
+   * integers that a number does not hold exactly are BigInt; otherwise they are read as the nearest number.
+   */
+  rows: unknown[][];
+}
+
+/** See {@link Client.streamSql}. */
+export interface StreamSqlOptions extends ReadOptions {
+  /** `csv` has the names of the columns in its first line, and NULL as `\N`. */
+  format: 'csv' | 'parquet';
 }
 
 /** See {@link Client.trace}. */

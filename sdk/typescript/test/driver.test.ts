@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { test, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -78,6 +79,45 @@ test('the driver mints, writes, reads and reports failures', async (t) => {
   ]);
   assert.deepEqual(server.items[0], { ...event, id: 'own', output_embeddings: 'AACAPw==' });
   assert.equal(server.received.find(({ path }) => path === '/analytics/conversations')?.query.get('metadata.a_b'), 'x');
+});
+
+const { reads } = JSON.parse(readFileSync(new URL('../../../spec/vectors/reads.json', import.meta.url), 'utf8')) as {
+  reads: {
+    name: string;
+    call: string;
+    query: object;
+    method: string;
+    path: string;
+    parameters: [string, string][];
+    body?: object;
+    text?: string;
+    refused?: string;
+  }[];
+};
+
+test('reads.json', async (t) => {
+  const server = await FakeServer.start(t, () => ({ status: 200, body: { results: [], next_cursor: null, rows: [], truncated: false, columns: [] } }));
+  const answers = await drive(t, [{ do: 'open', options: { url: server.url } }, ...reads.map(({ call, query }) => ({ do: call, query }))]);
+  const sent = [...server.received];
+  for (const [i, { name, method, path, parameters, body, text, refused }] of reads.entries()) {
+    const error = answers[i + 1]?.error as { kind: string; field?: string } | undefined;
+    if (refused !== undefined) {
+      assert.deepEqual({ kind: error?.kind, field: error?.field }, { kind: 'invalid', field: refused }, name);
+      continue;
+    }
+    assert.equal(error, undefined, name);
+    const request = sent.shift();
+    assert.equal(`${request?.method ?? ''} ${request?.path ?? ''}`, `${method} ${path}`, name);
+    request?.query.sort(); // by name, and parameters of one name keep their order
+    assert.deepEqual([...(request?.query ?? [])], parameters, name);
+    if (body !== undefined) {
+      assert.deepEqual(JSON.parse(String(request?.body)), body, name);
+      assert.equal(request?.headers['content-type'], 'application/json');
+    } else {
+      assert.equal(String(request?.body), text ?? '', name);
+    }
+  }
+  assert.deepEqual(sent, []);
 });
 
 test('the driver fails at once on a full queue with fail_when_full', async (t) => {

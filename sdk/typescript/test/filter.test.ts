@@ -6,7 +6,7 @@ import { Client, ValidationError, type Condition, type ConversationSummary, type
 import { FakeServer } from './server.js';
 
 const { conditions } = JSON.parse(readFileSync(new URL('../../../spec/vectors/filters.json', import.meta.url), 'utf8')) as {
-  conditions: { name: string; key: string; op: Condition['op']; value?: string; parameter?: [string, string]; refused?: boolean }[];
+  conditions: { name: string; key: string; op: Condition['op']; value?: string; parameter?: [string, string]; member?: [string, string]; refused?: boolean }[];
 };
 
 async function open(t: TestContext, body: object = { events: [], next_cursor: null }) {
@@ -17,7 +17,7 @@ async function open(t: TestContext, body: object = { events: [], next_cursor: nu
 }
 
 describe('filters.json', () => {
-  for (const { name, key, op, value, parameter, refused } of conditions) {
+  for (const { name, key, op, value, parameter, member, refused } of conditions) {
     test(name, async (t) => {
       const { server, client } = await open(t);
       const filters: FilterOptions[] = [{ conditions: [{ key, op, value } as Condition] }];
@@ -34,6 +34,17 @@ describe('filters.json', () => {
           await read;
           assert.deepEqual([...(server.received[0]?.query ?? [])], [parameter]);
         }
+      }
+    });
+    test(`${name}, in a search`, async (t) => {
+      const { server, client } = await open(t, { results: [], next_cursor: null });
+      const search = client.search({ text: 'a', conditions: [{ key, op, value } as Condition] });
+      if (member === undefined) {
+        await assert.rejects(search, (error) => error instanceof ValidationError && error.field === (key === '' ? 'metadata' : `metadata.${key}`));
+        assert.equal(server.received.length, 0);
+      } else {
+        await search;
+        assert.deepEqual(JSON.parse(String(server.received[0]?.body)), { text: 'a', filter: { [member[0]]: member[1] } });
       }
     });
   }
@@ -54,6 +65,14 @@ test('every read refuses a condition that cannot be sent', async (t) => {
       client.allConversations(filter).next(),
       client.conversation('c1', filter),
       client.conversationEvents('c1', filter).next(),
+      client.search({ ...filter, text: 'a' }),
+      client.searchAll({ ...filter, text: 'a' }).next(),
+      client.insights({ ...filter, measures: ['events'] }),
+      client.funnel({ ...filter, steps: ['a', 'b'] }),
+      client.funnel({ steps: ['a', { eventName: 'b', ...filter }] }),
+      client.retention({ ...filter, did: 'a' }),
+      client.retention({ did: { eventName: 'b', ...filter } }),
+      client.retention({ did: 'a', returned: { eventName: 'b', ...filter } }),
     ]) {
       await assert.rejects(read, (error) => error instanceof ValidationError && error.field === 'metadata.plan');
     }

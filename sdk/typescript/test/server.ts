@@ -75,7 +75,7 @@ export class FakeServer {
     const body = Buffer.concat(chunks);
     const { pathname, searchParams } = new URL(request.url ?? '/', 'http://x');
     const text = (request.headers['content-encoding'] === 'gzip' ? gunzipSync(body) : body).toString();
-    const items = text.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as Item);
+    const items = !pathname.endsWith('/events') ? [] : text.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as Item);
     const received = { method: request.method ?? '', target: request.url ?? '', path: pathname, query: searchParams, headers: request.headers, body, items };
     this.received.push(received);
     const reply = (await this.answer(received, this.received.length)) ?? {};
