@@ -74,7 +74,7 @@ func TestScopes(t *testing.T) {
 		"GET /analytics/latency": "read", "GET /analytics/conversations": "read", "GET /analytics/timeseries": "read",
 		"GET /analytics/insights": "read", "GET /analytics/funnel": "read", "GET /analytics/retention": "read", "POST /sql": "read",
 		"GET /event": "read", "PUT /event": "write", "PATCH /event": "write", "PATCH /event/{id}": "write", "DELETE /event": "write", "GET /conversation/events": "read",
-		"GET /events": "read", "POST /search": "read", "GET /conversations": "read", "GET /openapi.yaml": "read", "GET /metrics": "read admin", "GET /healthz": "", "GET /readyz": "",
+		"GET /events": "read", "POST /search": "read", "GET /export": "read", "GET /conversations": "read", "GET /openapi.yaml": "read", "GET /metrics": "read admin", "GET /healthz": "", "GET /readyz": "",
 	}
 	for _, route := range api.Routes() {
 		need, ok := needs[route]

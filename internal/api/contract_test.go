@@ -33,7 +33,7 @@ var readContract = sync.OnceValues(func() (*contract, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, text := range []string{"application/x-ndjson", "application/yaml"} { // of which the document says no more
+	for _, text := range []string{"application/x-ndjson", "application/yaml", "application/vnd.apache.parquet"} { // of which the document says no more
 		openapi3filter.RegisterBodyDecoder(text, openapi3filter.PlainBodyDecoder)
 	}
 	return &contract{doc, router}, nil

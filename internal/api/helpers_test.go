@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"iter"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -58,7 +59,11 @@ type fakePorts struct {
 	funnel               []query.FunnelRow
 	retention            []query.RetentionRow
 	queryErr             error
-	countErrors          func(ctx context.Context) (query.ErrorCount, error) // answers Errors, if set
+	// exported are the events of an export, and after them exportErr, if it is not nil.
+	exported    []query.Exported
+	exportErr   error
+	exporting   func(ctx context.Context) error                     // called before each event, if set
+	countErrors func(ctx context.Context) (query.ErrorCount, error) // answers Errors, if set
 }
 
 func (f *fakePorts) Produce(ctx context.Context, writes []event.Write) []event.Ack {
@@ -226,6 +231,33 @@ func (f *fakePorts) Retention(_ context.Context, q query.Retention) ([]query.Ret
 	return f.retention, f.queryErr
 }
 
+func (f *fakePorts) Export(ctx context.Context, q query.Export) iter.Seq2[query.Exported, error] {
+	f.ask(q)
+	return func(yield func(query.Exported, error) bool) {
+		for _, e := range f.exported {
+			if f.exporting != nil {
+				if err := f.exporting(ctx); err != nil {
+					yield(query.Exported{}, err)
+					return
+				}
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+		if f.exportErr != nil {
+			yield(query.Exported{}, f.exportErr)
+		}
+	}
+}
+
+func (f *fakePorts) Place(_ context.Context, ref event.Ref) (event.ID, bool, error) {
+	if ref.Alias == "known" {
+		return event.MakeID(now.UnixMicro(), 1, 1).AsInternal(), true, f.queryErr
+	}
+	return ref.ID, ref.Alias == "", f.queryErr
+}
+
 // fakeLog and fakeDB tell the two Ready methods apart.
 type (
 	fakeLog struct{ *fakePorts }
@@ -268,7 +300,7 @@ func newHarnessSQL(tb testing.TB, sql api.SQL, configure ...func(*api.Config)) *
 	}
 	h := &harness{fakePorts: &fakePorts{}, reg: prometheus.NewRegistry(), log: new(bytes.Buffer)}
 	server, err := api.New(cfg, api.Ports{
-		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Histories: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, Search: h.fakePorts, SQL: sql, Metrics: h.reg,
+		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Histories: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, Search: h.fakePorts, Exports: h.fakePorts, SQL: sql, Metrics: h.reg,
 	}, slog.New(slog.NewJSONHandler(h.log, nil)), h.reg)
 	if err != nil {
 		tb.Fatal(err)

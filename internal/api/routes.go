@@ -48,6 +48,7 @@ func table() []route {
 		{"GET", "/conversations", ScopeRead, false, (*Server).listConversations},
 		{"GET", "/conversation/events", ScopeRead, false, (*Server).listConversation},
 		{"GET", "/conversations/{id}/events", ScopeRead, false, (*Server).listConversation},
+		{"GET", "/export", ScopeRead, false, (*Server).exportEvents},
 		{"POST", "/search", ScopeRead, false, (*Server).searchEvents},
 		{"GET", "/analytics/errors", ScopeRead, false, (*Server).analyseErrors},
 		{"GET", "/analytics/latency", ScopeRead, false, (*Server).analyseLatency},

@@ -93,6 +93,7 @@ type Ports struct {
 	Events    Events
 	Analytics Analytics
 	Search    Search
+	Exports   Exports
 	// SQL runs queries of callers. nil: POST /sql is answered that it is not set up.
 	SQL SQL
 	// Metrics is what /metrics serves.
@@ -131,6 +132,8 @@ type Server struct {
 	pageReads chan struct{}
 	// sqlAnswers has an element for each query in SQL that waits, runs or is being sent.
 	sqlAnswers chan struct{}
+	// exports has an element for each export that is being sent.
+	exports chan struct{}
 	// draining is closed when a stop begins.
 	draining chan struct{}
 
@@ -162,6 +165,7 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	s.bodies = body.NewReader(&s.budget[body.ForBodies], cfg.InflateTimeout)
 	s.pageReads = make(chan struct{}, cfg.PageReadsMax)
 	s.sqlAnswers = make(chan struct{}, cfg.SQLAnswersMax)
+	s.exports = make(chan struct{}, query.ExportsMax)
 	s.inflateSingle, s.inflateBatch = body.NewInflaters(inflatersSingle), body.NewInflaters(inflatersBatch)
 	s.exchanges.New = func() any { return new(exchange) }
 	s.batches.New = func() any { return new(batch) }

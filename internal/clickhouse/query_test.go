@@ -584,6 +584,7 @@ func (w *world) check(t *testing.T, store *clickhouse.Store) {
 			t.Run("search/"+f.name, func(t *testing.T) { checkSearch(t, store, f.filter, events) })
 		}
 		t.Run("list/"+f.name, func(t *testing.T) { checkList(t, store, f.filter, events) })
+		t.Run("export/"+f.name, func(t *testing.T) { w.checkExport(t, store, f.filter, events) })
 		t.Run("insights/"+f.name, func(t *testing.T) {
 			if f.name == "everything" {
 				w.checkInsights(t, store, f.filter)

@@ -13,6 +13,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/clickhouse/schema"
 	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
 )
 
 // Config is [conn.Config].
@@ -29,6 +30,8 @@ type Store struct {
 	cfg    Config
 	db     *conn.DB
 	gather gather
+	// exports has an element for each export that is being read.
+	exports chan struct{}
 	// encoders bounds the blocks that are sent at once, and keeps the memory of the
 	// encoders.
 	encoders chan *encoder
@@ -52,6 +55,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Store, error
 		Schema:   schema.New(db, log),
 		cfg:      cfg,
 		db:       db,
+		exports:  make(chan struct{}, query.ExportsMax),
 		encoders: make(chan *encoder, cfg.InsertConcurrency),
 		ahead:    make(chan *encoder, 1),
 		insertedRows: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -176,6 +176,30 @@ type Page struct {
 	Bytes int
 }
 
+const (
+	// ExportsMax is how many exports are read at once.
+	ExportsMax = 2
+	// ExportBytes bounds the memory of an export, besides the event that it has returned.
+	ExportBytes = 8 << 20
+)
+
+// Export asks for all events of a filter, ordered by timestamp, then by id.
+type Export struct {
+	Filter
+	// After is the event after which the export goes on; nil begins with the first one.
+	After          *event.ID
+	WithEmbeddings bool
+}
+
+// Exported is an event of an export.
+type Exported struct {
+	// Event has nothing but its ID if the event is Large.
+	Event event.Event
+	// Large says that a field is too large to be in the stream. The event must be read on
+	// its own.
+	Large bool
+}
+
 // ConversationList asks for the conversations that have events of the filter, the
 // one with the latest event first.
 type ConversationList struct {

@@ -39,6 +39,7 @@ const (
 	DefaultLookupTimeout        = time.Minute
 	DefaultOccupancyTimeout     = 10 * time.Second
 	DefaultQueryTimeout         = 30 * time.Second
+	DefaultExportTimeout        = 5 * time.Minute
 	DefaultQueryMemoryBytesMax  = 4 << 30
 	DefaultInsertConcurrency    = 2
 	DefaultBlockRowsMax         = 256 << 10
@@ -107,6 +108,10 @@ type Config struct {
 	// that takes longer fails with [event.ErrQueryTimeout]. A reader waits a few
 	// seconds longer for a server that does not answer. Default: [DefaultQueryTimeout].
 	QueryTimeout time.Duration
+	// ExportTimeout is how long the queries of one window of an export may run. A reader
+	// that takes longer gets the rest of the window from new queries. Default:
+	// [DefaultExportTimeout].
+	ExportTimeout time.Duration
 	// QueryMemoryBytesMax bounds the server's memory for one query of a reader. A query
 	// that takes more fails with [event.ErrQueryTooLarge].
 	// Default: [DefaultQueryMemoryBytesMax].
@@ -181,6 +186,7 @@ func (c Config) Validate() error {
 		{"LookupTimeout", c.LookupTimeout},
 		{"OccupancyTimeout", c.OccupancyTimeout},
 		{"QueryTimeout", c.QueryTimeout},
+		{"ExportTimeout", c.ExportTimeout},
 	} {
 		if d.value < 0 {
 			bad(d.field, "%s is negative", d.value)
@@ -223,6 +229,7 @@ func (c Config) WithDefaults() Config {
 	c.LookupTimeout = cmp.Or(c.LookupTimeout, DefaultLookupTimeout)
 	c.OccupancyTimeout = cmp.Or(c.OccupancyTimeout, DefaultOccupancyTimeout)
 	c.QueryTimeout = cmp.Or(c.QueryTimeout, DefaultQueryTimeout)
+	c.ExportTimeout = cmp.Or(c.ExportTimeout, DefaultExportTimeout)
 	c.QueryMemoryBytesMax = cmp.Or(c.QueryMemoryBytesMax, DefaultQueryMemoryBytesMax)
 	c.InsertConcurrency = cmp.Or(c.InsertConcurrency, DefaultInsertConcurrency)
 	c.BlockRowsMax = cmp.Or(c.BlockRowsMax, DefaultBlockRowsMax)

@@ -22,7 +22,7 @@ func (db *DB) Query(ctx context.Context, r Role, name string, timeout time.Durat
 	err := db.pools[r].Do(ctx, timeout, q)
 	db.querySeconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
 	if err != nil {
-		if r == RoleRead || r == RoleAnalytics {
+		if r == RoleRead || r == RoleAnalytics || r == RoleExport {
 			return fmt.Errorf("query %s: %w", name, readError(err))
 		}
 		return fmt.Errorf("query %s: %w", name, schemaError(err))

@@ -1,0 +1,424 @@
+package clickhouse
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+
+	"github.com/sluicehq/sluice/internal/clickhouse/conn"
+	"github.com/sluicehq/sluice/internal/event"
+	"github.com/sluicehq/sluice/internal/query"
+)
+
+const (
+	// exportBlockRows bounds the rows of a block of an export.
+	exportBlockRows = 32
+	// exportRowBytes bounds a row of an export. A larger row comes without its texts, and
+	// its event is read on its own.
+	exportRowBytes = 32 << 10
+	// exportSortBytes is the memory in which the server sorts a table of a window. It
+	// sorts more on its disk.
+	exportSortBytes = 64 << 20
+	// exportWindowRows is how many events a window should have, if a day has fewer.
+	exportWindowRows = 500_000
+	// exportIDsMax is the most events of a filter whose ids select the rows of the other
+	// tables. For more, all rows of the window are read.
+	exportIDsMax = 1_000_000
+)
+
+// An export has, of each table, a block that is being decoded and one whose rows are being
+// taken. A negative constant does not compile.
+const _ uint = query.ExportBytes - 2*conn.ExportConnections*exportBlockRows*exportRowBytes
+
+// Export returns all events of the filter, ordered by timestamp, then by id, until the
+// first error. It reads the three tables at the pace of the caller, in windows of time.
+// The server sorts each table of a window by time, on its disk if need be, and the rows
+// are joined here. So the memory is bounded on both sides, and each table is read once.
+//
+// Each window shows the events as they are when it is read.
+func (s *Store) Export(ctx context.Context, q query.Export) iter.Seq2[query.Exported, error] {
+	return func(yield func(query.Exported, error) bool) {
+		select {
+		case s.exports <- struct{}{}:
+			defer func() { <-s.exports }()
+		case <-ctx.Done():
+			yield(query.Exported{}, fmt.Errorf("wait for a place to export: %w", ctx.Err()))
+			return
+		}
+		if err := s.export(ctx, q, func(e query.Exported) bool { return yield(e, nil) }); err != nil {
+			yield(query.Exported{}, err)
+		}
+	}
+}
+
+func (s *Store) export(ctx context.Context, q query.Export, yield func(query.Exported) bool) error {
+	bounds := boundAfter(q.Filter, q.After, false)
+	windows, err := s.windows(ctx, bounds.SinceMicros, bounds.UntilMicros, false)
+	if err != nil {
+		return err
+	}
+	windows.growth = 1
+	for {
+		w, ok := windows.next()
+		if !ok {
+			return nil
+		}
+		q.SinceMicros, q.UntilMicros = w.since, w.until
+		n, ok, err := s.exportWindow(ctx, q, yield)
+		if err != nil || !ok {
+			return err
+		}
+		if n < exportWindowRows {
+			windows.days = min(2*windows.days, query.MicrosMax/microsPerDay)
+		} else {
+			windows.days = 1
+		}
+	}
+}
+
+// exportWindow exports the events of a window, and returns how many it has. ok is false if
+// yield wants no more.
+func (s *Store) exportWindow(ctx context.Context, q query.Export, yield func(query.Exported) bool) (n int, ok bool, err error) {
+	byID := ""
+	if !everything(q.Filter) {
+		matching, err := s.Errors(ctx, q.Filter)
+		if err != nil || matching.Events == 0 {
+			return 0, true, err
+		}
+		if matching.Events <= exportIDsMax {
+			byID = " AND id IN (SELECT id%s)"
+		}
+	}
+	for {
+		run, cancel := context.WithTimeout(ctx, s.cfg.ExportTimeout)
+		e := s.openExport(run, q, byID)
+		progress := false
+		for {
+			var exported query.Exported
+			var id event.ID
+			if exported, id, err = e.next(); err != nil || id.IsZero() {
+				break
+			}
+			progress, n, q.After = true, n+1, &id
+			if !yield(exported) {
+				cancel()
+				e.wait()
+				return n, false, nil
+			}
+		}
+		timedOut := run.Err() != nil && ctx.Err() == nil
+		cancel()
+		e.wait()
+		switch {
+		case err == nil:
+			return n, true, nil
+		case timedOut && !progress:
+			return n, false, fmt.Errorf("%w (an export has read no event for %s)", event.ErrQueryTimeout, s.cfg.ExportTimeout)
+		case !timedOut:
+			return n, false, err
+		}
+	}
+}
+
+// everything reports whether the filter is about nothing but the time.
+func everything(f query.Filter) bool {
+	return f.ConversationID == "" && len(f.EventNames) == 0 && f.Errors == query.AnyErrors &&
+		f.LatencyMin == nil && f.LatencyMax == nil && len(f.Metadata) == 0
+}
+
+// exportRow is a row of one of the tables of an export.
+type exportRow struct {
+	id    event.ID
+	field event.Field
+	// core is set for a row of events, content or vector for one of the other tables.
+	core    event.Core
+	content event.Content
+	vector  event.Vector
+	version event.Version
+	deleted bool
+	// large says that the row comes without its texts.
+	large bool
+}
+
+// exportTable is the rows of a table in the order of an export. next has the first row that
+// was not taken.
+type exportTable struct {
+	blocks chan []exportRow
+	rows   []exportRow
+	// err is set before blocks is closed.
+	err error
+}
+
+// peek returns the first row that was not taken; nil after the last one.
+func (t *exportTable) peek() (*exportRow, error) {
+	for len(t.rows) == 0 {
+		rows, ok := <-t.blocks
+		if !ok {
+			return nil, t.err
+		}
+		t.rows = rows
+	}
+	return &t.rows[0], nil
+}
+
+func (t *exportTable) take() { t.rows = t.rows[1:] }
+
+// exportJoin joins the tables of a window.
+type exportJoin struct {
+	events *exportTable
+	// others are the contents, and the embeddings if they are asked for.
+	others []*exportTable
+	open   func()
+	tables sync.WaitGroup
+}
+
+// openExport begins to read a window.
+func (s *Store) openExport(ctx context.Context, q query.Export, byID string) *exportJoin {
+	e := &exportJoin{}
+	sel := s.selectPage(query.List{Filter: q.Filter, After: q.After})
+	columns := newCoreResult()
+	var large proto.ColUInt8
+	e.events = s.exportTable(ctx, e, "export_events", ch.Query{
+		Body: "SELECT " + exportCoreColumns + " FROM (SELECT " + coreColumns + ", timestamp, " + coreBytes + " > " + strconv.Itoa(exportRowBytes) + " AS large" + sel.from() + ") AS e" +
+			" ORDER BY e.timestamp, e.id",
+		Parameters: sel.params,
+		Settings:   sel.settings,
+		Result:     append(columns.result(), proto.ResultColumn{Name: "is_large", Data: &large}),
+	}, func() []exportRow {
+		rows := make([]exportRow, len(columns.id))
+		for i := range rows {
+			core := columns.core(i)
+			rows[i] = exportRow{id: core.ID, core: core, large: large[i] != 0}
+		}
+		return rows
+	})
+	// The core rows must be read first. If an event is deleted after that, its contents are
+	// tombstones, because a delete writes the other tables before the core row.
+	e.open = sync.OnceFunc(func() {
+		others := s.selectEvents(boundAfter(query.Filter{SinceMicros: q.SinceMicros, UntilMicros: q.UntilMicros, ConversationID: q.ConversationID}, q.After, false))
+		where := " PREWHERE 1" + others.bounds
+		if byID != "" {
+			others = sel // whose parameters the subquery needs, and which has the same bounds
+			where += fmt.Sprintf(byID, sel.from())
+		}
+		e.others = append(e.others, s.exportContents(ctx, e, others, where))
+		if q.WithEmbeddings {
+			e.others = append(e.others, s.exportEmbeddings(ctx, e, others, where))
+		}
+	})
+	return e
+}
+
+// exportCoreColumns are coreColumns of a row e. The texts of a large row are left out.
+const exportCoreColumns = "e.id AS id, e.conversation_id AS conversation_id, e.event_name AS event_name, if(e.large, NULL, e.error) AS error, e.latency AS latency, " +
+	"if(e.large, '', e.metadata) AS metadata, e.alias AS alias, e.created AS created, e.version AS version, e.deleted AS deleted, e.large AS is_large"
+
+func (s *Store) exportContents(ctx context.Context, e *exportJoin, sel selection, where string) *exportTable {
+	var (
+		id                   proto.ColUUID
+		field                proto.ColInt8
+		kind, deleted, large proto.ColUInt8
+		content              proto.ColStr
+		version              proto.ColUInt64
+	)
+	return s.exportTable(ctx, e, "export_contents", ch.Query{
+		Body: "SELECT id, CAST(field, 'Int8') AS field_number, kind, if(is_large, '', e.content) AS content, version, deleted, length(e.content) > " + strconv.Itoa(exportRowBytes) + " AS is_large" +
+			" FROM (SELECT timestamp, id, field, kind, content, version, deleted FROM event_contents" + where + ") AS e ORDER BY timestamp, id",
+		Parameters: sel.params,
+		Settings:   sel.settings,
+		Result: proto.Results{
+			{Name: "id", Data: &id},
+			{Name: "field_number", Data: &field},
+			{Name: "kind", Data: &kind},
+			{Name: "content", Data: &content},
+			{Name: "version", Data: &version},
+			{Name: "deleted", Data: &deleted},
+			{Name: "is_large", Data: &large},
+		},
+	}, func() []exportRow {
+		rows := make([]exportRow, len(id))
+		for i := range rows {
+			row := &rows[i]
+			*row = exportRow{id: event.ID(id[i]), field: fieldOfNumber(field[i], false), version: event.Version(version[i]), deleted: deleted[i] != 0, large: large[i] != 0}
+			if row.content.Kind = event.Kind(kind[i]); row.content.Kind != event.KindNull {
+				row.content.Data = content.RowBytes(i)
+			}
+		}
+		content.Buf = nil // the rows keep the buffer; the next block gets another
+		return rows
+	})
+}
+
+func (s *Store) exportEmbeddings(ctx context.Context, e *exportJoin, sel selection, where string) *exportTable {
+	var (
+		id      proto.ColUUID
+		field   proto.ColInt8
+		values  proto.ColFloat32
+		vector  = values.Array()
+		version proto.ColUInt64
+		deleted proto.ColUInt8
+	)
+	return s.exportTable(ctx, e, "export_embeddings", ch.Query{
+		Body: "SELECT id, CAST(field, 'Int8') AS field_number, vector, version, deleted" +
+			" FROM (SELECT timestamp, id, field, vector, version, deleted FROM event_embeddings" + where + ") ORDER BY timestamp, id",
+		Parameters: sel.params,
+		Settings:   sel.settings,
+		Result: proto.Results{
+			{Name: "id", Data: &id},
+			{Name: "field_number", Data: &field},
+			{Name: "vector", Data: vector},
+			{Name: "version", Data: &version},
+			{Name: "deleted", Data: &deleted},
+		},
+	}, func() []exportRow {
+		rows := make([]exportRow, len(id))
+		var start uint64
+		for i := range rows {
+			end := vector.Offsets[i]
+			rows[i] = exportRow{id: event.ID(id[i]), field: fieldOfNumber(field[i], true), version: event.Version(version[i]), deleted: deleted[i] != 0}
+			if end > start {
+				rows[i].vector = event.VectorOf(values[start:end]...)
+			}
+			start = end
+		}
+		return rows
+	})
+}
+
+// fieldOfNumber is the inverse of fieldNumber. The numbers of contents and of embeddings
+// are the same.
+func fieldOfNumber(n int8, embeddings bool) event.Field {
+	fields := []event.Field{event.FieldInput, event.FieldOutput}
+	if embeddings {
+		fields = []event.Field{event.FieldInputEmbeddings, event.FieldOutputEmbeddings}
+	}
+	for _, field := range fields {
+		if int8(fieldNumber(field)) == n {
+			return field
+		}
+	}
+	panic("BUG: field number " + strconv.Itoa(int(n)))
+}
+
+// exportTable begins to read a table. rows returns the rows of a block.
+func (s *Store) exportTable(ctx context.Context, e *exportJoin, name string, q ch.Query, rows func() []exportRow) *exportTable {
+	t := &exportTable{blocks: make(chan []exportRow)}
+	seconds := strconv.Itoa(int(math.Ceil((s.cfg.ExportTimeout + readGrace).Seconds())))
+	q.Settings = slices.Concat(q.Settings, []ch.Setting{
+		// The last setting of a name is the one that counts.
+		conn.Setting("max_execution_time", seconds),
+		conn.Setting("send_timeout", seconds), // while the reader reads another table
+		conn.Setting("max_bytes_before_external_sort", strconv.Itoa(exportSortBytes)),
+		conn.Setting("max_threads", "1"),
+		conn.Setting("max_block_size", strconv.Itoa(exportBlockRows)),
+	})
+	q.OnResult = func(ctx context.Context, _ proto.Block) error {
+		block := rows()
+		if len(block) == 0 {
+			return nil
+		}
+		select {
+		case t.blocks <- block:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	e.tables.Go(func() {
+		t.err = s.db.Query(ctx, conn.RoleExport, name, s.cfg.ExportTimeout+readGrace, q)
+		close(t.blocks)
+	})
+	return t
+}
+
+// wait returns when all queries have ended. The context of the export must have ended, or
+// all of its rows have been taken.
+func (e *exportJoin) wait() { e.tables.Wait() }
+
+// next returns the next event and its id; a zero id after the last one.
+func (e *exportJoin) next() (query.Exported, event.ID, error) {
+	for {
+		row, err := e.events.peek()
+		if err != nil {
+			return query.Exported{}, event.ID{}, err
+		}
+		e.open()
+		if row == nil {
+			return query.Exported{}, event.ID{}, nil
+		}
+		core, large := row.core, row.large
+		e.events.take()
+		var (
+			contents   = make(map[fieldOf]event.ContentRow, 2)
+			embeddings = make(map[fieldOf]event.EmbeddingRow, 2)
+		)
+		for _, t := range e.others {
+			for {
+				row, err := t.peek()
+				if err != nil {
+					return query.Exported{}, event.ID{}, err
+				}
+				if row == nil || compareExported(row.id, core.ID) > 0 {
+					break
+				}
+				t.take()
+				if row.id != core.ID {
+					continue
+				}
+				key := fieldOf{row.id, fieldNumber(row.field)}
+				switch row.field {
+				case event.FieldInput, event.FieldOutput:
+					if old, ok := contents[key]; !ok || row.version > old.Version {
+						contents[key] = event.ContentRow{ID: row.id, Field: row.field, Content: row.content, Version: row.version, Deleted: row.deleted}
+						large = large || row.large
+					}
+				default:
+					if old, ok := embeddings[key]; !ok || row.version > old.Version {
+						embeddings[key] = event.EmbeddingRow{ID: row.id, Field: row.field, Vector: row.vector, Version: row.version, Deleted: row.deleted}
+					}
+				}
+			}
+		}
+		exported, ok := assembleOne(&core, contents, embeddings)
+		switch {
+		case !ok: // deleted since its core row was read
+		case large:
+			return query.Exported{Event: event.Event{ID: exported.ID}, Large: true}, core.ID, nil
+		default:
+			return query.Exported{Event: exported}, core.ID, nil
+		}
+	}
+}
+
+// compareExported orders ids as ClickHouse does for equal timestamps: a UUID is ordered by
+// its second half first.
+func compareExported(a, b event.ID) int {
+	return cmp.Or(
+		cmp.Compare(a.Micros(), b.Micros()),
+		cmp.Compare(binary.BigEndian.Uint64(a[8:]), binary.BigEndian.Uint64(b[8:])),
+		cmp.Compare(binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(b[:8])),
+	)
+}
+
+// Place returns the id of an event after which a list can go on. The event may have been
+// deleted since it was read. ok is false if nothing is known of it.
+func (s *Store) Place(ctx context.Context, ref event.Ref) (id event.ID, ok bool, err error) {
+	if ref.Alias == "" {
+		return ref.ID, true, nil
+	}
+	rows, err := s.aliases(ctx, conn.RoleRead, []string{ref.Alias})
+	if err != nil {
+		return event.ID{}, false, err
+	}
+	row, ok := rows[ref.Alias]
+	return row.ID, ok && !row.Deleted && !row.Refused, nil
+}
