@@ -37,6 +37,8 @@ type cli struct {
 	Consume     consumeCmd     `cmd:"" help:"Run the consumer alone."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database's schema up to date."`
 	SQL         sqlCmd         `cmd:"" name:"sql" help:"Ask a running sluice in SQL: a prompt, or one query whose answer is a table, JSON, CSV or Parquet."`
+	Export      exportCmd      `cmd:"" help:"Write the events of a running sluice to a file, as NDJSON or Parquet."`
+	Import      importCmd      `cmd:"" help:"Create the events of files of NDJSON in a running sluice, through its log."`
 	DLQ         dlqCmd         `cmd:"" name:"dlq" help:"List or replay dead letters."`
 	Offsets     offsetsCmd     `cmd:"" help:"Show where the consumer group is in the log, or set it back."`
 	Erase       eraseCmd       `cmd:"" help:"Merge every month that has contents of deleted events now, so that these leave ClickHouse's disk. Without this command the consumer does it later: see --erase-after."`

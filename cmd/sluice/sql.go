@@ -18,25 +18,20 @@ import (
 const queryBytesMax = 1 << 20
 
 type sqlCmd struct {
-	URL        string `name:"url" help:"API of a running Sluice." default:"http://127.0.0.1:8080" placeholder:"URL"`
-	APIKey     string `name:"api-key" help:"API key with the scope read. Better given as a variable or a file." placeholder:"KEY"`
-	APIKeyFile string `name:"api-key-file" help:"File that holds the API key." placeholder:"FILE" type:"path"`
-	Query      string `short:"q" help:"Query. Without it and --file: a prompt on a terminal, otherwise standard input." placeholder:"SQL"`
-	File       string `short:"f" help:"File that holds the query." placeholder:"FILE" type:"path"`
-	Output     string `short:"o" help:"File for the answer, which is replaced when the answer is whole." placeholder:"FILE" type:"path"`
-	Format     string `help:"table, json, csv or parquet. auto: what the name of --output ends in; otherwise table on a terminal, and json." enum:"auto,table,json,csv,parquet" default:"auto"`
+	clientFlags
+	Query  string `short:"q" help:"Query. Without it and --file: a prompt on a terminal, otherwise standard input." placeholder:"SQL"`
+	File   string `short:"f" help:"File that holds the query." placeholder:"FILE" type:"path"`
+	Output string `short:"o" help:"File for the answer, which is replaced when the answer is whole." placeholder:"FILE" type:"path"`
+	Format string `help:"table, json, csv or parquet. auto: what the name of --output ends in; otherwise table on a terminal, and json." enum:"auto,table,json,csv,parquet" default:"auto"`
 }
 
 // Run asks a query, or prompts for queries.
 func (c *sqlCmd) Run(ctx context.Context, e *env) error {
-	client := app.SQLClient{URL: c.URL, Key: c.APIKey}
-	if c.APIKeyFile != "" {
-		key, err := os.ReadFile(c.APIKeyFile)
-		if err != nil {
-			return fmt.Errorf("--api-key-file: %w", err)
-		}
-		client.Key = strings.TrimSpace(string(key))
+	to, err := c.client()
+	if err != nil {
+		return err
 	}
+	client := app.SQLClient{Client: to}
 	if c.Query != "" && c.File != "" {
 		return errors.New("--query and --file: only one can be given")
 	}

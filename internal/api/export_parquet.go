@@ -53,7 +53,7 @@ type parquetEmbeddedRow struct {
 type parquetWriter struct {
 	x          *exchange
 	embeddings bool
-	file       *parquet.Writer
+	file       *parquet.GenericWriter[any]
 	// bytes is the size of the group that is not written yet, and groups how many are.
 	bytes, groups int
 }
@@ -63,7 +63,7 @@ func newParquetWriter(x *exchange, embeddings bool) *parquetWriter {
 	if embeddings {
 		schema = parquet.SchemaOf(parquetEmbeddedRow{})
 	}
-	return &parquetWriter{x: x, embeddings: embeddings, file: parquet.NewWriter(pieces{x}, schema,
+	return &parquetWriter{x: x, embeddings: embeddings, file: parquet.NewGenericWriter[any](pieces{x}, schema,
 		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
 		parquet.CreatedBy("sluice", "", ""))}
 }
@@ -85,9 +85,9 @@ func (w *parquetWriter) write(e *event.Event) error {
 	if w.embeddings {
 		row.InputEmbeddings, row.OutputEmbeddings = floats(e.InputEmbeddings), floats(e.OutputEmbeddings)
 		w.bytes += event.DimensionBytes * (len(row.InputEmbeddings) + len(row.OutputEmbeddings))
-		err = w.file.Write(&row)
+		_, err = w.file.Write([]any{&row})
 	} else {
-		err = w.file.Write(&row.parquetRow)
+		_, err = w.file.Write([]any{&row.parquetRow})
 	}
 	if err != nil {
 		return fmt.Errorf("write a row of a Parquet file: %w", err)

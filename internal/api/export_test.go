@@ -175,7 +175,7 @@ func TestExportBreaksOff(t *testing.T) {
 	server := httptest.NewServer(h.server.Handler())
 	defer server.Close()
 	get := func() (string, error) {
-		resp, err := http.Get(server.URL + "/export") //nolint:noctx // a test
+		resp, err := http.Get(server.URL + "/export")
 		if err != nil {
 			return "", err
 		}
@@ -212,7 +212,7 @@ func TestExportStops(t *testing.T) {
 	go func() { ended <- h.server.Run(ctx) }()
 	answered := make(chan error)
 	go func() {
-		resp, err := http.Get(fmt.Sprintf("http://%s/export", h.server.Addr())) //nolint:noctx // a test
+		resp, err := http.Get(fmt.Sprintf("http://%s/export", h.server.Addr()))
 		if err == nil {
 			_ = resp.Body.Close()
 			if resp.StatusCode != 503 {

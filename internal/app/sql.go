@@ -28,12 +28,7 @@ const (
 const problemBytesMax = 64 << 10
 
 // SQLClient sends queries in SQL to the API of a running Sluice.
-type SQLClient struct {
-	// URL is that of the API, such as http://127.0.0.1:8080.
-	URL string
-	// Key is an API key with the scope read. Empty where the API asks for none.
-	Key string
-}
+type SQLClient struct{ Client }
 
 // Run sends one query, and writes its answer in the format. It is an error if the answer
 // is not whole, of which a part may be written then.
@@ -42,14 +37,11 @@ func (c SQLClient) Run(ctx context.Context, text, format string, out io.Writer) 
 	if format == SQLTable {
 		sent = SQLJSON
 	}
-	resp, err := c.post(ctx, text, sent)
+	resp, err := c.do(ctx, http.MethodPost, "sql", url.Values{"format": {sent}}, http.Header{"Content-Type": {"text/plain; charset=utf-8"}}, []byte(text))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }() // it is only read
-	if resp.StatusCode != http.StatusOK {
-		return sqlProblem(resp)
-	}
 	if format == SQLTable {
 		buffered := bufio.NewWriter(out)
 		if err := printTable(buffered, resp.Body); err != nil {
@@ -61,37 +53,6 @@ func (c SQLClient) Run(ctx context.Context, text, format string, out io.Writer) 
 		return fmt.Errorf("read the answer: %w", err)
 	}
 	return nil
-}
-
-func (c SQLClient) post(ctx context.Context, text, format string) (*http.Response, error) {
-	u, err := url.Parse(c.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("%q is not a URL such as http://127.0.0.1:8080", c.URL)
-	}
-	u = u.JoinPath("sql")
-	u.RawQuery = url.Values{"format": {format}}.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(text))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", "text/plain; charset=utf-8")
-	if c.Key != "" {
-		req.Header.Set("Authorization", "Bearer "+c.Key)
-	}
-	return http.DefaultClient.Do(req)
-}
-
-// sqlProblem is the error that the API answers with.
-func sqlProblem(resp *http.Response) error {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, problemBytesMax))
-	if err != nil {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	var p struct{ Code, Detail string }
-	if err := json.Unmarshal(body, &p); err != nil || p.Code == "" {
-		return fmt.Errorf("%s is no answer of Sluice", resp.Status)
-	}
-	return fmt.Errorf("%s: %s", printable(p.Code), printable(p.Detail))
 }
 
 // Prompt reads queries, each up to a line that ends in a semicolon, and prints their

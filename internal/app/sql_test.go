@@ -31,7 +31,7 @@ func sqlServer(t *testing.T, status int, body string) (client SQLClient, last fu
 		}
 	}))
 	t.Cleanup(server.Close)
-	return SQLClient{URL: server.URL, Key: "secret"}, func() (*http.Request, string) { return request, string(text) }
+	return SQLClient{Client{URL: server.URL, Key: "secret"}}, func() (*http.Request, string) { return request, string(text) }
 }
 
 const sqlAnswer = `{"columns":[{"name":"name","type":"LowCardinality(String)"},{"name":"n","type":"Nullable(UInt64)"},{"name":"x","type":"Array(Interval)"}],` +
@@ -103,7 +103,7 @@ func TestSQLClientErrors(t *testing.T) {
 		t.Error("a broken Parquet file is no error")
 	}
 	for _, url := range []string{"", "127.0.0.1:8080", "ftp://x", "http://"} {
-		if err := (SQLClient{URL: url}).Run(t.Context(), "SELECT 1", SQLJSON, io.Discard); err == nil || !strings.Contains(err.Error(), "is not a URL") {
+		if err := (SQLClient{Client{URL: url}}).Run(t.Context(), "SELECT 1", SQLJSON, io.Discard); err == nil || !strings.Contains(err.Error(), "is not a URL") {
 			t.Errorf("%q: %v", url, err)
 		}
 	}

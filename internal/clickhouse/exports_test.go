@@ -108,7 +108,7 @@ func TestExportSlowly(t *testing.T) {
 			t.Fatalf("event %d is large: %v, and has %d bytes", i, exported.Large, len(exported.Event.Output.Data))
 		}
 		if got = append(got, exported.Event.ID); i%400 == 399 {
-			time.Sleep(2 * cfg.ExportTimeout)
+			<-time.After(2 * cfg.ExportTimeout) // a slow reader
 		}
 	}
 	var want []string
@@ -164,4 +164,20 @@ func BenchmarkExport(b *testing.B) {
 			b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "events/s")
 		})
 	}
+	// What an export would be by pages of a list, of which fifty are read.
+	b.Run("pages", func(b *testing.B) {
+		n := 0
+		for b.Loop() {
+			n = 0
+			q := query.List{Filter: query.Filter{UntilMicros: query.MicrosMax}, LimitEvents: 1000}
+			for range 50 {
+				page, err := store.List(b.Context(), q)
+				if err != nil {
+					b.Fatal(err)
+				}
+				n, q.After = n+len(page.Events), page.Next
+			}
+		}
+		b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "events/s")
+	})
 }

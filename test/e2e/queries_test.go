@@ -71,6 +71,7 @@ func checkQueries(t *testing.T, c *client, m *model) {
 			checkInsights(t, c, m, f)
 			checkRetention(t, c, m, f)
 			checkLists(t, c, m, f)
+			checkExport(t, c, m, f)
 			checkSearch(t, c, m, f)
 		})
 	}
