@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import sys
 import time
@@ -120,6 +122,27 @@ class Driver:
         )
         return read(**query(command))
 
+    def do_search(self, command: Command) -> Answer:
+        return {"results": list(self.client.search_all(**query(command)))}
+
+    def do_insights(self, command: Command) -> Answer:
+        return dict(self.client.insights(**query(command)))
+
+    def do_funnel(self, command: Command) -> Answer:
+        return dict(self.client.funnel(**query(command)))
+
+    def do_retention(self, command: Command) -> Answer:
+        return dict(self.client.retention(**query(command)))
+
+    def do_sql(self, command: Command) -> Answer:
+        arguments = query(command)
+        return dict(self.client.sql(arguments["query"], wait=arguments["wait"]))
+
+    def do_write_sql(self, command: Command) -> Answer:
+        file = io.BytesIO()
+        self.client.write_sql(file=file, **query(command))
+        return {"bytes": base64.b64encode(file.getvalue()).decode()}
+
     def do_trace(self, command: Command) -> Answer:
         spans: list[sluice.Span] = []
 
@@ -148,12 +171,24 @@ def query(command: Command) -> Command:
     arguments = dict(command.get("query", {}))
     inner = arguments.pop("wait", None)
     arguments["wait"] = command.get("wait") or inner or None
-    if "conditions" in arguments:
-        arguments["conditions"] = [
-            (condition["key"], condition["op"], condition.get("value"))
-            for condition in arguments["conditions"]
-        ]
+    arguments = dict(step(arguments))
+    if "steps" in arguments:
+        arguments["steps"] = [step(one) for one in arguments["steps"]]
+    for name in ("did", "returned"):
+        if name in arguments:
+            arguments[name] = step(arguments[name])
     return arguments
+
+
+def step(arguments: Any) -> Any:
+    """A step, or the arguments of a read, with their conditions as tuples."""
+    if isinstance(arguments, str) or "conditions" not in arguments:
+        return arguments
+    conditions = [
+        (condition["key"], condition["op"], condition.get("value"))
+        for condition in arguments["conditions"]
+    ]
+    return arguments | {"conditions": conditions}
 
 
 def failure(error: Exception) -> Answer:

@@ -1,4 +1,4 @@
-"""Track a few events, and list events and conversations by filters.
+"""Track a few events, and list, search and count them by filters.
 
 SLUICE_URL=http://127.0.0.1:8080 python examples/lists.py
 """
@@ -39,6 +39,17 @@ def main() -> None:
         # The conversations that had these errors, the one with the latest error first.
         for listed in client.list_conversations(**expensive, limit=20)["conversations"]:
             print(listed["conversation_id"], listed["errors"], listed["first_input"])
+
+        # Those of them that have all words of a text.
+        found = client.search(text="order where", **expensive)["results"]
+        assert len(found) >= 2
+
+        # How many tokens they took.
+        insights = client.insights(
+            ["events", "sum(metadata.tokens)"], group_by=["event_name"], **expensive
+        )
+        for row in insights["rows"]:
+            print(row["event_name"], row["events"], row["sum(metadata.tokens)"])
 
 
 if __name__ == "__main__":

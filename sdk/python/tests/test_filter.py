@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from server import Answer, Request, Server, as_json
-from sluice import AsyncClient, Client, Filter, RawJSON, ValidationError
+from sluice import AsyncClient, Client, Filter, RawJSON, Step, ValidationError
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "filters.json"
 CASES = [
@@ -46,6 +46,22 @@ def test_conditions(case: dict[str, Any], client: Client, server: Server) -> Non
             assert query(server.requests[0]) == [tuple(case["parameter"])]
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_conditions_of_a_search(case: dict[str, Any], client: Client, server: Server) -> None:
+    server.default = lambda _: as_json(200, {"results": [], "next_cursor": None})
+    key, op = case["key"], case["op"]
+    condition: Any = (key, op, case["value"]) if "value" in case else (key, op)
+    if "member" in case:
+        client.search(text="a", conditions=[condition])
+        name, value = case["member"]
+        assert json.loads(server.requests[0].body) == {"text": "a", "filter": {name: value}}
+    else:
+        with pytest.raises(ValidationError) as caught:
+            client.search(text="a", conditions=[condition])
+        assert caught.value.field == (f"metadata.{key}" if key else "metadata")
+        assert not server.requests
+
+
 READS: list[Callable[..., Any]] = [
     lambda c, f: c.errors(**f),
     lambda c, f: c.latency(**f),
@@ -57,6 +73,11 @@ READS: list[Callable[..., Any]] = [
     lambda c, f: list(c.all_conversations(**f)),
     lambda c, f: c.conversation("c1", **f),
     lambda c, f: list(c.conversation_events("c1", **f)),
+    lambda c, f: c.search(text="a", **f),
+    lambda c, f: list(c.search_all(text="a", **f)),
+    lambda c, f: c.insights(["events"], **f),
+    lambda c, f: c.funnel(["a", "b"], **f),
+    lambda c, f: c.retention("a", **f),
 ]
 
 
@@ -79,6 +100,27 @@ def test_refused_filters(
     with pytest.raises(ValidationError) as caught:
         read(client, filter)
     assert caught.value.field == field
+    assert not server.requests
+
+
+def test_refused_steps(client: Client, server: Server) -> None:
+    step: Step = {"event_name": "a", "conditions": [("plan>", "=", "b")]}
+    for read in (
+        lambda: client.funnel(["a", step]),
+        lambda: client.retention(step),
+        lambda: client.retention("a", returned=step),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            read()
+        assert caught.value.field == "metadata.plan>"
+    for field, read in (
+        ("measures", lambda: client.insights("events")),
+        ("group_by", lambda: client.insights(["events"], group_by="event_name")),
+        ("steps", lambda: client.funnel("event_a")),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            read()
+        assert caught.value.field == field
     assert not server.requests
 
 

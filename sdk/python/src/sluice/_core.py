@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import logging
@@ -24,10 +25,11 @@ from sluice.errors import (
     ApiError,
     ClosedError,
     FlushTimeoutError,
+    NetworkError,
     QueueFullError,
     SluiceError,
 )
-from sluice.types import WriteError
+from sluice.types import SupportsWrite, WriteError
 
 _JOIN_TIMEOUT = 1.0
 
@@ -214,12 +216,31 @@ class Core:
             # The log hardly ever has so many partitions. If it has, all requests but the last only
             # wait, and their results are ignored.
             try:
-                ask(after=receipts[: _reads.RECEIPTS_MAX])
+                ask(after=receipts[: _reads.RECEIPTS_MAX], ignore=True)
             except ApiError as e:
                 if e.code != "unknown_event":
                     raise
             receipts = receipts[_reads.RECEIPTS_MAX :]
         return ask(after=receipts)
+
+    def copy(
+        self,
+        read: _reads.Read,
+        wait: int | None,
+        file: SupportsWrite,
+        left: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Reads a stream from the server and writes it to the file, until the caller has left."""
+        with contextlib.closing(self.read(read, wait)) as stream:
+            while not left():
+                try:
+                    piece = stream.read()
+                except NetworkError as e:
+                    self.check_open()
+                    raise e
+                if not piece:
+                    return
+                file.write(piece)
 
     def close(self, timeout: float | None) -> None:
         """Flushes, then ends everything. Raises FlushTimeoutError if writes are left."""

@@ -317,6 +317,14 @@ def _strict(field: str, value: object) -> bytes:
         raise ValidationError(field, f"cannot be encoded as JSON: {_reason(e)}") from None
 
 
+def vector(field: str, value: Embedding) -> list[float]:
+    """Returns an embedding as numbers that float32 holds. Raises ValidationError."""
+    floats = array.array("f", _float32s(field, value))
+    if sys.byteorder == "big":
+        floats.byteswap()
+    return floats.tolist()
+
+
 def _base64(field: str, value: Embedding) -> bytes:
     return binascii.b2a_base64(_float32s(field, value), newline=False)
 

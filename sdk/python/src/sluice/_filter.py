@@ -9,7 +9,7 @@ from datetime import datetime
 from sluice._encode import datetime_micros, rfc3339
 from sluice._payload import to_json
 from sluice.errors import ValidationError
-from sluice.types import Condition, MetadataValue, Moment
+from sluice.types import Condition, Filter, MetadataValue, Moment, Step
 
 Params = list[tuple[str, str]]
 
@@ -49,9 +49,45 @@ def params(
         latency_min=_bound("latency_min", latency_min),
         latency_max=_bound("latency_max", latency_max),
     )
-    found += [_parameter(key, "=", text(value)) for key, value in (metadata or {}).items()]
-    found += [_condition(condition) for condition in conditions or ()]
+    found += [_parameter(key, op, value) for key, op, value in _conditions(metadata, conditions)]
     return found
+
+
+def members(filter: Filter) -> dict[str, str | list[str]]:
+    """Returns a filter as a JSON object of strings and lists of strings. It raises as `params`."""
+    others = filter.copy()
+    metadata, conditions = others.pop("metadata", None), others.pop("conditions", None)
+    found = params(**others)
+    found += [_member(key, op, value) for key, op, value in _conditions(metadata, conditions)]
+    object: dict[str, list[str]] = {}
+    for name, value in found:
+        object.setdefault(name, []).append(value)
+    return {name: values if len(values) > 1 else values[0] for name, values in object.items()}
+
+
+def step(step: str | Step) -> str:
+    """Returns a step of a funnel or of a retention as the API writes it. It raises as `params`.
+
+    That is the name and the filters, separated by semicolons. What has a meaning there is
+    percent-encoded.
+    """
+    if isinstance(step, str):
+        return _escaped(step)
+    found = params(
+        error=step.get("error"),
+        latency_min=step.get("latency_min"),
+        latency_max=step.get("latency_max"),
+        metadata=step.get("metadata"),
+        conditions=step.get("conditions"),
+    )
+    parts = [f"{_escaped(name)}={_escaped(value)}" for name, value in found]
+    return ";".join([_escaped(step["event_name"]), *parts])
+
+
+def _escaped(part: str) -> str:
+    for c in "%;&+=":
+        part = part.replace(c, f"%{ord(c):02X}")
+    return part
 
 
 def named(**values: str | float | bool | None) -> Params:
@@ -76,13 +112,31 @@ def _bound(field: str, value: float | None) -> float | None:
     return value
 
 
-def _condition(condition: Condition) -> tuple[str, str]:
-    key, op, *values = condition
-    if op in ("exists", "missing"):
-        return _parameter(key, op, "")
-    if len(values) != 1 or not isinstance(values[0], (str, int, float)):
-        raise ValidationError(f"metadata.{key}", "needs a text, a number or a boolean to compare")
-    return _parameter(key, op, text(values[0]))
+def _conditions(
+    metadata: Mapping[str, MetadataValue] | None, conditions: Sequence[Condition] | None
+) -> list[tuple[str, str, str]]:
+    """Returns the key, the comparison and the value of each condition."""
+    found = [(key, "=", text(value)) for key, value in (metadata or {}).items()]
+    for condition in conditions or ():
+        key, op, *values = condition
+        if op in ("exists", "missing"):
+            found.append((key, op, ""))
+        elif len(values) != 1 or not isinstance(values[0], (str, int, float)):
+            detail = "needs a text, a number or a boolean to compare"
+            raise ValidationError(f"metadata.{key}", detail)
+        else:
+            found.append((key, op, text(values[0])))
+    return found
+
+
+def _member(key: str, op: str, value: str) -> tuple[str, str]:
+    """Returns the name and the value of a condition as a member of a filter in JSON.
+
+    There, the value never becomes a part of the name, so only "=" can be misread.
+    """
+    if key and op in ("<", ">"):
+        return f"metadata.{key}{op}", value
+    return _parameter(key, op, value)
 
 
 def _parameter(key: str, op: str, value: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import functools
 import http.client
 import itertools
 import json
@@ -12,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
@@ -41,6 +42,8 @@ class Response:
     location: str | None = None
     # The server's time in Unix seconds; None if the answer does not have it.
     date: float | None = None
+    # The body, if it was asked for as a stream and the status is 200. `body` is empty then.
+    stream: Stream | None = None
 
     def error(self) -> ApiError:
         """Returns the answer as an error, with the members of its problem document if any."""
@@ -77,6 +80,58 @@ class Response:
         except (ValueError, RecursionError):
             return {}
         return problem if isinstance(problem, dict) else {}
+
+
+class Stream:
+    """The body of an answer that is read while it comes. Close it, unless it was read to its end.
+
+    `idle` is how long nothing may come, in seconds. `end` is called once, with whether the
+    connection can be used again.
+    """
+
+    def __init__(
+        self,
+        answer: http.client.HTTPResponse,
+        sock: socket.socket,
+        idle: float,
+    ) -> None:
+        self._answer = answer
+        self._sock = sock
+        self._idle = idle
+        self._ends: list[Callable[[bool], None]] = []
+
+    def on_end(self, end: Callable[[bool], None]) -> None:
+        """Has `end` called when the stream ends."""
+        self._ends.append(end)
+
+    def read(self) -> bytes:
+        """Returns the next piece, of up to 64 KiB; empty at the end. Raises NetworkError."""
+        try:
+            # The timeout counts only while this waits for the server.
+            self._sock.settimeout(self._idle)
+            piece = self._answer.read1(_CHUNK_BYTES)
+            if not piece and self._answer.length:
+                raise http.client.IncompleteRead(b"", self._answer.length)
+        except TimeoutError as e:
+            self._finish(False)
+            raise NetworkError(f"nothing came for {self._idle} seconds") from e
+        except (OSError, ValueError, http.client.HTTPException) as e:
+            self._finish(False)
+            raise NetworkError(_text(e)) from e
+        if not piece:
+            self._finish(not self._answer.will_close)
+        return piece
+
+    def close(self) -> None:
+        """Ends the request."""
+        self._finish(False)
+
+    def _finish(self, healthy: bool) -> None:
+        ends, self._ends = self._ends, []
+        if ends:
+            self._answer.close()  # which leaves the connection open
+        for end in ends:
+            end(healthy)
 
 
 def may_follow(status: int, origin: str, target: str) -> bool:
@@ -144,17 +199,19 @@ class Transport:
         timeout: float,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
+        idle: float | None = None,
     ) -> Response:
         """Sends the request and reads the answer, in `timeout` seconds. Raises NetworkError.
 
-        It follows redirects 307 and 308 to the same server.
+        It follows redirects 307 and 308 to the same server. With `idle`, an answer of status 200 is
+        a stream, which must begin in `timeout` seconds; nothing may come for `idle` seconds then.
         """
         deadline = time.monotonic() + timeout
         headers = self._headers | (headers or {})
         path = self._path + target
         url = self._origin + path
         for hops in itertools.count():
-            response = self._request(method, url, path, body, headers, deadline)
+            response = self._request(method, url, path, body, headers, deadline, idle)
             if response.location is None:
                 return response
             place = urljoin(url, response.location)
@@ -173,9 +230,10 @@ class Transport:
         body: bytes | None,
         headers: dict[str, str],
         deadline: float,
+        idle: float | None,
     ) -> Response:
         if self._context is not None or not url.startswith("https:"):
-            return self._try(method, path, body, headers, deadline)
+            return self._try(method, path, body, headers, deadline, idle)
         # A redirect of the host to https holds for this request only.
         parts = urlsplit(url)
         secure = Transport(
@@ -184,10 +242,16 @@ class Transport:
             ca_file=self._ca_file,
             environment=self._environment,
         )
+        stream = None
         try:
-            return secure._try(method, path, body, headers, deadline)
+            response = secure._try(method, path, body, headers, deadline, idle)
+            stream = response.stream
+            if stream is not None:
+                stream.on_end(lambda _: secure.close())
+            return response
         finally:
-            secure.close()
+            if stream is None:
+                secure.close()
 
     def _try(
         self,
@@ -196,6 +260,7 @@ class Transport:
         body: bytes | None,
         headers: dict[str, str],
         deadline: float,
+        idle: float | None,
     ) -> Response:
         if self._proxy is not None and self._context is None:
             path = self._origin + path
@@ -203,6 +268,7 @@ class Transport:
         while True:
             connection, kept = self._acquire()
             healthy = False
+            stream = None
             try:
                 connection.timeout = max(deadline - time.monotonic(), 0.001)
                 if connection.sock is None:
@@ -210,7 +276,12 @@ class Transport:
                         connection.connect()
                     except OSError as e:
                         raise _retry.NotSentError(_text(e)) from e
-                response, healthy = _exchange(connection, method, path, body, headers, deadline)
+                response, healthy = _exchange(
+                    connection, method, path, body, headers, deadline, idle
+                )
+                stream = response.stream
+                if stream is not None:
+                    stream.on_end(functools.partial(self._release, connection))
                 return response
             except ConnectionError as e:
                 # The server may have closed an idle connection just before this request. So the
@@ -220,7 +291,8 @@ class Transport:
             except (OSError, http.client.HTTPException) as e:
                 raise NetworkError(_text(e)) from e
             finally:
-                self._release(connection, healthy)
+                if stream is None:
+                    self._release(connection, healthy)
 
     def close(self) -> None:
         """Closes the connections. Requests under way fail."""
@@ -281,8 +353,9 @@ def _exchange(
     body: bytes | None,
     headers: dict[str, str],
     deadline: float,
+    idle: float | None,
 ) -> tuple[Response, bool]:
-    """Returns the answer, and whether the connection can be used again."""
+    """Returns the answer, and whether the connection can be used again unless it is a stream."""
     sock = connection.sock
     # The timeout of a socket applies to each call; the deadline applies to the whole exchange.
     sock.settimeout(_left(deadline))
@@ -299,11 +372,15 @@ def _exchange(
             raise broken from None
         raise
     chunks = []
-    while not answer.isclosed():
-        sock.settimeout(_left(deadline))
-        chunks.append(answer.read(_CHUNK_BYTES))
-    if answer.length:
-        raise http.client.IncompleteRead(b"", answer.length)
+    stream = None
+    if idle is not None and answer.status == HTTPStatus.OK:
+        stream = Stream(answer, sock, idle)
+    else:
+        while not answer.isclosed():
+            sock.settimeout(_left(deadline))
+            chunks.append(answer.read(_CHUNK_BYTES))
+        if answer.length:
+            raise http.client.IncompleteRead(b"", answer.length)
     response = Response(
         answer.status,
         b"".join(chunks),
@@ -312,6 +389,7 @@ def _exchange(
         answer.headers.get_content_type(),
         answer.headers.get("Location") if 300 <= answer.status < 400 else None,
         _clock.server_time(answer.headers),
+        stream,
     )
     return response, not answer.will_close and broken is None
 

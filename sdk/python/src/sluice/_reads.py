@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
@@ -10,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote, urlencode
 
-from sluice import _filter, _http, _json, _retry
+from sluice import _encode, _filter, _http, _json, _retry
 from sluice._encode import check_conversation_id, check_id
 from sluice.errors import ApiError, ClosedError, NetworkError, ValidationError
-from sluice.types import ConversationFilter, Filter, TimeOrder
+from sluice.types import ConversationFilter, Embedding, Filter, Step, TimeOrder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,11 +28,18 @@ RECEIPTS_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read: a path, and the parameters of its query string."""
+    """A read: a path, and the parameters of its query string.
+
+    Every read may be sent again, because it changes nothing.
+    """
 
     path: str
     params: list[tuple[str, str]]
     raw: bool = False  # whether events also have their contents as JSON text
+    # The body and its type, if the read is a POST.
+    body: bytes | None = None
+    content_type: str = ""
+    stream: bool = False  # whether the answer is a stream
 
 
 class Page(TypedDict):
@@ -87,6 +95,78 @@ def analytics(
     return Read(f"/analytics/{name}", params)
 
 
+def search(
+    filter: Filter,
+    *,
+    text: str | None,
+    vector: Embedding | None,
+    like: str | None,
+    field: str | None,
+    limit: int | None,
+    cursor: str | None,
+    raw: bool,
+) -> Read:
+    """POST /search."""
+    members = {
+        "text": text,
+        "vector": None if vector is None else _encode.vector("vector", vector),
+        "like": like,
+        "field": field,
+        "filter": _filter.members(filter) or None,
+        "limit": limit,
+        "cursor": cursor,
+    }
+    given = {name: value for name, value in members.items() if value is not None}
+    return Read("/search", [], raw, json.dumps(given).encode(), "application/json")
+
+
+def insights(
+    filter: Filter,
+    *,
+    measures: Sequence[str],
+    group_by: Sequence[str] | None,
+    **others: str | int | None,
+) -> Read:
+    """GET /analytics/insights."""
+    params = _filter.params(**filter) + _filter.named(**others)
+    params += _each("measure", "measures", measures) + _each("group_by", "group_by", group_by)
+    return Read("/analytics/insights", params)
+
+
+def funnel(filter: Filter, *, steps: Sequence[str | Step], **others: str | int | None) -> Read:
+    """GET /analytics/funnel."""
+    if isinstance(steps, str):
+        raise ValidationError("steps", "must be a list of steps, not a string")
+    params = _filter.params(**filter) + _filter.named(**others)
+    params += [("step", _filter.step(step)) for step in steps]
+    return Read("/analytics/funnel", params)
+
+
+def retention(
+    filter: Filter, *, did: str | Step, returned: str | Step | None, **others: str | int | None
+) -> Read:
+    """GET /analytics/retention."""
+    params = [*_filter.params(**filter), *_filter.named(**others), ("did", _filter.step(did))]
+    if returned is not None:
+        params.append(("returned", _filter.step(returned)))
+    return Read("/analytics/retention", params)
+
+
+def sql(query: str, *, format: str | None = None) -> Read:
+    """POST /sql. With a format, the answer is a stream."""
+    # If the query is not valid Unicode, the server's answer says so.
+    body = query.encode("utf-8", "surrogatepass")
+    params = _filter.named(format=format)
+    stream = format is not None
+    return Read("/sql", params, False, body, "text/plain; charset=utf-8", stream)
+
+
+def _each(name: str, field: str, values: Sequence[str] | None) -> _filter.Params:
+    if isinstance(values, str):
+        raise ValidationError(field, "must be a list of texts, not a string")
+    return [(name, value) for value in values or ()]
+
+
 def check_wait(wait: float) -> int:
     """Checks the wait, and rounds it up to whole seconds, because the server takes only those."""
     if not WAIT_MIN <= wait <= WAIT_MAX:
@@ -110,14 +190,17 @@ def perform(
     stopped: threading.Event,
     sleep: Callable[[float], object],
     observe: Callable[[_http.Response], None],
+    ignore: bool = False,
 ) -> Any:
-    """Sends the read, with retries until the deadline, and returns the decoded answer.
+    """Sends the read, with retries until the deadline, and returns the decoded answer or a Stream.
 
-    With `wait`, the server first waits until the writes of the receipts `after` are applied. Raises
-    ApiError, NetworkError and ClosedError.
+    With `ignore`, it returns None instead. With `wait`, the server first waits until the writes of
+    the receipts `after` are applied. Raises ApiError, NetworkError and ClosedError.
     """
     params = list(read.params)
-    headers = {"Accept": "application/json"}
+    headers = {"Accept": "*/*" if read.stream else "application/json"}
+    if read.content_type:
+        headers["Content-Type"] = read.content_type
     if wait is not None:
         params += [("after", receipt) for receipt in after]
         headers["Prefer"] = f"wait={wait}"
@@ -132,11 +215,20 @@ def perform(
         try:
             # The wait does not count against the server's time to answer.
             timeout = min(request_timeout, max(deadline - time.monotonic(), 1)) + (wait or 0)
-            response = transport.request("GET", target, headers=headers, timeout=timeout)
+            response = transport.request(
+                "GET" if read.body is None else "POST",
+                target,
+                body=read.body,
+                headers=headers,
+                timeout=timeout,
+                idle=request_timeout if read.stream and not ignore else None,
+            )
             if response.status == 200:
-                decoded = _decoded(response.body, read.raw)
+                decoded = None
+                if response.stream is None and not ignore:
+                    decoded = _decoded(response.body, read.raw)
                 observe(response)
-                return decoded
+                return decoded if response.stream is None else response.stream
             if response.is_problem():
                 observe(response)
             retry_after = response.retry_after
@@ -152,8 +244,9 @@ def perform(
 
 
 def _worth_another(error: ApiError | NetworkError) -> bool:
-    # A wait on the server that timed out is not repeated.
-    if isinstance(error, ApiError) and error.code == "not_yet_applied":
+    # A wait on the server that timed out is not repeated. 501 means that the server is not set up
+    # for the read.
+    if isinstance(error, ApiError) and (error.code == "not_yet_applied" or error.status == 501):
         return False
     return _retry.is_retryable(error)
 
@@ -171,8 +264,12 @@ def _decoded(body: bytes, raw: bool) -> Any:
 def _add_raw(decoded: Any, text: str) -> None:
     members = _json.members(text)
     if "events" in members:
-        for event, json in zip(decoded["events"], _json.elements(members["events"]), strict=True):
-            _add_raw(event, json)
+        for event, one in zip(decoded["events"], _json.elements(members["events"]), strict=True):
+            _add_raw(event, one)
+        return
+    if "results" in members:
+        for result, one in zip(decoded["results"], _json.elements(members["results"]), strict=True):
+            _add_raw(result["event"], _json.members(one)["event"])
         return
     decoded["raw"] = {
         name: None if decoded.get(name) is None else _json.RawJSON(members[name])

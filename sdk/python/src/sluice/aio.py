@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import os
 import sys
+import threading
 import time
 from collections.abc import (
     AsyncIterator,
@@ -39,7 +41,16 @@ from sluice.types import (
     Event,
     EventPage,
     Filter,
+    FunnelRows,
+    InsightsRows,
     LatencyRows,
+    RetentionRows,
+    SearchField,
+    SearchPage,
+    SearchResult,
+    SQLRows,
+    Step,
+    SupportsWrite,
     TimeOrder,
     TimeSeriesRows,
     Timestamp,
@@ -455,6 +466,153 @@ class AsyncClient:
         )
         return cast(TimeSeriesRows, await self._read(read, wait))
 
+    async def search(
+        self,
+        *,
+        text: str | None = None,
+        vector: Embedding | None = None,
+        like: str | None = None,
+        field: SearchField | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        raw: bool = False,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> SearchPage:
+        """Finds events by a text, by similarity, or by both; see `Client.search`."""
+        read = _reads.search(
+            filter,
+            text=text,
+            vector=vector,
+            like=like,
+            field=field,
+            limit=limit,
+            cursor=cursor,
+            raw=raw,
+        )
+        return cast(SearchPage, await self._read(read, wait))
+
+    async def search_all(
+        self,
+        *,
+        text: str | None = None,
+        vector: Embedding | None = None,
+        like: str | None = None,
+        field: SearchField | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        raw: bool = False,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> AsyncIterator[SearchResult]:
+        """Iterates over all results of a search; see `Client.search_all`."""
+        while True:
+            page = await self.search(
+                text=text,
+                vector=vector,
+                like=like,
+                field=field,
+                limit=limit,
+                cursor=cursor,
+                raw=raw,
+                wait=wait,
+                **filter,
+            )
+            for result in page["results"]:
+                yield result
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+            wait = None
+
+    async def insights(
+        self,
+        measures: Sequence[str],
+        *,
+        group_by: Sequence[str] | None = None,
+        interval: str | None = None,
+        tz: str | None = None,
+        order_by: str | None = None,
+        order: Literal["asc", "desc"] | None = None,
+        limit: int | None = None,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> InsightsRows:
+        """Computes measures of events; see `Client.insights`."""
+        read = _reads.insights(
+            filter,
+            measures=measures,
+            group_by=group_by,
+            interval=interval,
+            tz=tz,
+            order_by=order_by,
+            order=order,
+            limit=limit,
+        )
+        return cast(InsightsRows, await self._read(read, wait))
+
+    async def funnel(
+        self,
+        steps: Sequence[str | Step],
+        *,
+        window: str | None = None,
+        per: str | None = None,
+        group_by: str | None = None,
+        limit: int | None = None,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> FunnelRows:
+        """Counts how many do a series of steps; see `Client.funnel`."""
+        read = _reads.funnel(
+            filter, steps=steps, window=window, per=per, group_by=group_by, limit=limit
+        )
+        return cast(FunnelRows, await self._read(read, wait))
+
+    async def retention(
+        self,
+        did: str | Step,
+        *,
+        returned: str | Step | None = None,
+        interval: str | None = None,
+        tz: str | None = None,
+        per: str | None = None,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> RetentionRows:
+        """Counts how many return; see `Client.retention`."""
+        read = _reads.retention(
+            filter, did=did, returned=returned, interval=interval, tz=tz, per=per
+        )
+        return cast(RetentionRows, await self._read(read, wait))
+
+    async def sql(self, query: str, *, wait: float | None = None) -> SQLRows:
+        """Runs a query in SQL; see `Client.sql`."""
+        return cast(SQLRows, await self._read(_reads.sql(query), wait))
+
+    async def write_sql(
+        self,
+        query: str,
+        file: SupportsWrite,
+        *,
+        format: Literal["csv", "parquet"] = "csv",
+        wait: float | None = None,
+    ) -> None:
+        """Runs a query in SQL and writes the answer to a file; see `Client.write_sql`.
+
+        The file is written in a thread of the client. If the call is cancelled, no more is written
+        after the piece that is being written.
+        """
+        left = threading.Event()
+        try:
+            await self._run(
+                functools.partial(
+                    self._core.copy, _reads.sql(query, format=format), file=file, left=left.is_set
+                ),
+                wait,
+            )
+        finally:
+            left.set()
+
     @overload
     def trace(
         self,
@@ -566,16 +724,20 @@ class AsyncClient:
         await _until(queue, lambda wake: queue.flush_poll(seq, wake), timeout)
 
     async def _read(self, read: _reads.Read, wait: float | None) -> object:
+        return await self._run(functools.partial(self._core.read, read), wait)
+
+    async def _run(self, ask: Callable[[int | None], T], wait: float | None) -> T:
+        """Flushes for the wait, and calls `ask` in a thread with the wait in whole seconds."""
         seconds = None if wait is None else _reads.check_wait(wait)
         if wait is not None:
             await self.flush(wait)
         self._core.check_open()
         loop = asyncio.get_running_loop()
         try:
-            future = loop.run_in_executor(self._threads, self._core.read, read, seconds)
+            future = loop.run_in_executor(self._threads, ask, seconds)
         except RuntimeError:  # the interpreter exits, and cannot start a thread
             self._core.check_open()
-            return self._core.read(read, seconds)
+            return ask(seconds)
         return await future
 
 

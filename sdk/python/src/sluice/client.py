@@ -28,7 +28,16 @@ from sluice.types import (
     Event,
     EventPage,
     Filter,
+    FunnelRows,
+    InsightsRows,
     LatencyRows,
+    RetentionRows,
+    SearchField,
+    SearchPage,
+    SearchResult,
+    SQLRows,
+    Step,
+    SupportsWrite,
     TimeOrder,
     TimeSeriesRows,
     Timestamp,
@@ -617,6 +626,231 @@ class Client:
         )
         return cast(TimeSeriesRows, self._read(read, wait))
 
+    def search(
+        self,
+        *,
+        text: str | None = None,
+        vector: Embedding | None = None,
+        like: str | None = None,
+        field: SearchField | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        raw: bool = False,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> SearchPage:
+        """Finds events by a text, by the similarity of embeddings, or by both.
+
+        It reads one page of them, the best first. It needs `text`, `vector` or `like`, or `text`
+        beside one of the other two. It raises as `event` does; `unknown_event` means that `like`
+        names no event.
+
+        Args:
+            text: Words, and phrases in double quotes. An event is found if one of its fields has
+                all of them, whatever their case. The newest events come first.
+            vector: 1 to 4,096 numbers. Finds the events whose embeddings have as many dimensions
+                and the nearest direction.
+            like: The id of an event, whose embeddings are the vector. The event itself is not
+                found.
+            field: The field that is searched; `error` only in a search of text alone. Default: all
+                of them; for `like`, the input if the event has embeddings of its input, otherwise
+                the output.
+            limit: The maximum number of results in the page, 1 to 100. Default 10.
+            cursor: The `next_cursor` of the previous page, which must have had the same arguments.
+                Only searches of text alone have several pages. Default: the first page.
+            raw: As for `event`.
+            wait: As for `event`.
+            **filter: The members of a `Filter`, which select the events that are searched.
+        """
+        read = _reads.search(
+            filter,
+            text=text,
+            vector=vector,
+            like=like,
+            field=field,
+            limit=limit,
+            cursor=cursor,
+            raw=raw,
+        )
+        return cast(SearchPage, self._read(read, wait))
+
+    def search_all(
+        self,
+        *,
+        text: str | None = None,
+        vector: Embedding | None = None,
+        like: str | None = None,
+        field: SearchField | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        raw: bool = False,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> Iterator[SearchResult]:
+        """Iterates over all results of `search`, from `cursor` on. It reads page by page.
+
+        `limit` is the size of a page, and `wait` applies to the first page only. The other
+        arguments and the exceptions are those of `search`.
+        """
+        while True:
+            page = self.search(
+                text=text,
+                vector=vector,
+                like=like,
+                field=field,
+                limit=limit,
+                cursor=cursor,
+                raw=raw,
+                wait=wait,
+                **filter,
+            )
+            yield from page["results"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+            wait = None
+
+    def insights(
+        self,
+        measures: Sequence[str],
+        *,
+        group_by: Sequence[str] | None = None,
+        interval: str | None = None,
+        tz: str | None = None,
+        order_by: str | None = None,
+        order: Literal["asc", "desc"] | None = None,
+        limit: int | None = None,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> InsightsRows:
+        """Computes measures of events, by group and by interval.
+
+        Groups and intervals without events have no row. Without both there is exactly one row. It
+        raises as `event` does.
+
+        Args:
+            measures: 1 to 16 measures: `events`, `errors`, `error_rate`, `conversations`, or sum,
+                avg, min, max or a quantile of the latency or of a member of the metadata, such as
+                `p95(latency)` and `sum(metadata.tokens)`.
+            group_by: Up to three of `event_name`, `conversation` and members of the metadata such
+                as `metadata.plan`. Default: all events are one group.
+            interval: The length of a bucket of time: a number and s, m, h, d, w (weeks from Monday)
+                or mo (months). At most 10,000 buckets may lie between `since` and `until`. Default:
+                no buckets.
+            tz: The name of the time zone of days, weeks and months, such as `Europe/Berlin`.
+                Default UTC.
+            order_by: One of the measures, or `time` with an interval. Default: `time` with an
+                interval, otherwise the first measure.
+            order: Default `asc` for the time, and `desc` for a measure.
+            limit: The maximum number of rows, 1 to 10,000. Default 100; with an interval 10,000.
+            wait: As for `event`.
+            **filter: As for `errors`.
+        """
+        read = _reads.insights(
+            filter,
+            measures=measures,
+            group_by=group_by,
+            interval=interval,
+            tz=tz,
+            order_by=order_by,
+            order=order,
+            limit=limit,
+        )
+        return cast(InsightsRows, self._read(read, wait))
+
+    def funnel(
+        self,
+        steps: Sequence[str | Step],
+        *,
+        window: str | None = None,
+        per: str | None = None,
+        group_by: str | None = None,
+        limit: int | None = None,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> FunnelRows:
+        """Counts how many subjects do the steps in their order within a window, and how fast.
+
+        It raises as `event` does.
+
+        Args:
+            steps: 2 to 10 steps in their order: names of events, or names with filters.
+            window: The longest time from the first to the last step, inclusive, such as `30m` or
+                `7d`, up to `366d`. Default `24h`.
+            per: What is counted: `conversation`, or the values of a member of the metadata, such as
+                `metadata.user`. Default `conversation`.
+            group_by: Breaks the answer down by a property of the first event of the first step:
+                `event_name`, `conversation`, or `metadata.plan`. Default: there is one row.
+            limit: The maximum number of rows, 1 to 10,000. Default 100.
+            wait: As for `event`.
+            **filter: As for `errors`.
+        """
+        read = _reads.funnel(
+            filter, steps=steps, window=window, per=per, group_by=group_by, limit=limit
+        )
+        return cast(FunnelRows, self._read(read, wait))
+
+    def retention(
+        self,
+        did: str | Step,
+        *,
+        returned: str | Step | None = None,
+        interval: str | None = None,
+        tz: str | None = None,
+        per: str | None = None,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> RetentionRows:
+        """Counts, of the subjects that did something in a period, how many return later.
+
+        There is a row for each period, in order of time. It raises as `event` does.
+
+        Args:
+            did: The first event: its name, or a name with filters.
+            returned: The later event. Default: `did`.
+            interval: The length of a period in days, weeks or months, such as `1w`. At most 366 may
+                lie between `since` and `until`. Default `1d`.
+            tz: As for `insights`.
+            per: As for `funnel`.
+            wait: As for `event`.
+            **filter: As for `errors`.
+        """
+        read = _reads.retention(
+            filter, did=did, returned=returned, interval=interval, tz=tz, per=per
+        )
+        return cast(RetentionRows, self._read(read, wait))
+
+    def sql(self, query: str, *, wait: float | None = None) -> SQLRows:
+        """Runs a SELECT in ClickHouse's SQL on the live views, which docs/sql.md describes.
+
+        The whole answer is in memory, which the server bounds; see `write_sql`. It raises as
+        `event` does. An `ApiError` with the code `invalid_query` says what is wrong with the query;
+        `sql_not_set_up` means that the server has no user for SQL.
+        """
+        return cast(SQLRows, self._read(_reads.sql(query), wait))
+
+    def write_sql(
+        self,
+        query: str,
+        file: SupportsWrite,
+        *,
+        format: Literal["csv", "parquet"] = "csv",
+        wait: float | None = None,
+    ) -> None:
+        """Runs a query as `sql` does, and writes the answer to a binary file while it comes.
+
+        It is retried until the answer begins. After that, a `NetworkError` means that the answer
+        broke off, or that nothing came for `request_timeout`; a part of it is in the file then.
+
+        Args:
+            query: As for `sql`.
+            file: A file that was opened with `wb`, or anything else with a `write` method.
+            format: `csv` has the names of the columns in its first line, and NULL as `\\N`.
+            wait: As for `event`.
+        """
+        seconds = self._flush_for(wait)
+        self._core.copy(_reads.sql(query, format=format), seconds, file)
+
     @overload
     def trace(
         self,
@@ -719,7 +953,12 @@ class Client:
                 report(self._core, span, e)
 
     def _read(self, read: _reads.Read, wait: float | None) -> object:
-        seconds = None if wait is None else _reads.check_wait(wait)
-        if wait is not None:
-            self._core.flush(wait)
-        return self._core.read(read, seconds)
+        return self._core.read(read, self._flush_for(wait))
+
+    def _flush_for(self, wait: float | None) -> int | None:
+        """Flushes for a read with a wait, and returns the wait in whole seconds."""
+        if wait is None:
+            return None
+        seconds = _reads.check_wait(wait)
+        self._core.flush(wait)
+        return seconds

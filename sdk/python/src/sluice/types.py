@@ -34,6 +34,13 @@ class SupportsToList(Protocol):
         """Returns the elements as Python's own objects."""
 
 
+class SupportsWrite(Protocol):
+    """A binary file, or anything else with a `write` method for bytes."""
+
+    def write(self, data: bytes, /) -> object:
+        """Writes the bytes."""
+
+
 Embedding: TypeAlias = Sequence[float] | SupportsToList
 """1 to 4,096 finite numbers in the range of float32: a list, an `array` or a NumPy array. An array
 of float32 is not converted."""
@@ -268,3 +275,134 @@ class TimeSeriesRows(TypedDict):
     """The intervals in order of time. Intervals without events have no row."""
 
     rows: list[TimeSeriesRow]
+
+
+SearchField: TypeAlias = Literal["input", "output", "error"]
+"""A field of an event that a search looks in."""
+
+
+class Fragment(TypedDict):
+    """A part of a `Highlight`. `match` is whether it is what was searched for."""
+
+    text: str
+    match: bool
+
+
+class Highlight(TypedDict):
+    """A piece of a field in which a text was found. Its fragments joined are the piece."""
+
+    field: SearchField
+    fragments: list[Fragment]
+
+
+class SearchResult(TypedDict):
+    """An event that a search found, without its embeddings.
+
+    `score` is 1 for a search of text alone, and the cosine similarity for one by similarity alone.
+    With both, it is the sum of 1/(60 + rank) over the ranks that the event has among the first 50
+    of each. `highlights` are the places in which the text was found, up to three of a field.
+    """
+
+    event: Event
+    score: float
+    highlights: list[Highlight]
+
+
+class SearchPage(TypedDict):
+    """A page of what a search found, the best first. `next_cursor` is None on the last page."""
+
+    results: list[SearchResult]
+    next_cursor: str | None
+
+
+class InsightsRows(TypedDict):
+    """The rows of `insights`. `truncated` is whether there are more than the limit.
+
+    A row has a member for each measure, by its text such as `sum(metadata.tokens)`, and for each
+    group: `event_name`, `conversation_id`, `metadata.plan`. With an interval, it has `time`, the
+    start of the bucket. A measure without a value, such as the average of no numbers, is None, and
+    so is the group of the events without a member of the metadata. Integers have all their digits.
+    """
+
+    rows: list[dict[str, Any]]
+    truncated: bool
+
+
+class _StepName(TypedDict):
+    event_name: str
+
+
+class Step(_StepName, total=False):
+    """Selects the events of a step: those that have the name and match all other members.
+
+    The other members are those of a `Filter`.
+    """
+
+    error: bool | None
+    latency_min: float | None
+    latency_max: float | None
+    metadata: Mapping[str, MetadataValue] | None
+    conditions: Sequence[Condition] | None
+
+
+class FunnelRows(TypedDict):
+    """The rows of `funnel`. `truncated` is whether there are more groups than the limit.
+
+    A row has `steps`, a list of `FunnelStep`, and, with `group_by`, the value of its group:
+    `event_name`, `conversation_id` or `metadata.plan`. The group with the most subjects comes
+    first.
+    """
+
+    rows: list[dict[str, Any]]
+    truncated: bool
+
+
+class FunnelStep(TypedDict):
+    """How many subjects reach a step.
+
+    `conversion` is the share of the subjects of the first step, and `conversion_from_previous` that
+    of the step before, 0 to 1; None if there are none. `median_ms_from_previous` is the median time
+    since the step before, in milliseconds.
+    """
+
+    event_name: str
+    subjects: int
+    conversion: float | None
+    conversion_from_previous: float | None
+    median_ms_from_previous: float | None
+
+
+class RetentionRow(TypedDict):
+    """The counts of the subjects that did something in the period that begins at `time`.
+
+    `returned` has how many of them returned in the period itself and in each period after it. If
+    the period has not ended, `complete` is false, and its count may still grow.
+    """
+
+    time: str
+    complete: bool
+    subjects: int
+    returned: list[int]
+
+
+class RetentionRows(TypedDict):
+    """The periods in order of time."""
+
+    rows: list[RetentionRow]
+
+
+class SQLColumn(TypedDict):
+    """A column, with ClickHouse's name of its type, such as `UInt64` or `Nullable(String)`."""
+
+    name: str
+    type: str
+
+
+class SQLRows(TypedDict):
+    """The answer to a query in SQL: a list for each row, with a value for each column.
+
+    Integers have all their digits. NaN and infinities are None, and times are RFC 3339 in UTC.
+    """
+
+    columns: list[SQLColumn]
+    rows: list[list[Any]]
