@@ -338,6 +338,7 @@ func TestSDK(t *testing.T) {
 	t.Parallel()
 	_, server := serve(t, t.TempDir())
 	listed := writeListed(t, server)
+	writeAsked(t, server)
 	for _, one := range sdks {
 		t.Run(one.name, func(t *testing.T) {
 			command := one.command(t)
@@ -351,6 +352,7 @@ func TestSDK(t *testing.T) {
 				"conversation":   testSDKConversation,
 				"queries":        testSDKQueries,
 				"lists":          testSDKLists,
+				"questions":      testSDKQuestions,
 				"trace":          testSDKTrace,
 				"closed":         testSDKClosed,
 				"keys":           testSDKKeys,
@@ -817,6 +819,185 @@ func testSDKLists(t *testing.T, s *sdkTest) {
 			t.Errorf("%s: a condition that cannot be sent is refused for the field %q", what, err.Field)
 		}
 	}
+}
+
+// writeAsked writes the events that testSDKQuestions asks about. Their metadata have
+// integers beyond 2^53, whose sum is beyond 2^64.
+func writeAsked(t *testing.T, server *client) {
+	t.Helper()
+	lines := `{"id":"asked 0","conversation_id":"asked a","event_name":"event_a","timestamp":"2026-03-01T00:00:00Z","latency":10,"input":"the red fox","input_embeddings":[1,0],"conversation_metadata":{"of":"asked","user":"u1","n":9007199254740993}}
+{"id":"asked 1","conversation_id":"asked a","event_name":"event_b","timestamp":"2026-03-01T00:00:01.5Z","error":"late","input":{"say":"the blue fox"},"input_embeddings":[0.8,0.6],"conversation_metadata":{"of":"asked","user":"u1","n":18446744073709551615}}
+{"id":"asked 2","conversation_id":"asked b","event_name":"event_a","timestamp":"2026-03-01T12:00:00Z","latency":30,"output":"漢字 a;b","conversation_metadata":{"of":"asked","user":"u2","plan":"a;b"}}
+{"id":"asked 3","conversation_id":"asked c","event_name":"event_b","timestamp":"2026-03-02T12:00:00Z","conversation_metadata":{"of":"asked","user":"u2","n":2}}
+`
+	a, err := server.do(http.MethodPost, "/events", []byte(lines), "wait=30")
+	if err != nil || a.status != http.StatusOK {
+		t.Fatalf("write the events to ask about: status %d, error %v: %.500s", a.status, err, a.body)
+	}
+}
+
+// testSDKQuestions searches, and asks for insights, a funnel, a retention and SQL.
+func testSDKQuestions(t *testing.T, s *sdkTest) {
+	var options object
+	if strings.HasPrefix(s.name, "typescript") {
+		options = object{"big_integers": true} // the others always keep the digits
+	}
+	d := s.open(t, options)
+	filter := object{"since": "2026-03-01T00:00:00Z", "until": "2026-03-03T00:00:00Z", "metadata": object{"of": "asked"}}
+	// ask compares an answer, whose numbers keep their digits. A library may have null or
+	// nothing where there is no value.
+	ask := func(name, what string, query object, want string) {
+		t.Helper()
+		got, wanted := exactly(t, d.must(t, what, object{"query": query}).Raw), exactly(t, []byte(want))
+		if diff := gocmp.Diff(wanted, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+
+	for name, tt := range map[string]struct {
+		query object
+		want  string // id, score and what was found of each result
+	}{
+		"words":                 {object{"text": "FOX red"}, "asked 0 1 [red fox]"},
+		"pages of one":          {object{"text": "fox", "limit": 1}, "asked 1 1 [fox], asked 0 1 [fox]"},
+		"a field":               {object{"text": "漢字", "field": "output"}, "asked 2 1 [漢字]"},
+		"a field without it":    {object{"text": "漢字", "field": "input"}, ""},
+		"a filter":              {object{"text": "fox", "error": true, "conditions": []object{{"key": "n", "op": ">", "value": "9007199254740993"}}}, "asked 1 1 [fox]"},
+		"a vector":              {object{"vector": []float64{1, 0}}, "asked 0 1 [], asked 1 0.8 []"},
+		"an event like another": {object{"like": "asked 0"}, "asked 1 0.8 []"},
+		"a text and a vector":   {object{"text": "fox", "vector": []float64{0.8, 0.6}}, "asked 1 0.0328 [fox], asked 0 0.0323 [fox]"},
+	} {
+		var got struct {
+			Results []struct {
+				Event      object
+				Score      float64
+				Highlights []struct {
+					Field     string
+					Fragments []struct {
+						Text  string
+						Match bool
+					}
+				}
+			}
+		}
+		if err := json.Unmarshal(d.must(t, "search", object{"query": with(filter, tt.query)}).Raw, &got); err != nil {
+			t.Fatal(err)
+		}
+		var results []string
+		for _, r := range got.Results {
+			var found []string
+			for _, h := range r.Highlights {
+				for _, f := range h.Fragments {
+					if f.Match {
+						found = append(found, f.Text)
+					}
+				}
+			}
+			results = append(results, fmt.Sprint(r.Event["id"], " ", math.Round(r.Score*1e4)/1e4, " ", found))
+		}
+		if all := strings.Join(results, ", "); all != tt.want {
+			t.Errorf("a search by %s found %s, want %s", name, all, tt.want)
+		}
+	}
+
+	ask("insights", "insights", with(filter, object{"measures": []string{"events", "sum(metadata.n)", "error_rate", "max(latency)"}}),
+		`{"rows":[{"events":4,"sum(metadata.n)":18455751272964292610,"error_rate":0.25,"max(latency)":30}],"truncated":false}`)
+	ask("insights by user and day", "insights", with(filter, object{
+		"measures": []string{"events", "sum(metadata.n)", "avg(latency)"}, "group_by": []string{"metadata.user"}, "interval": "1d", "tz": "Asia/Kolkata", "limit": 2,
+	}), `{"rows":[{"time":"2026-02-28T18:30:00Z","metadata.user":"u1","events":2,"sum(metadata.n)":18455751272964292608,"avg(latency)":10},
+		{"time":"2026-02-28T18:30:00Z","metadata.user":"u2","events":1,"sum(metadata.n)":0,"avg(latency)":30}],"truncated":true}`)
+	ask("insights by conversation, name and number", "insights", with(filter, object{
+		"measures": []string{"avg(latency)"}, "group_by": []string{"conversation", "event_name", "metadata.n"}, "order": "asc", "order_by": "avg(latency)",
+	}), `{"rows":[{"conversation_id":"asked a","event_name":"event_a","metadata.n":9007199254740993,"avg(latency)":10},{"conversation_id":"asked b","event_name":"event_a","metadata.n":null,"avg(latency)":30},
+		{"conversation_id":"asked a","event_name":"event_b","metadata.n":18446744073709551615,"avg(latency)":null},{"conversation_id":"asked c","event_name":"event_b","metadata.n":2,"avg(latency)":null}],"truncated":false}`)
+	ask("a funnel", "funnel", with(filter, object{"steps": []any{"event_a", object{"event_name": "event_b", "error": true}}, "per": "metadata.user"}),
+		`{"rows":[{"steps":[{"event_name":"event_a","subjects":2,"conversion":1,"conversion_from_previous":1,"median_ms_from_previous":null},
+		{"event_name":"event_b","subjects":1,"conversion":0.5,"conversion_from_previous":0.5,"median_ms_from_previous":1500}]}],"truncated":false}`)
+	ask("a funnel by plan within 25 hours", "funnel", with(filter, object{
+		"steps": []any{object{"event_name": "event_a", "metadata": object{"plan": "a;b"}}, "event_b"}, "per": "metadata.user", "group_by": "metadata.plan", "window": "90000s",
+	}), `{"rows":[{"metadata.plan":"a;b","steps":[{"event_name":"event_a","subjects":1,"conversion":1,"conversion_from_previous":1,"median_ms_from_previous":null},
+		{"event_name":"event_b","subjects":1,"conversion":1,"conversion_from_previous":1,"median_ms_from_previous":86400000}]}],"truncated":false}`)
+	ask("a retention", "retention", with(filter, object{"did": "event_a", "returned": object{"event_name": "event_b"}, "interval": "1d", "per": "metadata.user"}),
+		`{"rows":[{"time":"2026-03-01T00:00:00Z","complete":true,"subjects":2,"returned":[1,1]},{"time":"2026-03-02T00:00:00Z","complete":true,"subjects":0,"returned":[0]}]}`)
+
+	const query = "SELECT id, toUInt256('115792089237316195423570985008687907853269984665640564039457584007913129639935') AS large, error, timestamp" +
+		" FROM live_events WHERE id IN ('asked 0', 'asked 1') ORDER BY id"
+	ask("SQL", "sql", object{"query": query}, `{"columns":[{"name":"id","type":"String"},{"name":"large","type":"UInt256"},{"name":"error","type":"Nullable(String)"},{"name":"timestamp","type":"DateTime64(6, 'UTC')"}],
+		"rows":[["asked 0",115792089237316195423570985008687907853269984665640564039457584007913129639935,null,"2026-03-01T00:00:00.000000Z"],
+		["asked 1",115792089237316195423570985008687907853269984665640564039457584007913129639935,"late","2026-03-01T00:00:01.500000Z"]]}`)
+	written := func(format string) string {
+		t.Helper()
+		var got struct{ Bytes []byte }
+		if err := json.Unmarshal(d.must(t, "write_sql", object{"query": object{"query": query, "format": format}}).Raw, &got); err != nil {
+			t.Fatal(err)
+		}
+		return string(got.Bytes)
+	}
+	if got := written("csv"); !strings.HasPrefix(got, `"id","large","error","timestamp"`) || !strings.Contains(got, "115792089237316195423570985008687907853269984665640564039457584007913129639935") {
+		t.Errorf("CSV: %s", got)
+	}
+	if got := written("parquet"); !strings.HasPrefix(got, "PAR1") || !strings.HasSuffix(got, "PAR1") {
+		t.Errorf("Parquet: %q", got)
+	}
+	for _, what := range []string{"sql", "write_sql"} {
+		fault := d.requireError(t, "api", what, object{"query": object{"query": "SELECT nothing FROM live_events", "format": "csv"}})
+		if fault.Code != "invalid_query" || fault.Field != "query" {
+			t.Errorf("a wrong query: %+v", *fault)
+		}
+	}
+	for what, query := range map[string]object{
+		"search": {"text": "a"}, "insights": {"measures": []string{"events"}}, "funnel": {"steps": []string{"event_a", "event_b"}}, "retention": {"did": "event_a"},
+	} {
+		query = with(query, object{"conditions": []object{{"key": "plan>", "op": "=", "value": "b"}}})
+		if err := d.requireError(t, "invalid", what, object{"query": query}); err.Field != "metadata.plan>" {
+			t.Errorf("%s: a condition that cannot be sent is refused for the field %q", what, err.Field)
+		}
+	}
+
+	// With a wait, a search and SQL see what the library has just tracked.
+	id := d.must(t, "track", object{"event": object{"conversation_id": s.name, "event_name": "event_a", "input": "heliotrope"}}).ID
+	var found struct{ Results []struct{ Event object } }
+	if err := json.Unmarshal(d.must(t, "search", object{"query": object{"text": "heliotrope", "conversation_id": s.name}, "wait": flushTime}).Raw, &found); err != nil {
+		t.Fatal(err)
+	}
+	if len(found.Results) != 1 || found.Results[0].Event["id"] != id {
+		t.Errorf("the search after the write found %v, want %s", found, id)
+	}
+	id = d.must(t, "track", object{"event": object{"conversation_id": s.name, "event_name": "event_a"}}).ID
+	var rows struct{ Rows [][]any }
+	r := d.must(t, "sql", object{"query": object{"query": fmt.Sprintf("SELECT count() FROM live_events WHERE id = '%s'", id)}, "wait": flushTime})
+	if err := json.Unmarshal(r.Raw, &rows); err != nil || len(rows.Rows) != 1 || rows.Rows[0][0] != 1.0 {
+		t.Errorf("SQL after the write: %s, error %v", r.Raw, err)
+	}
+}
+
+// exactly parses JSON. Numbers keep their digits, and members that are null are left out.
+func exactly(t *testing.T, text []byte) any {
+	t.Helper()
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	var v any
+	if err := decoder.Decode(&v); err != nil {
+		t.Fatalf("%v in %.500s", err, text)
+	}
+	return withoutNulls(v)
+}
+
+func withoutNulls(v any) any {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			v[i] = withoutNulls(v[i])
+		}
+	case object:
+		for name, member := range v {
+			if member == nil {
+				delete(v, name)
+			}
+			withoutNulls(member)
+		}
+	}
+	return v
 }
 
 // list returns the events or conversations of an answer. Where an event has no embedding,
