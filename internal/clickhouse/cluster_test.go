@@ -91,6 +91,12 @@ func answers(t *testing.T, store *clickhouse.Store, w *world, conversations []st
 	one.ConversationID = conversations[len(conversations)-1]
 	named.EventNames, named.Metadata = []string{"event_b"}, []query.MetadataFilter{{Key: "plan", Value: "pro"}}
 	for name, filter := range map[string]query.Filter{"all": whole, "days": day, "one conversation": one, "some": named} {
+		var exported []query.Exported
+		var failed error
+		for e, err := range store.Export(ctx, query.Export{Filter: filter, WithEmbeddings: true}) {
+			exported, failed = append(exported, e), err
+		}
+		put("export of "+name, exported, failed)
 		count, err := store.Errors(ctx, filter)
 		put("errors of "+name, count, err)
 		for _, newest := range []bool{false, true} {

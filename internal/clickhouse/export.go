@@ -27,7 +27,7 @@ const (
 	exportRowBytes = 32 << 10
 	// exportSortBytes is the memory in which the server sorts a table of a window. It
 	// sorts more on its disk.
-	exportSortBytes = 64 << 20
+	exportSortBytes = 32 << 20
 	// exportWindowRows is how many events a window should have, if a day has fewer.
 	exportWindowRows = 500_000
 	// exportIDsMax is the most events of a filter whose ids select the rows of the other
@@ -319,6 +319,8 @@ func (s *Store) exportTable(ctx context.Context, e *exportJoin, name string, q c
 		conn.Setting("send_timeout", seconds), // while the reader reads another table
 		conn.Setting("max_bytes_before_external_sort", strconv.Itoa(exportSortBytes)),
 		conn.Setting("max_threads", "1"),
+		// An event's rows are all on one shard.
+		conn.Setting("distributed_product_mode", "local"),
 		conn.Setting("max_block_size", strconv.Itoa(exportBlockRows)),
 	})
 	q.OnResult = func(ctx context.Context, _ proto.Block) error {
