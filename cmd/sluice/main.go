@@ -39,6 +39,7 @@ type cli struct {
 	SQL         sqlCmd         `cmd:"" name:"sql" help:"Ask a running sluice in SQL: a prompt, or one query whose answer is a table, JSON, CSV or Parquet."`
 	Export      exportCmd      `cmd:"" help:"Write the events of a running sluice to a file, as NDJSON or Parquet."`
 	Import      importCmd      `cmd:"" help:"Create the events of files of NDJSON in a running sluice, through its log."`
+	MCP         mcpCmd         `cmd:"" name:"mcp" help:"Serve a client of the Model Context Protocol, such as an agent, on standard input and output, with the API of a running sluice."`
 	DLQ         dlqCmd         `cmd:"" name:"dlq" help:"List or replay dead letters."`
 	Offsets     offsetsCmd     `cmd:"" help:"Show where the consumer group is in the log, or set it back."`
 	Erase       eraseCmd       `cmd:"" help:"Merge every month that has contents of deleted events now, so that these leave ClickHouse's disk. Without this command the consumer does it later: see --erase-after."`

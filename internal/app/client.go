@@ -30,6 +30,15 @@ type Client struct {
 	Key string
 }
 
+// parseURL parses the URL of the API.
+func (c Client) parseURL() (*url.URL, error) {
+	u, err := url.Parse(c.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("%q is not a URL such as http://127.0.0.1:8080", c.URL)
+	}
+	return u, nil
+}
+
 // answerError is an answer of the API that is a problem.
 type answerError struct {
 	status     int
@@ -42,9 +51,9 @@ func (e *answerError) Error() string { return e.err.Error() }
 // do sends a request, and returns its answer if the status is 2xx or one of the also. The
 // error of another status is an [*answerError].
 func (c Client) do(ctx context.Context, method, path string, values url.Values, header http.Header, body []byte, also ...int) (*http.Response, error) {
-	u, err := url.Parse(c.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("%q is not a URL such as http://127.0.0.1:8080", c.URL)
+	u, err := c.parseURL()
+	if err != nil {
+		return nil, err
 	}
 	u = u.JoinPath(path)
 	u.RawQuery = values.Encode()
