@@ -72,7 +72,7 @@ func TestScopes(t *testing.T) {
 		"POST /event": "write", "PUT /event/{id}": "write", "DELETE /event/{id}": "write", "POST /events": "write",
 		"GET /event/{id}": "read", "GET /conversations/{id}/events": "read", "GET /analytics/errors": "read",
 		"GET /analytics/latency": "read", "GET /analytics/conversations": "read", "GET /analytics/timeseries": "read",
-		"GET /analytics/insights": "read", "GET /analytics/funnel": "read", "GET /analytics/retention": "read", "POST /sql": "read",
+		"GET /analytics/insights": "read", "GET /analytics/funnel": "read", "GET /analytics/retention": "read", "POST /sql": "read", "POST /mcp": "read",
 		"GET /event": "read", "PUT /event": "write", "PATCH /event": "write", "PATCH /event/{id}": "write", "DELETE /event": "write", "GET /conversation/events": "read",
 		"GET /events": "read", "POST /search": "read", "GET /export": "read", "GET /conversations": "read", "GET /openapi.yaml": "read", "GET /metrics": "read admin", "GET /healthz": "", "GET /readyz": "",
 	}
@@ -105,6 +105,8 @@ func TestScopes(t *testing.T) {
 			body = "SELECT 1"
 		case "POST /search":
 			body = `{"text":"x"}`
+		case "POST /mcp":
+			body = rpc
 		}
 		for name, key := range keys {
 			for _, how := range []string{"bearer", "header"} {
@@ -117,8 +119,11 @@ func TestScopes(t *testing.T) {
 					default:
 						headers = []string{"X-API-Key", key}
 					}
-					if path == "/sql" {
+					switch path {
+					case "/sql":
 						headers = append(headers, "Content-Type", "text/plain")
+					case "/mcp":
+						headers = append(headers, agentHeaders...)
 					}
 					calls := h.calls
 					a := h.do(t, method, path, body, headers...)

@@ -16,7 +16,8 @@ const AnyOrigin = "*"
 // send and read. Browsers keep the answer to a preflight for two hours at most.
 const (
 	corsMethods = "GET, HEAD, POST, PUT, PATCH, DELETE"
-	corsHeaders = "Authorization, X-API-Key, Content-Type, Content-Encoding, Prefer, X-Request-Id"
+	corsHeaders = "Authorization, X-API-Key, Content-Type, Content-Encoding, Prefer, X-Request-Id, " +
+		"Mcp-Protocol-Version, Mcp-Method, Mcp-Name" // of clients of /mcp
 	corsExposed = "Accept-Encoding, Allow, Date, Location, Preference-Applied, Retry-After, WWW-Authenticate, X-Request-Id"
 	corsMaxAge  = "7200"
 )

@@ -281,6 +281,7 @@ func (f fakeDB) Ready(ctx context.Context) error {
 // harness is a server over fakes, called without a network.
 type harness struct {
 	*fakePorts
+	agents *fakeAgents
 	server *api.Server
 	reg    *prometheus.Registry
 	log    *bytes.Buffer
@@ -298,9 +299,9 @@ func newHarnessSQL(tb testing.TB, sql api.SQL, configure ...func(*api.Config)) *
 	for _, f := range configure {
 		f(&cfg)
 	}
-	h := &harness{fakePorts: &fakePorts{}, reg: prometheus.NewRegistry(), log: new(bytes.Buffer)}
+	h := &harness{fakePorts: &fakePorts{}, agents: new(fakeAgents), reg: prometheus.NewRegistry(), log: new(bytes.Buffer)}
 	server, err := api.New(cfg, api.Ports{
-		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Histories: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, Search: h.fakePorts, Exports: h.fakePorts, SQL: sql, Metrics: h.reg,
+		Log: fakeLog{h.fakePorts}, Applied: h.fakePorts, Histories: h.fakePorts, Events: fakeDB{h.fakePorts}, Analytics: h.fakePorts, Search: h.fakePorts, Exports: h.fakePorts, SQL: sql, Agents: h.agents, Metrics: h.reg,
 	}, slog.New(slog.NewJSONHandler(h.log, nil)), h.reg)
 	if err != nil {
 		tb.Fatal(err)

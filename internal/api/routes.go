@@ -58,6 +58,7 @@ func table() []route {
 		{"GET", "/analytics/funnel", ScopeRead, false, (*Server).analyseFunnel},
 		{"GET", "/analytics/retention", ScopeRead, false, (*Server).analyseRetention},
 		{"POST", "/sql", ScopeRead, false, (*Server).runSQL},
+		{"POST", pathAgents, ScopeRead, false, (*Server).serveAgent},
 		{"GET", "/healthz", 0, false, (*Server).health},
 		{"GET", "/readyz", 0, false, (*Server).ready},
 		{"GET", "/metrics", ScopeRead | ScopeAdmin, false, (*Server).serveMetrics},

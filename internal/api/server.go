@@ -84,7 +84,7 @@ type Search interface {
 	SearchSimilar(ctx context.Context, q query.SimilarSearch) (query.Hits, error)
 }
 
-// Ports are what the server works with. All but SQL are required, and must be safe for
+// Ports are what the server works with. All but SQL and Agents are required, and must be safe for
 // concurrent use.
 type Ports struct {
 	Log       Log
@@ -96,6 +96,8 @@ type Ports struct {
 	Exports   Exports
 	// SQL runs queries of callers. nil: POST /sql is answered that it is not set up.
 	SQL SQL
+	// Agents answers messages of agents. nil: there is no POST /mcp.
+	Agents Agents
 	// Metrics is what /metrics serves.
 	Metrics prometheus.Gatherer
 }
@@ -134,6 +136,8 @@ type Server struct {
 	sqlAnswers chan struct{}
 	// exports has an element for each export that is being sent.
 	exports chan struct{}
+	// agentCalls has an element for each message of an agent that is being answered.
+	agentCalls chan struct{}
 	// draining is closed when a stop begins.
 	draining chan struct{}
 
@@ -166,6 +170,7 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	s.pageReads = make(chan struct{}, cfg.PageReadsMax)
 	s.sqlAnswers = make(chan struct{}, cfg.SQLAnswersMax)
 	s.exports = make(chan struct{}, query.ExportsMax)
+	s.agentCalls = make(chan struct{}, AgentCallsMax)
 	s.inflateSingle, s.inflateBatch = body.NewInflaters(inflatersSingle), body.NewInflaters(inflatersBatch)
 	s.exchanges.New = func() any { return new(exchange) }
 	s.batches.New = func() any { return new(batch) }

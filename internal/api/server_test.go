@@ -404,7 +404,7 @@ func TestNoPayloadInLogs(t *testing.T) {
 }
 
 func TestRoutesAreListed(t *testing.T) {
-	if routes := api.Routes(); len(routes) != 28 || !slices.Contains(routes, "POST /events") {
+	if routes := api.Routes(); len(routes) != 29 || !slices.Contains(routes, "POST /events") {
 		t.Errorf("routes %v", routes)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/mcp"
 )
 
 const (
@@ -144,7 +145,7 @@ func divide(given ByteSize, has roles, want memoryWants) (memory, error) {
 		parts = append(parts, share{bytes, unit, least, most, weight})
 	}
 	if has.api {
-		fixed += api.InflateBytes
+		fixed += api.InflateBytes + api.AgentCallsMax*mcp.CallBytes
 		cfg := api.Config{BatchItemsMax: want.batchItems, AnswerBytesMax: 1}
 		bodies := cfg.InFlightBytesLeast() - 1
 		largestCall := int64(api.DefaultBatchBytesMax) + int64(want.batchItems)*producedRecordBytes

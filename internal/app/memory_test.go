@@ -12,6 +12,7 @@ import (
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
 	"github.com/sluicehq/sluice/internal/consumer"
 	"github.com/sluicehq/sluice/internal/kafka"
+	"github.com/sluicehq/sluice/internal/mcp"
 )
 
 // takes is what all parts of a process take together at most, with Go's collector.
@@ -21,7 +22,7 @@ func (m *memory) takes(has roles) int64 {
 		n += brokerBytes
 	}
 	if has.api {
-		n += api.InflateBytes + m.connections*connectionBytes + m.bodies + m.answers + m.producer
+		n += api.InflateBytes + api.AgentCallsMax*mcp.CallBytes + m.connections*connectionBytes + m.bodies + m.answers + m.producer
 	}
 	if has.consumer {
 		n += 3*fetchBytes + conn.DefaultLookupBytesMax + 2*m.inflated + 2*m.flush + m.recent
@@ -133,7 +134,7 @@ func TestMemoryDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.limit != 448*mib || m.connections < 1100 || m.recent < 64*mib || m.flush < 32*mib || m.answers < 24*mib {
+	if m.limit != 448*mib || m.connections < 1100 || m.recent < 62*mib || m.flush < 32*mib || m.answers < 24*mib {
 		t.Errorf("divided as %v", m.LogValue())
 	}
 }
