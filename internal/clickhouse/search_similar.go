@@ -15,6 +15,8 @@ import (
 )
 
 const (
+	// neighborsMore is how many neighbors are taken beside two for each event that is asked for.
+	neighborsMore = 16
 	// neighborsMax bounds how many vectors one step of a similarity search returns.
 	neighborsMax = 1 << 20
 	// candidatesPerNeighbor is how many candidates are found by their signs for each
@@ -69,7 +71,7 @@ func (s *Store) SearchSimilar(ctx context.Context, q query.SimilarSearch) (query
 		}
 	}
 	filtered := false
-	for rows := 2*q.LimitEvents + 16; ; rows = min(4*rows, neighborsMax) {
+	for rows := 2*q.LimitEvents + neighborsMore; ; rows = min(4*rows, neighborsMax) {
 		neighbors, all, err := s.neighbors(ctx, q, rows, filtered, exact)
 		if err != nil {
 			return hits, err
@@ -86,14 +88,16 @@ func (s *Store) SearchSimilar(ctx context.Context, q query.SimilarSearch) (query
 		}
 		enough := len(similar) >= q.LimitEvents
 		if !exact && !filtered {
-			// Where the filter takes away most candidates, they were too few to find the
-			// nearest events that it leaves.
-			enough = enough && 2*left >= len(neighbors)
+			// If the filter takes away many neighbors, it took away as large a share of the
+			// candidates, so that they were too few to find the nearest events that it leaves.
+			enough = enough && left >= q.LimitEvents+neighborsMore/2
 		}
 		if enough || all || rows == neighborsMax {
 			return s.similarHits(ctx, q, similar[:min(len(similar), q.LimitEvents)])
 		}
-		filtered = true // so many rows were in vain that the filter is worth asking first
+		// If so many rows were in vain, the filter is worth asking first. It costs a read of
+		// all events, and more candidates cost little.
+		filtered = filtered || exact || 8*left < len(neighbors)
 	}
 }
 
@@ -156,7 +160,8 @@ func (s *Store) neighbors(ctx context.Context, q query.SimilarSearch, limit int,
 		found = slices.DeleteFunc(found, func(n neighbor) bool { return n.distance != n.distance })
 		nearest := found[:min(q.LimitEvents, len(found))]
 		// If one of the nearest is as bad a candidate as the worst, the signs tell too little
-		// about these vectors for so few candidates.
+		// about these vectors for so few candidates. Otherwise the nearest do not depend on
+		// which of the worst candidates were taken.
 		if all || len(found) >= limit && !slices.ContainsFunc(nearest, func(n neighbor) bool { return n.signs == worst }) {
 			return found[:min(limit, len(found))], all && len(found) <= limit, nil
 		}
@@ -186,11 +191,12 @@ func (s *Store) nearest(ctx context.Context, q query.SimilarSearch, limit int, f
 func (s *Store) candidates(ctx context.Context, q query.SimilarSearch, limit int, filtered bool) ([]neighbor, error) {
 	sel := s.selectEvents(q.Filter)
 	from := " FROM event_embeddings PREWHERE " + similarRows(q, &sel) + " WHERE " + similarFilter(&sel, filtered)
-	// ClickHouse reads the vectors of the rows that are left after the limit alone.
+	// ClickHouse reads the vectors, and the ids, of the rows that are left after the limit alone. Of
+	// rows whose signs differ as much, any may be left: see the worst candidate in neighbors.
 	sel.settings = append(sel.settings, conn.Setting("query_plan_optimize_lazy_materialization", "1"), conn.Setting("query_plan_max_limit_for_lazy_materialization", "0"))
 	return s.readNeighbors(ctx, q, &sel, limit, "SELECT id, CAST(field, 'Int8') AS field_number, "+distanceExpr+" AS distance, signs_distance"+
 		" FROM (SELECT id, field, vector, toUInt64("+signsExpr+") AS signs_distance"+from+
-		" ORDER BY signs_distance, id, field LIMIT {limit:UInt64}) ORDER BY distance, id")
+		" ORDER BY signs_distance LIMIT {limit:UInt64}) ORDER BY distance, id")
 }
 
 // similarFilter returns the condition that leaves out events outside of the filter.

@@ -183,26 +183,26 @@ func (w *similarWorld) check(t *testing.T, store *clickhouse.Store, q query.Simi
 	return found, len(scores)
 }
 
-// similarFilters are filters, and what they match.
-func similarFilters(t *testing.T) map[string]struct {
+// similarFilter is a filter, and what it matches.
+type similarFilter struct {
+	name    string
 	filter  query.Filter
 	matches func(*similarEvent) bool
-} {
+}
+
+func similarFilters(t *testing.T) []similarFilter {
 	t.Helper()
 	all := query.Filter{UntilMicros: query.MicrosMax}
 	since, until := clickhousetest.At(t, "2026-01-24T00:00:00Z"), clickhousetest.At(t, "2026-01-29T12:00:00Z")
 	days, common, rare, one := all, all, all, all
 	days.SinceMicros, days.UntilMicros = since, until
 	common.EventNames, rare.EventNames, one.ConversationID = []string{"event_a"}, []string{"rare"}, "conversation 7"
-	return map[string]struct {
-		filter  query.Filter
-		matches func(*similarEvent) bool
-	}{
-		"everything":       {all, func(*similarEvent) bool { return true }},
-		"days":             {days, func(e *similarEvent) bool { return e.micros >= since && e.micros < until }},
-		"a common name":    {common, func(e *similarEvent) bool { return e.name == "event_a" }},
-		"a rare name":      {rare, func(e *similarEvent) bool { return e.name == "rare" }},
-		"one conversation": {one, func(e *similarEvent) bool { return e.conversation == "conversation 7" }},
+	return []similarFilter{
+		{"everything", all, func(*similarEvent) bool { return true }},
+		{"days", days, func(e *similarEvent) bool { return e.micros >= since && e.micros < until }},
+		{"a common name", common, func(e *similarEvent) bool { return e.name == "event_a" }},
+		{"a rare name", rare, func(e *similarEvent) bool { return e.name == "rare" }},
+		{"one conversation", one, func(e *similarEvent) bool { return e.conversation == "conversation 7" }},
 	}
 }
 
@@ -254,8 +254,9 @@ func TestSimilarBySigns(t *testing.T) {
 	}
 	for name, store := range map[string]*clickhouse.Store{"one server": single, "two shards": onCluster} {
 		t.Run(name, func(t *testing.T) {
+			r = rand.New(rand.NewPCG(4, 16))
 			total, totalOf := 0, 0
-			for filterName, f := range similarFilters(t) {
+			for _, f := range similarFilters(t) {
 				found, of := 0, 0
 				for i := range 12 {
 					q := query.SimilarSearch{Filter: f.filter, Vector: mixed(), Input: i%3 != 1, Output: i%3 != 2, LimitEvents: 10}
@@ -265,27 +266,26 @@ func TestSimilarBySigns(t *testing.T) {
 					n, m := w.check(t, store, q, f.matches)
 					found, of = found+n, of+m
 				}
-				t.Logf("%s: %d of %d found", filterName, found, of)
-				if 100*found < 98*of {
-					t.Errorf("%s: %d of %d found, want 98 %%", filterName, found, of)
-				}
+				t.Logf("%s: %d of %d found", f.name, found, of)
 				total, totalOf = total+found, totalOf+of
 				q := query.SimilarSearch{Filter: f.filter, Vector: mixed(), Input: true, Output: true, LimitEvents: 25, Exact: true}
 				if found, of := w.check(t, store, q, f.matches); found != of {
-					t.Errorf("%s, exact: %d of %d found", filterName, found, of)
+					t.Errorf("%s, exact: %d of %d found", f.name, found, of)
 				}
 				q.Vector, q.Exact = []float32{0.5, -0.25, 1}, false
 				if found, of := w.check(t, store, q, f.matches); found != of {
-					t.Errorf("%s, of 3 dimensions: %d of %d found", filterName, found, of)
+					t.Errorf("%s, of 3 dimensions: %d of %d found", f.name, found, of)
 				}
 			}
-			t.Logf("recall %.4f", float64(total)/float64(totalOf))
+			if 100*total < 98*totalOf {
+				t.Errorf("%d of %d found, want 98 %%", total, totalOf)
+			}
 		})
 	}
-	for name, f := range similarFilters(t) {
+	for _, f := range similarFilters(t) {
 		q := query.SimilarSearch{Filter: f.filter, Vector: mixed(), Input: true, Output: true, LimitEvents: 100}
 		if found, of := w.check(t, exact, q, f.matches); found != of {
-			t.Errorf("%s, fewer vectors than are compared one by one: %d of %d found", name, found, of)
+			t.Errorf("%s, fewer vectors than are compared one by one: %d of %d found", f.name, found, of)
 		}
 	}
 }
@@ -304,10 +304,10 @@ func TestSimilarWhereSignsTellNothing(t *testing.T) {
 	_, server, database := clickhousetest.Migrated(t)
 	store := clickhousetest.Open(t, bySigns(server, database))
 	clickhousetest.Insert(t, store, w.rows)
-	for name, f := range similarFilters(t) {
+	for _, f := range similarFilters(t) {
 		q := query.SimilarSearch{Filter: f.filter, Vector: positive(), Input: true, Output: true, LimitEvents: 10}
 		if found, of := w.check(t, store, q, f.matches); found != of {
-			t.Errorf("%s: %d of %d found", name, found, of)
+			t.Errorf("%s: %d of %d found", f.name, found, of)
 		}
 	}
 }
@@ -347,10 +347,10 @@ func TestSimilarUnderOldVersions(t *testing.T) {
 	server.Query(t, "SYSTEM STOP MERGES "+database+".event_embeddings")
 	clickhousetest.Insert(t, store, w.rows)
 	clickhousetest.Insert(t, store, moved.rows)
-	for name, f := range similarFilters(t) {
+	for _, f := range similarFilters(t) {
 		q := query.SimilarSearch{Filter: f.filter, Vector: target, Input: true, LimitEvents: 10}
 		if found, of := w.check(t, store, q, f.matches); 100*found < 98*of {
-			t.Errorf("%s: %d of %d found", name, found, of)
+			t.Errorf("%s: %d of %d found", f.name, found, of)
 		}
 	}
 }
