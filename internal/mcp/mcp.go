@@ -142,9 +142,18 @@ func isBatch(body *bufio.Reader) bool {
 	}
 }
 
+// errPanic is what a panic of a tool is answered with.
+var errPanic = &callError{code: "internal", detail: "the server failed"}
+
 // call is the handler of a tool. An error of run is one that the model is told.
 func (s *Server) call(run runTool) sdk.ToolHandler {
-	return func(ctx context.Context, r *sdk.CallToolRequest) (*sdk.CallToolResult, error) {
+	return func(ctx context.Context, r *sdk.CallToolRequest) (result *sdk.CallToolResult, err error) {
+		// A panic would end the process, because the SDK calls this in a goroutine of its own.
+		defer func() {
+			if v := recover(); v != nil {
+				result, err = failed(errPanic), nil
+			}
+		}()
 		with, ok := ctx.Value(carrier{}).(carried)
 		if !ok {
 			panic("BUG: a tool call without a way to the API")
@@ -169,6 +178,6 @@ func (s *Server) call(run runTool) sdk.ToolHandler {
 		if err != nil {
 			return failed(err), nil
 		}
-		return result(out), nil
+		return answered(out), nil
 	}
 }

@@ -695,3 +695,57 @@ func TestServeAgentGone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A panic of a tool is answered, and ends nothing.
+func TestToolPanics(t *testing.T) {
+	s := mcp.New(mcp.Config{})
+	api := roundTripper(func(*http.Request) (*http.Response, error) { panic("BUG: test") })
+	for range mcp.DefaultCallsMax + 1 { // none keeps its place
+		if w := post(t.Context(), s, api, callGetEvent); !strings.Contains(w.Body.String(), "internal: the server failed") {
+			t.Fatalf("answered %d %s", w.Code, w.Body)
+		}
+	}
+}
+
+// FuzzServeAgent sends what no client would. A panic in a goroutine of the SDK would end the
+// process.
+func FuzzServeAgent(f *testing.F) {
+	s := mcp.New(mcp.Config{CallTimeout: time.Second})
+	api := roundTripper(func(r *http.Request) (*http.Response, error) {
+		w := httptest.NewRecorder()
+		_, _ = io.WriteString(w, oneEvent)
+		resp := w.Result()
+		resp.Request = r
+		return resp, nil
+	})
+	for _, message := range []string{
+		callGetEvent, "[]", "[" + callGetEvent + "]", `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`,
+		`{"jsonrpc":"2.0","id":"a","method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"a","version":"1"}}}`,
+		`{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true,"resourceSubscriptions":["a"]}}}`,
+		`{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"x","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}`,
+		`{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{}}`, `{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{"level":"debug"}}`,
+		`{"jsonrpc":"2.0","id":1,"result":{}}`, `{"jsonrpc":"2.0","id":null,"method":"ping"}`, `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"file:///etc/passwd"}}`,
+		`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"filter":{"metadata.a>":1e400,"event_name":["a"]}}}}`,
+	} {
+		f.Add(message, "")
+		f.Add(message, "2026-07-28")
+	}
+	f.Fuzz(func(t *testing.T, message, version string) {
+		if !utf8.ValidString(message) {
+			return // refused by the API: the SDK could not answer it
+		}
+		r := newPost(t.Context(), message)
+		if version != "" {
+			r.Header.Set("Mcp-Protocol-Version", version)
+		}
+		w := httptest.NewRecorder()
+		begun := time.Now()
+		s.ServeAgent(w, r, api)
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("%s: took %v", message, took)
+		}
+		if w.Code == http.StatusOK && w.Body.Len() == 0 {
+			t.Errorf("%s: an answer without a body", message)
+		}
+	})
+}

@@ -91,8 +91,8 @@ func charsOf(given *int) (int, error) {
 	return *given, nil
 }
 
-// result is the answer of a tool: the same JSON as a text and as a value.
-func result(out []byte) *sdk.CallToolResult {
+// answered is the answer of a tool: the same JSON as a text and as a value.
+func answered(out []byte) *sdk.CallToolResult {
 	return &sdk.CallToolResult{
 		Content:           []sdk.Content{&sdk.TextContent{Text: string(out)}},
 		StructuredContent: stdjson.RawMessage(out),
