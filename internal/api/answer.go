@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"time"
@@ -90,8 +91,11 @@ func (x *exchange) send() error {
 	x.out = x.out[:0]
 	if err != nil {
 		reason := "gone"
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
 			reason = "slow"
+		case errors.Is(err, io.ErrClosedPipe):
+			reason = "enough" // for an agent: see inner
 		}
 		x.s.metrics.cut.WithLabelValues(reason).Inc()
 		return fmt.Errorf("%w: %w", errGone, err)

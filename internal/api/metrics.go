@@ -47,9 +47,9 @@ func newMetrics(reg prometheus.Registerer, held *body.Budget, analytics *admissi
 	}
 	m.cut = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sluice_api_answers_cut_total",
-		Help: "Answers that were not sent whole, by reason: the reader was too slow, had gone, a later part failed, or the server stopped; or a page that ended early because it took too long, or for want of memory.",
+		Help: "Answers that were not sent whole, by reason: the reader was too slow, had gone, or was an agent that had read enough; a later part failed, or the server stopped; or a page that ended early because it took too long, or for want of memory.",
 	}, []string{"reason"})
-	for _, reason := range []string{"slow", "gone", "failed", "long", "overloaded", "stopping"} {
+	for _, reason := range []string{"slow", "gone", "failed", "long", "overloaded", "stopping", "enough"} {
 		m.cut.WithLabelValues(reason)
 	}
 	bodies := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
