@@ -13,6 +13,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
+
+	"github.com/sluicehq/sluice/internal/event"
 )
 
 const (
@@ -67,6 +70,11 @@ func (s *Server) serveAgent(x *exchange) error {
 	inner := s.newInner(x)
 	s.ports.Agents.ServeAgent(answer, r, inner)
 	inner.wait()
+	// To wait for a place and for the API may have taken more than Config.WriteTimeout.
+	_ = x.control().SetWriteDeadline(time.Now().Add(s.cfg.AnswerStallTimeout)) // servers without deadlines are those of tests
+	if answer.status == 0 && x.r.Context().Err() == nil {
+		return badRequest("the message has no answer: it is not one of the Model Context Protocol")
+	}
 	if err := answer.problem(); err != nil {
 		return err
 	}
@@ -100,6 +108,9 @@ func (s *Server) agentMessage(x *exchange) ([]byte, error) {
 	}
 	message := bytes.Clone(x.body.Bytes())
 	x.releaseBody()
+	if !utf8.Valid(message) { // the protocol's handler takes it, and may have no answer then
+		return nil, event.Errorf(event.CodeInvalidJSON, "", "the body is not UTF-8")
+	}
 	return message, nil
 }
 
@@ -160,7 +171,7 @@ func (a *agentAnswer) problem() error {
 	case a.full:
 		return &problem{status: http.StatusInternalServerError, code: CodeInternal, detail: "the server failed; its log says more", cause: errAgentAnswer}
 	case a.status == 0: // the agent has gone
-		return errGoneEarly
+		return tooManyQueries("the caller has gone")
 	case a.status < http.StatusBadRequest || strings.HasPrefix(a.header.Get("Content-Type"), typeJSON):
 		return nil
 	}
@@ -173,9 +184,6 @@ func (a *agentAnswer) problem() error {
 	}
 	return &problem{status: a.status, code: code, detail: strings.TrimSpace(string(a.body))}
 }
-
-// errGoneEarly answers a caller that has gone before there was an answer.
-var errGoneEarly = &problem{status: http.StatusServiceUnavailable, code: CodeUnavailable, detail: "the caller has gone"}
 
 // sendAgent sends the answer to an agent.
 func (x *exchange) sendAgent(a *agentAnswer) error {

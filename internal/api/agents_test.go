@@ -122,6 +122,7 @@ func TestAgentRequests(t *testing.T) {
 		{"no type", rpc, nil, 415, "unsupported_media_type"},
 		{"another type", rpc, []string{"Content-Type", "text/plain"}, 415, "unsupported_media_type"},
 		{"compressed", rpc, append([]string{"Content-Encoding", "gzip"}, agentHeaders...), 415, "unsupported_encoding"},
+		{"not UTF-8", "{\"a\":\"\xff\"}", agentHeaders, 400, "invalid_json"},
 		{"too long", strings.Repeat(" ", 128<<10) + rpc, agentHeaders, 413, "too_large"},
 	} {
 		h.do(t, "POST", "/mcp", tt.body, tt.headers...).problem(t, tt.status, tt.code, "")
@@ -148,6 +149,8 @@ func TestAgentRequests(t *testing.T) {
 	if a.problem(t, 400, "invalid_request", ""); !strings.Contains(a.body, "Accept must contain both") {
 		t.Errorf("answered %s", a.body)
 	}
+	h.agents.serve = func(http.ResponseWriter, *http.Request, http.RoundTripper) {}
+	h.do(t, "POST", "/mcp", rpc, agentHeaders...).problem(t, 400, "invalid_request", "")
 	h.agents.serve = func(w http.ResponseWriter, _ *http.Request, _ http.RoundTripper) { w.WriteHeader(http.StatusAccepted) }
 	h.do(t, "POST", "/mcp", rpc, agentHeaders...).expect(t, 202, "")
 	h.agents.serve = func(w http.ResponseWriter, _ *http.Request, _ http.RoundTripper) {
@@ -279,6 +282,9 @@ func TestAgentReadsByThePiece(t *testing.T) {
 	if n := parts.Load(); n > 2 {
 		t.Errorf("%d parts were read for 1000 bytes", n)
 	}
+	if n := h.cut(t, "enough"); n != 1 {
+		t.Errorf("%v answers are counted as read enough of", n)
+	}
 	if held := answerBytes(t, h); held != 0 {
 		t.Errorf("%v bytes are held", held)
 	}
@@ -343,4 +349,29 @@ func innerRequest(ctx context.Context, target string) *http.Request {
 		panic(err)
 	}
 	return r
+}
+
+// An answer that took long is sent all the same, and its reader gets the time that all readers
+// get.
+func TestAgentAnswerThatTookLong(t *testing.T) {
+	h := newHarness(t, func(c *api.Config) {
+		c.ReadTimeout, c.InflateTimeout, c.WaitMax = 50*time.Millisecond, time.Millisecond, time.Millisecond
+		c.AnalyticsWait, c.AnswerWait, c.QueryTimeout = time.Millisecond, time.Millisecond, time.Millisecond
+		c.Addr, c.WriteTimeout = "127.0.0.1:0", 100*time.Millisecond
+	})
+	h.agents.serve = func(w http.ResponseWriter, r *http.Request, _ http.RoundTripper) {
+		select {
+		case <-r.Context().Done():
+		case <-time.After(300 * time.Millisecond):
+		}
+		_, _ = io.WriteString(w, rpc)
+	}
+	resp, err := http.Post("http://"+listening(t, h)+"/mcp", "application/json", strings.NewReader(rpc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if text, err := io.ReadAll(resp.Body); err != nil || string(text) != rpc {
+		t.Errorf("answered %d %s, %v", resp.StatusCode, text, err)
+	}
 }

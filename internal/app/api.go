@@ -38,7 +38,7 @@ func (p *process) startAPI(
 		cfg.Keys = keys
 		p.start(ctx, "api keys", keys.Run)
 	}
-	ports := api.Ports{Log: producer, Applied: watcher, Histories: store, Events: store, Analytics: store, Search: store, Exports: store, Agents: newMCP(""), Metrics: p.registry}
+	ports := api.Ports{Log: producer, Applied: watcher, Histories: store, Events: store, Analytics: store, Search: store, Exports: store, Agents: newMCP("", agentTime(&cfg.Config)), Metrics: p.registry}
 	if sqlCfg.Addr != "" {
 		sqlCfg.AnswerTimeout = cfg.QueryTimeout
 		sql, err := clickhouse.OpenSQL(sqlCfg)
