@@ -2,6 +2,7 @@ package sluice_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
@@ -137,6 +138,21 @@ func ExampleClient_SearchAll() {
 			return
 		}
 		fmt.Println(result.Event.Timestamp, result.Event.ConversationID, len(result.Highlights))
+	}
+}
+
+func ExampleClient_ExportEvents() {
+	var client *sluice.Client // from New
+	var lines json.Encoder    // of a file
+	for event, err := range client.ExportEvents(context.Background(), sluice.ExportQuery{Embeddings: true}) {
+		if err != nil {
+			log.Print(err)
+			return
+		}
+		if err := lines.Encode(event); err != nil {
+			log.Print(err)
+			return
+		}
 	}
 }
 

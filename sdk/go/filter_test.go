@@ -129,6 +129,12 @@ func TestRefusedFilters(t *testing.T) {
 			}
 			return nil
 		},
+		"export": func() error {
+			for _, err := range client.ExportEvents(ctx, sluice.ExportQuery{Filter: filter}) {
+				return err
+			}
+			return nil
+		},
 		"insights":  func() error { _, err := client.Insights(ctx, sluice.InsightsQuery{Filter: filter}); return err },
 		"funnel":    func() error { _, err := client.Funnel(ctx, sluice.FunnelQuery{Filter: filter}); return err },
 		"retention": func() error { _, err := client.Retention(ctx, sluice.RetentionQuery{Filter: filter}); return err },

@@ -131,6 +131,8 @@ type question struct {
 	// body and contentType are empty for a GET. values is never nil.
 	body        []byte
 	contentType string
+	// accept is the media type of an answer that is read while it comes.
+	accept string
 }
 
 // get reads a resource into answer. It may add parameters to values.
@@ -209,6 +211,9 @@ func (c *Client) newRequest(ctx context.Context, q question, wait time.Duration)
 	req, err := http.NewRequestWithContext(ctx, q.method, target, bytes.NewReader(q.body))
 	if err != nil {
 		return nil, err
+	}
+	if q.accept != "" {
+		req.Header.Set("Accept", q.accept)
 	}
 	if q.contentType != "" {
 		req.Header.Set("Content-Type", q.contentType)
@@ -289,6 +294,10 @@ func (c *Client) openOnce(ctx context.Context, q question, wait, timeout time.Du
 			return nil, 0, b.explain(err)
 		}
 		return nil, got.retryAfter, c.refused(got)
+	}
+	if got.mediaType != q.accept { // the page of a proxy
+		_ = b.Close()
+		return nil, got.retryAfter, errBadAnswer
 	}
 	b.timer.Stop()
 	c.observe(got.date, 0)

@@ -38,6 +38,9 @@ type SearchQuery struct {
 	// Field is the field that is searched. Default: all of them; for Like, the input if
 	// the event has embeddings of its input, otherwise the output.
 	Field SearchField
+	// Exact has a search by similarity compare every embedding. Among very many it otherwise
+	// chooses candidates first, and may miss some of the nearest events. Default false.
+	Exact bool
 	// Limit is the maximum number of results in a page, 1 to 100. Default 10.
 	Limit int
 	// Cursor is SearchPage.NextCursor of the previous page, which must have had the same
@@ -126,9 +129,10 @@ func (q *SearchQuery) body() ([]byte, error) {
 		Like   string         `json:"like,omitempty"`
 		Field  SearchField    `json:"field,omitempty"`
 		Filter map[string]any `json:"filter,omitempty"`
+		Exact  bool           `json:"exact,omitempty"`
 		Limit  int            `json:"limit,omitempty"`
 		Cursor string         `json:"cursor,omitempty"`
-	}{q.Text, q.Vector, q.Like, q.Field, filter, q.Limit, q.Cursor})
+	}{q.Text, q.Vector, q.Like, q.Field, filter, q.Exact, q.Limit, q.Cursor})
 }
 
 // checkVector returns a [*FieldError] for a vector that the server would refuse.

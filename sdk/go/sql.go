@@ -51,6 +51,10 @@ func (c *Client) SQL(ctx context.Context, query string, opts ...ReadOption) (*SQ
 func (c *Client) WriteSQL(ctx context.Context, w io.Writer, format SQLFormat, query string, opts ...ReadOption) error {
 	q := sqlQuestion(query)
 	q.values.Set("format", string(format))
+	q.accept = map[SQLFormat]string{CSV: "text/csv", Parquet: "application/vnd.apache.parquet"}[format]
+	if q.accept == "" {
+		return &FieldError{Field: "format", Reason: "must be csv or parquet"}
+	}
 	body, err := c.open(ctx, q, opts)
 	if err != nil {
 		return err

@@ -54,7 +54,11 @@ func TestReadsByPOST(t *testing.T) {
 			case n%3 != 0:
 				return answer{status: 503, body: `{"status":503,"code":"overloaded"}`, header: map[string]string{"Retry-After": "1"}}
 			}
-			return answer{status: 200, body: `{"results":[],"next_cursor":null,"columns":[],"rows":[]}`}
+			contentType := "application/json"
+			if strings.Contains(r.query, "parquet") {
+				contentType = "application/vnd.apache.parquet"
+			}
+			return answer{status: 200, header: map[string]string{"Content-Type": contentType}, body: `{"results":[],"next_cursor":null,"columns":[],"rows":[]}`}
 		}
 		client := open(t, api, sluice.Options{})
 		mustTrack(t, client, event("c1"))
@@ -118,6 +122,7 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 func TestWriteSQL(t *testing.T) {
 	const size = 64 << 20
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/csv; charset=utf-8; header=present")
 		piece := bytes.Repeat([]byte("x"), 1<<20)
 		for range size / len(piece) {
 			if _, err := w.Write(piece); err != nil {
@@ -149,6 +154,7 @@ func TestWriteSQLBreaksOff(t *testing.T) {
 	var requests atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		requests.Add(1)
+		w.Header().Set("Content-Type", "text/csv")
 		_, _ = io.WriteString(w, "begins")
 		w.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
@@ -184,7 +190,7 @@ func TestWriteSQLTimeout(t *testing.T) {
 					}
 				}
 			}()
-			return &http.Response{StatusCode: 200, Body: from, Header: make(http.Header)}, nil
+			return &http.Response{StatusCode: 200, Body: from, Header: http.Header{"Content-Type": {"text/csv"}}}, nil
 		})
 		client := openAny(t, sluice.Options{HTTPClient: &http.Client{Transport: slow}, RequestTimeout: 10 * time.Second})
 		var got bytes.Buffer
@@ -197,6 +203,24 @@ func TestWriteSQLTimeout(t *testing.T) {
 		time.AfterFunc(20*time.Second, cancel)
 		if err := client.WriteSQL(ctx, io.Discard, sluice.CSV, "SELECT 1"); !errors.Is(err, context.Canceled) {
 			t.Errorf("a canceled query returned %v", err)
+		}
+	})
+}
+
+// A page of a proxy is not written as an answer.
+func TestWriteSQLOfAProxy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &fakeAPI{answer: func(int, request) answer {
+			return answer{status: 200, header: map[string]string{"Content-Type": "text/html"}, body: "<html>"}
+		}}
+		client := open(t, api, sluice.Options{})
+		var got bytes.Buffer
+		if err := client.WriteSQL(context.Background(), &got, sluice.CSV, "SELECT 1"); err == nil || got.Len() != 0 || len(api.got()) < 3 {
+			t.Errorf("returned %v after %d requests and %q", err, len(api.got()), got.String())
+		}
+		var refused *sluice.FieldError
+		if err := client.WriteSQL(context.Background(), &got, "xml", "SELECT 1"); !errors.As(err, &refused) || refused.Field != "format" {
+			t.Errorf("another format returned %v", err)
 		}
 	})
 }

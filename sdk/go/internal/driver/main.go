@@ -119,6 +119,7 @@ type query struct {
 	Text, Like    string // of a search
 	Vector        []float32
 	Field         sluice.SearchField
+	Exact         bool
 	Measures      []sluice.Measure // of insights
 	TZ            string
 	Steps         []stepQuery // of a funnel
@@ -377,8 +378,10 @@ func (d *driver) read(ctx context.Context, cmd *command) (any, error) {
 		return nulls(answer)
 	case "search":
 		return all("results", d.client.SearchAll(ctx, sluice.SearchQuery{
-			Filter: filter, Text: q.Text, Vector: q.Vector, Like: q.Like, Field: q.Field, Limit: q.Limit, Cursor: q.Cursor,
+			Filter: filter, Text: q.Text, Vector: q.Vector, Like: q.Like, Field: q.Field, Exact: q.Exact, Limit: q.Limit, Cursor: q.Cursor,
 		}, opts...))
+	case "export_events":
+		return all("events", d.client.ExportEvents(ctx, sluice.ExportQuery{Filter: filter, Embeddings: q.Embeddings, Cursor: q.Cursor}, opts...))
 	case "insights":
 		return d.client.Insights(ctx, sluice.InsightsQuery{
 			Filter: filter, Measures: q.Measures, GroupBy: q.GroupBy, Interval: sluice.Interval(q.Interval), TimeZone: q.TZ,

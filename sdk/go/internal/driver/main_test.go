@@ -84,6 +84,15 @@ func TestVectorsOfReads(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		sent = r
 		body, _ = io.ReadAll(r.Body)
+		switch {
+		case r.URL.Path == "/export":
+			w.Header().Set("Content-Type", "application/x-ndjson")
+			return
+		case r.URL.Query().Get("format") == "csv":
+			w.Header().Set("Content-Type", "text/csv")
+		case r.URL.Query().Get("format") == "parquet":
+			w.Header().Set("Content-Type", "application/vnd.apache.parquet")
+		}
 		_, _ = io.WriteString(w, `{"results":[],"next_cursor":null,"rows":[],"truncated":false,"columns":[]}`)
 	}))
 	t.Cleanup(s.Close)
