@@ -1,4 +1,4 @@
-import type { Answer } from '../src/answer.js';
+import { mediaTypeOf, type Answer } from '../src/answer.js';
 import { ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from '../src/errors.js';
 import type { OpenAnswer, Request } from '../src/transport.js';
 import { Buffer } from './node.js';
@@ -56,11 +56,14 @@ export class Transport {
     return this.#whole(await this.#begin(request));
   }
 
-  /** Sends a request as {@link Transport.send} does, and returns the answer when it begins. `idleMs` is how long nothing may come then. */
-  async open(request: Request, idleMs: number): Promise<OpenAnswer> {
+  /**
+   * Sends a request as {@link Transport.send} does, and returns the answer when it begins, if it has the media type. `idleMs` is how long
+   * nothing may come then.
+   */
+  async open(request: Request, mediaType: string, idleMs: number): Promise<OpenAnswer> {
     const begun = await this.#begin(request);
     const { response, abort, timer, failure } = begun;
-    if (response.status !== 200 || response.body === null) {
+    if (response.status !== 200 || response.body === null || mediaTypeOf(response.headers.get('content-type')) !== mediaType) {
       return this.#whole(begun);
     }
     globalThis.clearTimeout(timer);

@@ -148,6 +148,9 @@ const commands: Record<string, (command: Command) => unknown> = {
     }
     return { results };
   },
+  async export_events(command) {
+    return { events: await all(client().exportEvents(query(command))) };
+  },
   async insights(command) {
     const { rows, truncated } = await client().insights(query(command) as InsightsOptions);
     return { rows: rows.map(({ measures, ...row }) => ({ ...ungrouped(row), ...measures })), truncated };

@@ -29,6 +29,11 @@ export function itemError(status: number, problem: { code?: unknown; detail?: un
   return new ApiError(status, { code: text(problem.code), detail: text(problem.detail) ?? '', field: text(problem.field) });
 }
 
+/** Returns the media type in a Content-Type, without its parameters. */
+export function mediaTypeOf(contentType: string | null | undefined): string | undefined {
+  return contentType?.split(';', 1)[0]?.trim().toLowerCase();
+}
+
 /** Parses a body; undefined if it is not JSON. */
 export function parseJson(body: Buffer): unknown {
   try {

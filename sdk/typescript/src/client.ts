@@ -30,6 +30,7 @@ import type {
   EventOptions,
   EventPage,
   EventUpdate,
+  ExportOptions,
   FilterOptions,
   Funnel,
   FunnelOptions,
@@ -340,6 +341,15 @@ export class Client implements AsyncDisposable {
       const { results, nextCursor } = await this.search(page);
       return { items: results, nextCursor };
     });
+  }
+
+  /**
+   * Iterates over all events that match the filter, in order of time, however many there are. It reads them from one answer while it comes.
+   * If the answer breaks off, also because the loop takes too long for the server, it goes on after the last event. `waitSeconds` applies to
+   * the beginning. It throws the same errors as {@link Client.event}.
+   */
+  exportEvents(options: ExportOptions = {}): AsyncGenerator<StoredEvent, void, undefined> {
+    return this.#reader.exportEvents(options);
   }
 
   /**

@@ -18,6 +18,7 @@ import type {
   ErrorCount,
   EventOptions,
   EventPage,
+  ExportOptions,
   FilterOptions,
   Funnel,
   FunnelOptions,
@@ -147,13 +148,14 @@ export class Reader {
     return rows.map(({ error_rate: errorRate, ...rest }) => ({ errorRate, ...rest }));
   }
 
-  async search({ text, vector, like, field, limit, cursor, raw, ...options }: SearchOptions): Promise<SearchPage> {
+  async search({ text, vector, like, field, exact, limit, cursor, raw, ...options }: SearchOptions): Promise<SearchPage> {
     const body = {
       text,
       vector: vector && Array.from(float32s('vector', vector)),
       like,
       field,
       filter: filterMembers(options),
+      exact,
       limit,
       cursor: cursor ?? undefined,
     };
@@ -204,7 +206,62 @@ export class Reader {
   }
 
   async streamSql(query: string, { format, ...options }: StreamSqlOptions): Promise<AsyncGenerator<Uint8Array, void, undefined>> {
-    return this.#waiting({ ...sqlQuestion(query), query: { format } }, options, (request) => this.#open(request));
+    const accept = ({ csv: 'text/csv', parquet: 'application/vnd.apache.parquet' } as Record<string, string>)[format];
+    if (accept === undefined) {
+      throw new ValidationError('format', 'must be csv or parquet');
+    }
+    return this.#waiting({ ...sqlQuestion(query), query: { format } }, options, (request) => this.#open(request, accept));
+  }
+
+  async *exportEvents({ embeddings, cursor, raw, ...options }: ExportOptions): AsyncGenerator<StoredEvent, void, undefined> {
+    const query = { ...filter(options), embeddings };
+    let last = cursor ?? undefined;
+    let { waitSeconds } = options;
+    let progress = performance.now();
+    for (let failures = 1; ; failures++) {
+      const question: Question = { method: 'GET', path: '/export', query: { ...query, cursor: last } };
+      const pieces = await this.#waiting(question, { waitSeconds }, (request) => this.#open(request, 'application/x-ndjson'));
+      waitSeconds = undefined;
+      const before = last;
+      const lines = linesOf(pieces);
+      try {
+        for await (const line of lines) {
+          const event = this.#exported(line);
+          last = event.id;
+          yield storedEvent(event, raw ? line : undefined);
+        }
+        return;
+      } catch (error) {
+        if (!(error instanceof NetworkError || error instanceof TimeoutError) || error instanceof LongLineError) {
+          throw error;
+        }
+        // Tries without a new event end as those of any read do.
+        if (last !== before) {
+          failures = 1;
+          progress = performance.now();
+        }
+        const pause = pauseMs(failures, 0, Math.random());
+        if (performance.now() + pause > progress + readForMs) {
+          throw error;
+        }
+        await this.#sleep(pause);
+        this.#options.checkOpen();
+      }
+    }
+  }
+
+  /** Parses a line of an export. */
+  #exported(line: string): ApiEvent {
+    let event: unknown;
+    try {
+      event = this.#parse(line);
+    } catch (error) {
+      throw new NetworkError('GET /export: a line is not JSON', { cause: error });
+    }
+    if (typeof (event as { id?: unknown } | null)?.id !== 'string') {
+      throw new NetworkError('GET /export: a line is no event');
+    }
+    return event as ApiEvent;
   }
 
   async #get(path: string, query: Query, options: ReadOptions): Promise<unknown> {
@@ -289,11 +346,13 @@ export class Reader {
     return { value: answer.body.toString() };
   }
 
-  /** Sends the request once, and returns the pieces of the answer when it begins. */
-  async #open(request: Request): Promise<Try<AsyncGenerator<Uint8Array, void, undefined>>> {
-    const answer = await this.#transport.open({ ...request, headers: { ...request.headers, Accept: '*/*' } }, this.#options.requestTimeoutMs);
+  /** Sends the request once, and returns the pieces of the answer, which has the media type `accept`, when it begins. */
+  async #open(request: Request, accept: string): Promise<Try<AsyncGenerator<Uint8Array, void, undefined>>> {
+    const headers = { ...request.headers, Accept: accept };
+    const answer = await this.#transport.open({ ...request, headers }, accept, this.#options.requestTimeoutMs);
     if (answer.pieces === undefined) {
-      return this.#refusal(answer) ?? { error: new NetworkError('the answer has no body'), retryAfter: 0 };
+      const what = `${request.method} ${request.path.replace(/\?.*/, '')}`;
+      return this.#refusal(answer) ?? { error: new NetworkError(`${what}: the answer is not ${accept}`), retryAfter: 0 };
     }
     this.#options.observe(answer);
     return { value: answer.pieces };
@@ -323,6 +382,41 @@ export class Reader {
     }
   }
 }
+
+/** The maximum size of a line of an export. An event takes a few MiB at most. */
+const lineBytesMax = 16 << 20;
+
+/** A line of an export is too long. It would be again, so the export is not tried again. */
+class LongLineError extends NetworkError {}
+
+/** Splits an answer into lines. It throws a {@link NetworkError} if the last line has no end. */
+async function* linesOf(pieces: AsyncGenerator<Uint8Array, void, undefined>): AsyncGenerator<string, void, undefined> {
+  let parts: Uint8Array[] = []; // of a line that has no end yet
+  let bytes = 0;
+  for await (const piece of pieces) {
+    let start = 0;
+    for (let end = piece.indexOf(newline); ; end = piece.indexOf(newline, start)) {
+      const part = piece.subarray(start, end < 0 ? undefined : end);
+      bytes += part.length;
+      if (bytes > lineBytesMax) {
+        throw new LongLineError(`GET /export: a line is longer than ${lineBytesMax} bytes`);
+      }
+      parts.push(part);
+      if (end < 0) {
+        break;
+      }
+      yield Buffer.concat(parts).toString();
+      parts = [];
+      bytes = 0;
+      start = end + 1;
+    }
+  }
+  if (bytes > 0) {
+    throw new NetworkError('GET /export: the answer broke off');
+  }
+}
+
+const newline = 10;
 
 /** The request of a read. Every read may be sent again, because it changes nothing. */
 interface Question {

@@ -2,7 +2,7 @@
 
 import type { IncomingHttpHeaders } from 'node:http';
 
-import { parseJson, type Answer } from './answer.js';
+import { mediaTypeOf, parseJson, type Answer } from './answer.js';
 import { ApiError, NetworkError, type SluiceError } from './errors.js';
 
 /** The answer has a status of 2xx, and is not Sluice's. */
@@ -25,7 +25,7 @@ const finalCodes = new Set<string | undefined>([
 
 /** Whether the answer is a problem document of Sluice, not of a proxy. */
 export function isProblem(answer: Answer, { code }: ApiError): boolean {
-  const mediaType = answer.headers['content-type']?.split(';', 1)[0]?.trim().toLowerCase();
+  const mediaType = mediaTypeOf(answer.headers['content-type']);
   const problem = parseJson(answer.body) as { type?: unknown } | null | undefined;
   return mediaType === 'application/problem+json' && problem?.type === `urn:sluice:problem:${code ?? ''}`;
 }

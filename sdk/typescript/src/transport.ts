@@ -2,7 +2,7 @@ import http from 'node:http';
 import https from 'node:https';
 
 import { authorities, hostOf, proxyHeaders, TunnelAgent } from './agents.js';
-import type { Answer } from './answer.js';
+import { mediaTypeOf, type Answer } from './answer.js';
 import { ClosedError, NetworkError, TimeoutError, ValidationError, type SluiceError } from './errors.js';
 import { proxyOf, type Environment } from './proxies.js';
 import { NotSentError } from './retry.js';
@@ -23,7 +23,7 @@ export interface Request {
 /** An answer that may be read while it comes. */
 export interface OpenAnswer extends Answer {
   /**
-   * The pieces of the body, if the status is 200; the body is empty then. The iteration throws a {@link NetworkError} if the body breaks
+   * The pieces of the body, if the status is 200 and the media type the one asked for; the body is empty then. The iteration throws a {@link NetworkError} if the body breaks
    * off, a {@link TimeoutError} if nothing comes for too long, and a {@link ClosedError}. Whoever leaves it early ends the request.
    */
   pieces?: AsyncGenerator<Uint8Array, void, undefined>;
@@ -92,10 +92,13 @@ export class Transport {
     return this.#follow(request, whole);
   }
 
-  /** Sends a request as {@link Transport.send} does, and returns the answer when it begins. `idleMs` is how long nothing may come then. */
-  async open(request: Request, idleMs: number): Promise<OpenAnswer> {
+  /**
+   * Sends a request as {@link Transport.send} does, and returns the answer when it begins, if it has the media type. `idleMs` is how long
+   * nothing may come then.
+   */
+  async open(request: Request, mediaType: string, idleMs: number): Promise<OpenAnswer> {
     return this.#follow(request, async (response, sent) =>
-      response.statusCode === 200
+      response.statusCode === 200 && mediaTypeOf(response.headers['content-type']) === mediaType
         ? { status: 200, headers: response.headers, body: Buffer.alloc(0), pieces: pieces(response, sent, idleMs) }
         : whole(response, sent));
   }

@@ -380,12 +380,25 @@ export interface SearchOptions extends EventOptions, FilterOptions {
    * embeddings of its input, otherwise the output.
    */
   field?: SearchField | undefined;
+  /**
+   * Whether a search by similarity compares every embedding. Among very many it otherwise chooses candidates first, and may miss some of the
+   * nearest events. Default false.
+   */
+  exact?: boolean | undefined;
   /** The maximum number of results in a page: 1 to 100. Default 10. */
   limit?: number | undefined;
   /**
    * The `nextCursor` of the previous page, which must have had the same options. Only searches of text alone have several pages. Default:
    * the first page.
    */
+  cursor?: string | null | undefined;
+}
+
+/** See {@link Client.exportEvents}. */
+export interface ExportOptions extends EventOptions, FilterOptions {
+  /** Whether events have their embeddings. Default false. */
+  embeddings?: boolean | undefined;
+  /** The id of an event; the export begins after it. Default: the first event. */
   cursor?: string | null | undefined;
 }
 

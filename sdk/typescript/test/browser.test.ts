@@ -46,6 +46,31 @@ describe('in a browser', { skip: missing && 'there is no chromium' }, () => {
     return { page, result };
   }
 
+  test('searches, and reads streams', async (t) => {
+    const stored = (id: string) => `{"id":"${id}","conversation_id":"c","input":"漢","latency":null}\n`;
+    const server = await serve(t, ({ path, query }) => {
+      switch (path) {
+        case '/search': return { status: 200, body: { results: [{ event: JSON.parse(stored('a')) as object, score: 1, highlights: [] }], next_cursor: null } };
+        case '/sql': return { status: 200, headers: { 'Content-Type': 'text/csv' }, body: query.get('format') ?? '' };
+        default: return query.has('cursor')
+          ? { status: 200, headers: { 'Content-Type': 'application/x-ndjson' }, body: stored('c') }
+          : { status: 200, headers: { 'Content-Type': 'application/x-ndjson' }, body: stored('a') + stored('b') + '{"id":"half' };
+      }
+    });
+    const { result } = await run({ url: server.url }, `
+      const { results } = await client.search({ text: 'a' });
+      let csv = '';
+      for await (const piece of client.streamSql('SELECT 1', { format: 'csv' })) csv += new TextDecoder().decode(piece);
+      const exported = [];
+      for await (const { id, input } of client.exportEvents()) exported.push(id + input);
+      for await (const { id } of client.exportEvents()) break;
+      await client.close();
+      return [results[0].event.id, csv, exported, failures];
+    `);
+    assert.deepEqual(result, ['a', 'csv', ['a漢', 'b漢', 'c漢'], []]);
+    assert.equal(String(server.received.find(({ path, method }) => path === '/sql' && method === 'POST')?.body), 'SELECT 1');
+  });
+
   test('tracks, updates and reads', async (t) => {
     const server = await serve(t, ({ method }) => (method === 'GET' ? { status: 200, body: { id: 'a', conversation_id: 'c', timestamp: '2026-01-31T12:00:00Z' } } : undefined));
     const { result } = await run({ url: `${server.url}/base`, apiKey: 'key' }, `

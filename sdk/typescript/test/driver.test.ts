@@ -96,7 +96,14 @@ const { reads } = JSON.parse(readFileSync(new URL('../../../spec/vectors/reads.j
 };
 
 test('reads.json', async (t) => {
-  const server = await FakeServer.start(t, () => ({ status: 200, body: { results: [], next_cursor: null, rows: [], truncated: false, columns: [] } }));
+  const types: Record<string, string> = { csv: 'text/csv', parquet: 'application/vnd.apache.parquet' };
+  const server = await FakeServer.start(t, ({ path, query }) => path === '/export'
+    ? { status: 200, headers: { 'Content-Type': 'application/x-ndjson' }, body: '' }
+    : {
+      status: 200,
+      headers: { 'Content-Type': types[query.get('format') ?? ''] ?? 'application/json' },
+      body: { results: [], next_cursor: null, rows: [], truncated: false, columns: [] },
+    });
   const answers = await drive(t, [{ do: 'open', options: { url: server.url } }, ...reads.map(({ call, query }) => ({ do: call, query }))]);
   const sent = [...server.received];
   for (const [i, { name, method, path, parameters, body, text, refused }] of reads.entries()) {

@@ -67,6 +67,7 @@ test('every read refuses a condition that cannot be sent', async (t) => {
       client.conversationEvents('c1', filter).next(),
       client.search({ ...filter, text: 'a' }),
       client.searchAll({ ...filter, text: 'a' }).next(),
+      client.exportEvents(filter).next(),
       client.insights({ ...filter, measures: ['events'] }),
       client.funnel({ ...filter, steps: ['a', 'b'] }),
       client.funnel({ steps: ['a', { eventName: 'b', ...filter }] }),

@@ -93,11 +93,11 @@ describe('SQL', () => {
 
   test('reads by POST are retried, and wait for the client\'s writes', async (t) => {
     let failures = 0;
-    const { server, client } = await open(t, ({ path }) => {
+    const { server, client } = await open(t, ({ path, query }) => {
       if (path === '/events') return undefined;
       return failures++ % 2 === 0
         ? { status: 503, body: { status: 503, code: 'overloaded' } }
-        : { status: 200, body: { results: [], next_cursor: null, columns: [], rows: [] } };
+        : { status: 200, headers: query.has('format') ? { 'Content-Type': 'text/csv; header=present' } : {}, body: { results: [], next_cursor: null, columns: [], rows: [] } };
     });
     client.trackEvent({ conversationId: 'c1', eventName: 'event_a' });
     await client.search({ text: 'a', waitSeconds: 2 });
@@ -125,10 +125,16 @@ describe('SQL', () => {
 });
 
 /** Starts a server that writes its answers itself. */
-async function raw(t: TestContext, serve: (response: http.ServerResponse) => void | Promise<void>, options: ClientOptions = {}): Promise<Client> {
+async function raw(
+  t: TestContext,
+  serve: (response: http.ServerResponse, request: http.IncomingMessage) => void | Promise<void>,
+  options: ClientOptions = {},
+  contentType = 'application/vnd.apache.parquet',
+): Promise<Client> {
   const server = http.createServer((request, response) => {
+    response.setHeader('Content-Type', contentType);
     request.resume();
-    request.on('end', () => { void serve(response); });
+    request.on('end', () => { void serve(response, request); });
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -140,6 +146,70 @@ async function raw(t: TestContext, serve: (response: http.ServerResponse) => voi
   });
   return client;
 }
+
+describe('an export', () => {
+  const line = (id: string) => stored.replace('"a"', JSON.stringify(id)) + '\n';
+  const open = (t: TestContext, serve: Parameters<typeof raw>[1], options: ClientOptions = {}) => raw(t, serve, options, 'application/x-ndjson');
+
+  test('goes on after the last whole line', async (t) => {
+    const asked: string[] = [];
+    const client = await open(t, (response, request) => {
+      asked.push(request.url ?? '');
+      const broken = () => { response.destroy(); };
+      switch (asked.length) {
+        case 1: return void response.writeHead(503).end();
+        case 2: return void response.write(line('é1') + line('e2') + line('e3').slice(0, 20), broken);
+        case 3: return void response.end(line('e3') + '{"id":"half"'); // ends without a line's end
+        case 4: return void response.write('', broken);
+        default: response.end(line('e4'));
+      }
+    });
+    const seen: unknown[] = [];
+    for await (const { id, raw: { input } = {} } of client.exportEvents({ error: true, embeddings: true, cursor: 'e0', raw: true })) {
+      seen.push([id, input?.json]);
+    }
+    assert.deepEqual(seen, ['é1', 'e2', 'e3', 'e4'].map((id) => [id, '[9007199254740993]']));
+    assert.deepEqual(asked, ['e0', 'e0', 'e2', 'e3', 'e3'].map((id) => `/export?error=true&embeddings=true&cursor=${id}`));
+  });
+
+  test('ends with a refusal, and with a line that is too long', async (t) => {
+    let requests = 0;
+    const refusing = await open(t, (response) => {
+      requests++;
+      response.writeHead(404).end('{"code":"unknown_event","field":"cursor"}');
+    });
+    await assert.rejects(refusing.exportEvents({ cursor: 'x' }).next(), (error) => error instanceof ApiError && error.field === 'cursor');
+    const long = await open(t, (response) => {
+      requests++;
+      for (let i = 0; i < 17; i++) response.write('x'.repeat(1 << 20));
+    });
+    await assert.rejects(long.exportEvents().next(), /a line is longer than 16777216 bytes/);
+    assert.equal(requests, 2);
+  });
+
+  test('that is left ends the request', async (t) => {
+    let closed = 0;
+    const client = await open(t, async (response) => {
+      response.on('close', () => { closed++; });
+      while (!response.destroyed) {
+        if (!response.write(line('e1'))) await Promise.race([once(response, 'drain'), once(response, 'close')]);
+      }
+    });
+    for await (const { id } of client.exportEvents()) {
+      assert.equal(id, 'e1');
+      break;
+    }
+    while (closed < 1) await sleep(2);
+  });
+
+  test('of which no event comes ends after half a minute', async (t) => {
+    const client = await open(t, (response) => { response.end('no event\n'); });
+    let now = 0;
+    const clock = t.mock.method(performance, 'now', () => (now += 2000)); // each look at the clock takes 2 s
+    await assert.rejects(client.exportEvents().next(), NetworkError);
+    assert.ok(clock.mock.callCount() > 4);
+  });
+});
 
 describe('a stream of SQL', () => {
   const query = (client: Client) => client.streamSql('SELECT 1', { format: 'parquet' });
@@ -163,6 +233,14 @@ describe('a stream of SQL', () => {
       bytes += length;
     }
     assert.equal(bytes, 200 << 20);
+  });
+
+  test('is not the page of a proxy', async (t) => {
+    const client = await raw(t, (response) => { response.end('<html>'); }, {}, 'text/html');
+    let now = 0;
+    t.mock.method(performance, 'now', () => (now += 2000)); // each look at the clock takes 2 s
+    await assert.rejects(query(client).next(), /the answer is not application\/vnd.apache.parquet/);
+    await assert.rejects(client.streamSql('SELECT 1', { format: 'xml' as 'csv' }).next(), (error) => error instanceof ValidationError && error.field === 'format');
   });
 
   test('that breaks off is an error, and is not asked for again', async (t) => {
