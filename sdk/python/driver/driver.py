@@ -125,6 +125,9 @@ class Driver:
     def do_search(self, command: Command) -> Answer:
         return {"results": list(self.client.search_all(**query(command)))}
 
+    def do_export_events(self, command: Command) -> Answer:
+        return {"events": list(self.client.export_events(**query(command)))}
+
     def do_insights(self, command: Command) -> Answer:
         return dict(self.client.insights(**query(command)))
 

@@ -75,6 +75,7 @@ READS: list[Callable[..., Any]] = [
     lambda c, f: list(c.conversation_events("c1", **f)),
     lambda c, f: c.search(text="a", **f),
     lambda c, f: list(c.search_all(text="a", **f)),
+    lambda c, f: list(c.export_events(**f)),
     lambda c, f: c.insights(["events"], **f),
     lambda c, f: c.funnel(["a", "b"], **f),
     lambda c, f: c.retention("a", **f),

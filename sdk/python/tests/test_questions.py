@@ -21,7 +21,15 @@ import pytest
 
 from conftest import MakeClient, track
 from server import Answer, Request, Server, accept, as_json, problem
-from sluice import ApiError, AsyncClient, Client, NetworkError, RawJSON, ValidationError
+from sluice import (
+    ApiError,
+    AsyncClient,
+    Client,
+    ClosedError,
+    NetworkError,
+    RawJSON,
+    ValidationError,
+)
 
 SDK = Path(__file__).resolve().parents[2]
 READS = json.loads((SDK / "spec" / "vectors" / "reads.json").read_text(encoding="utf-8"))["reads"]
@@ -41,6 +49,17 @@ EMPTY: dict[str, Any] = {
 }
 
 
+TYPES = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
+
+
+def empty(request: Request) -> Answer:
+    """An answer without anything in it."""
+    if request.path.startswith("/export"):
+        return Answer(200, b"", {"Content-Type": "application/x-ndjson"})
+    format = dict(parse_qsl(urlsplit(request.path).query)).get("format", "")
+    return as_json(200, EMPTY, **{"Content-Type": TYPES.get(format, "application/json")})
+
+
 def expect(case: dict[str, Any], request: Request) -> None:
     """Compares a request with that of a vector."""
     target = urlsplit(request.path)
@@ -57,7 +76,7 @@ def expect(case: dict[str, Any], request: Request) -> None:
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in READS])
 def test_requests(case: dict[str, Any], client: Client, server: Server) -> None:
-    server.default = lambda _: as_json(200, EMPTY)
+    server.default = empty
     program = driver.Driver()
     program.opened = client
     command = {"do": case["call"], "query": case["query"]}
@@ -76,13 +95,15 @@ def test_requests(case: dict[str, Any], client: Client, server: Server) -> None:
     "case", [pytest.param(case, id=case["name"]) for case in READS if "refused" not in case]
 )
 def test_requests_with_asyncio(case: dict[str, Any], server: Server) -> None:
-    server.default = lambda _: as_json(200, EMPTY)
+    server.default = empty
     arguments = driver.query(case)
 
     async def main() -> None:
         async with AsyncClient(server.url) as client:
             if case["call"] == "search":
                 assert [result async for result in client.search_all(**arguments)] == []
+            elif case["call"] == "export_events":
+                assert [event async for event in client.export_events(**arguments)] == []
             elif case["call"] == "write_sql":
                 await client.write_sql(file=io.BytesIO(), **arguments)
             else:
@@ -156,7 +177,7 @@ def test_posts_are_retried_and_wait_for_writes(make_client: MakeClient, server: 
         if request.path == "/events":
             return accept(request)
         reads += 1
-        return problem(503, "overloaded") if reads % 2 else as_json(200, EMPTY)
+        return problem(503, "overloaded") if reads % 2 else empty(request)
 
     server.default = answer
     track(client)
@@ -187,17 +208,17 @@ def test_sql_is_not_set_up(client: Client, server: Server) -> None:
 
 
 @contextlib.contextmanager
-def raw_server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+def raw_server(serve: Callable[[socket.socket, bytes], None]) -> Iterator[str]:
     """A server that writes its answers itself, one for each connection."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def one(connection: socket.socket) -> None:
         with connection:
             request = b""
-            while not request.endswith(b"SELECT 1"):
+            while not request.endswith(b"SELECT 1" if b"POST" in request[:4] else b"\r\n\r\n"):
                 request += connection.recv(1 << 16)
             with contextlib.suppress(OSError):  # the client left
-                serve(connection)
+                serve(connection, request)
 
     def run() -> None:
         while True:
@@ -215,7 +236,9 @@ def raw_server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
         listener.close()
 
 
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = HEAD % b"text/csv; header=present"
+NDJSON = HEAD % b"application/x-ndjson"
 
 
 def chunk(data: bytes) -> bytes:
@@ -236,7 +259,7 @@ class Counter:
 def test_a_stream_is_never_in_memory_as_a_whole(make_client: MakeClient) -> None:
     piece = chunk(b"x" * (1 << 20))
 
-    def serve(connection: socket.socket) -> None:
+    def serve(connection: socket.socket, request: bytes) -> None:
         connection.sendall(CHUNKED)
         for _ in range(64):
             connection.sendall(piece)
@@ -248,7 +271,7 @@ def test_a_stream_is_never_in_memory_as_a_whole(make_client: MakeClient) -> None
             counter = Counter()
             tracemalloc.start()
             try:
-                client.write_sql("SELECT 1", counter, format="parquet")
+                client.write_sql("SELECT 1", counter)
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
@@ -258,7 +281,7 @@ def test_a_stream_is_never_in_memory_as_a_whole(make_client: MakeClient) -> None
 
 
 def test_the_connection_of_a_stream_is_kept(client: Client, server: Server) -> None:
-    server.default = lambda _: Answer(200, b"a,b\n")
+    server.default = lambda _: Answer(200, b"a,b\n", {"Content-Type": "text/csv"})
     for _ in range(3):
         file = io.BytesIO()
         client.write_sql("SELECT 1", file)
@@ -271,13 +294,13 @@ def test_the_connection_of_a_stream_is_kept(client: Client, server: Server) -> N
     [
         CHUNKED + chunk(b"begins"),
         CHUNKED + b"20\r\nbegins",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nbegins",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/csv\r\nContent-Length: 99\r\n\r\nbegins",
     ],
 )
 def test_a_stream_that_breaks_off(answer: bytes, make_client: MakeClient) -> None:
     requests = 0
 
-    def serve(connection: socket.socket) -> None:
+    def serve(connection: socket.socket, _: bytes) -> None:
         nonlocal requests
         requests += 1
         connection.sendall(answer)
@@ -291,7 +314,7 @@ def test_a_stream_that_breaks_off(answer: bytes, make_client: MakeClient) -> Non
 
 
 def test_a_stream_of_which_nothing_comes(make_client: MakeClient) -> None:
-    def serve(connection: socket.socket) -> None:
+    def serve(connection: socket.socket, request: bytes) -> None:
         connection.sendall(CHUNKED)
         for _ in range(5):
             connection.sendall(chunk(b"x"))
@@ -308,7 +331,7 @@ def test_a_stream_of_which_nothing_comes(make_client: MakeClient) -> None:
 def test_a_cancelled_stream_stops() -> None:
     left = threading.Event()
 
-    def serve(connection: socket.socket) -> None:
+    def serve(connection: socket.socket, _: bytes) -> None:
         connection.sendall(CHUNKED)
         try:
             while True:
@@ -332,8 +355,148 @@ def test_a_cancelled_stream_stops() -> None:
 
 
 def test_the_driver_writes_bytes(client: Client, server: Server) -> None:
-    server.default = lambda _: Answer(200, b"PAR1\x00\xff")
+    server.default = lambda _: Answer(200, b"PAR1\x00\xff", {"Content-Type": TYPES["parquet"]})
     program = driver.Driver()
     program.opened = client
     answer = program.do({"do": "write_sql", "query": {"query": "SELECT 1", "format": "parquet"}})
     assert base64.b64decode(answer["bytes"]) == b"PAR1\x00\xff"
+
+
+def test_the_page_of_a_proxy(
+    client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sluice._reads.RETRY_FOR", 0.3)
+    server.default = lambda _: Answer(200, b"<html>", {"Content-Type": "text/html"})
+    file = io.BytesIO()
+    with pytest.raises(NetworkError, match="is not text/csv"):
+        client.write_sql("SELECT 1", file)
+    with pytest.raises(NetworkError, match="is not application/x-ndjson"):
+        list(client.export_events())
+    assert len(server.requests) >= 4
+    assert not file.getvalue()
+    other: Any = "xml"
+    with pytest.raises(ValidationError) as caught:
+        client.write_sql("SELECT 1", file, format=other)
+    assert caught.value.field == "format"
+
+
+def line(id: str) -> bytes:
+    return EVENT.replace('"a"', json.dumps(id, ensure_ascii=False)).encode() + b"\n"
+
+
+def breaking(asked: list[str]) -> Callable[[socket.socket, bytes], None]:
+    """Serves an export whose answers break off in all ways."""
+
+    def serve(connection: socket.socket, request: bytes) -> None:
+        asked.append(request.split(b" ", 2)[1].decode())
+        if len(asked) == 1:
+            connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+            return
+        lines = {
+            2: line("\u00e9 1") + line("e2") + line("e3")[:20],
+            3: line("e3") + b'{"id":"half"',
+            4: b"",
+            5: line("e4"),
+        }[len(asked)]
+        connection.sendall(NDJSON + (chunk(lines) if lines else b""))
+        if len(asked) in (3, 5):
+            connection.sendall(chunk(b""))
+
+    return serve
+
+
+EXPORTED = ["\u00e9 1", "e2", "e3", "e4"]
+CURSORS = [
+    f"/export?error=true&embeddings=true&cursor={id}" for id in ("e0", "e0", "e2", "e3", "e3")
+]
+
+
+def test_an_export_goes_on(make_client: MakeClient) -> None:
+    asked: list[str] = []
+    with raw_server(breaking(asked)) as url:
+        client = make_client(url=url)
+        no_pauses(client)
+        events = list(client.export_events(error=True, embeddings=True, cursor="e0", raw=True))
+    assert [event["id"] for event in events] == EXPORTED
+    assert {event["raw"]["input"] for event in events} == {RawJSON("[1.50]")}
+    assert asked == CURSORS
+
+
+def test_an_export_goes_on_with_asyncio() -> None:
+    asked: list[str] = []
+
+    async def main(url: str) -> list[str]:
+        async with AsyncClient(url) as client:
+            events = client.export_events(error=True, embeddings=True, cursor="e0")
+            return [event["id"] async for event in events]
+
+    with raw_server(breaking(asked)) as url:
+        assert asyncio.run(main(url)) == EXPORTED
+    assert asked == CURSORS
+
+
+def test_an_export_ends(make_client: MakeClient, server: Server) -> None:
+    client = make_client()
+    server.answers = [lambda _: problem(404, "unknown_event")]
+    with pytest.raises(ApiError):
+        list(client.export_events(cursor="x"))
+    ndjson = {"Content-Type": "application/x-ndjson"}
+    server.answers = [lambda _: Answer(200, b"x" * (17 << 20), ndjson)]
+    with pytest.raises(NetworkError, match="longer than 16777216 bytes"):
+        list(client.export_events())
+    assert len(server.requests) == 2
+    client.close()
+    with pytest.raises(ClosedError):
+        list(client.export_events())
+
+
+def test_an_export_without_events_ends_in_half_a_minute(
+    client: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ndjson = {"Content-Type": "application/x-ndjson"}
+    server.answers = [lambda _: Answer(200, line("a") + b"no event\n", ndjson)]
+    server.default = lambda _: Answer(200, b"no event\n", ndjson)
+    now = time.monotonic()
+    slept = 0.0
+
+    def pause(seconds: float) -> bool:
+        nonlocal slept
+        slept += seconds
+        return False
+
+    client._core.read_sleep = pause  # type: ignore[assignment]
+    monkeypatch.setattr("sluice._export.time.monotonic", lambda: now + slept)
+    events = client.export_events()
+    assert next(events)["id"] == "a"
+    with pytest.raises(NetworkError):
+        next(events)
+    assert 15 < slept <= 30
+    assert "cursor=a" in server.requests[-1].path
+
+
+def test_an_export_is_left(make_client: MakeClient) -> None:
+    left = threading.Semaphore(0)
+
+    def serve(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(NDJSON)
+        try:
+            while True:
+                connection.sendall(chunk(line("a")))
+        finally:
+            left.release()
+
+    async def main(url: str) -> None:
+        async with AsyncClient(url) as client:
+            events = client.export_events()
+            async for event in events:
+                assert event["id"] == "a"
+                break
+            await events.aclose()  # type: ignore[attr-defined]
+            assert await asyncio.to_thread(left.acquire, timeout=30)
+
+    with raw_server(serve) as url:
+        events = make_client(url=url).export_events()
+        assert next(events)["id"] == "a"
+        events.close()  # type: ignore[attr-defined]
+        assert left.acquire(timeout=30)
+        asyncio.run(main(url))

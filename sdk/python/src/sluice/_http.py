@@ -123,7 +123,11 @@ class Stream:
         return piece
 
     def close(self) -> None:
-        """Ends the request."""
+        """Ends the request, if it has not ended. Another thread that reads ends at once."""
+        if self._ends:
+            # Without a shutdown, the other thread would keep waiting, and this one for it.
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
         self._finish(False)
 
     def _finish(self, healthy: bool) -> None:

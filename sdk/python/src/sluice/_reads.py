@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 from urllib.parse import quote, urlencode
 
@@ -39,7 +39,8 @@ class Read:
     # The body and its type, if the read is a POST.
     body: bytes | None = None
     content_type: str = ""
-    stream: bool = False  # whether the answer is a stream
+    # The media type of the answer, if it is a stream.
+    stream: str | None = None
 
 
 class Page(TypedDict):
@@ -102,6 +103,7 @@ def search(
     vector: Embedding | None,
     like: str | None,
     field: str | None,
+    exact: bool,
     limit: int | None,
     cursor: str | None,
     raw: bool,
@@ -113,6 +115,7 @@ def search(
         "like": like,
         "field": field,
         "filter": _filter.members(filter) or None,
+        "exact": exact or None,
         "limit": limit,
         "cursor": cursor,
     }
@@ -157,8 +160,24 @@ def sql(query: str, *, format: str | None = None) -> Read:
     # If the query is not valid Unicode, the server's answer says so.
     body = query.encode("utf-8", "surrogatepass")
     params = _filter.named(format=format)
-    stream = format is not None
+    stream = None if format is None else SQL_TYPES.get(format)
+    if format is not None and stream is None:
+        raise ValidationError("format", "must be csv or parquet")
     return Read("/sql", params, False, body, "text/plain; charset=utf-8", stream)
+
+
+SQL_TYPES = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
+
+
+def export(filter: Filter, *, embeddings: bool, raw: bool) -> Read:
+    """GET /export."""
+    params = _filter.params(**filter) + _filter.named(embeddings=embeddings or None)
+    return Read("/export", params, raw, stream="application/x-ndjson")
+
+
+def after(read: Read, cursor: str | None) -> Read:
+    """Returns the export of what comes after the event whose id is the cursor."""
+    return replace(read, params=read.params + _filter.named(cursor=cursor))
 
 
 def _each(name: str, field: str, values: Sequence[str] | None) -> _filter.Params:
@@ -198,7 +217,7 @@ def perform(
     the receipts `after` are applied. Raises ApiError, NetworkError and ClosedError.
     """
     params = list(read.params)
-    headers = {"Accept": "*/*" if read.stream else "application/json"}
+    headers = {"Accept": read.stream or "application/json"}
     if read.content_type:
         headers["Content-Type"] = read.content_type
     if wait is not None:
@@ -221,14 +240,17 @@ def perform(
                 body=read.body,
                 headers=headers,
                 timeout=timeout,
-                idle=request_timeout if read.stream and not ignore else None,
+                idle=None if read.stream is None or ignore else request_timeout,
             )
             if response.status == 200:
-                decoded = None
+                answer = None
+                if response.stream is not None and response.media_type != read.stream:
+                    response.stream.close()
+                    raise NetworkError(f"the answer is not {read.stream}")
                 if response.stream is None and not ignore:
-                    decoded = _decoded(response.body, read.raw)
+                    answer = decoded(response.body, read.raw)
                 observe(response)
-                return decoded if response.stream is None else response.stream
+                return answer if response.stream is None else response.stream
             if response.is_problem():
                 observe(response)
             retry_after = response.retry_after
@@ -251,12 +273,13 @@ def _worth_another(error: ApiError | NetworkError) -> bool:
     return _retry.is_retryable(error)
 
 
-def _decoded(body: bytes, raw: bool) -> Any:
+def decoded(body: bytes, raw: bool) -> Any:
+    """Decodes an answer in JSON. With `raw`, its events get their contents as JSON text too."""
     try:
-        decoded = _json.loads(body)
+        found = _json.loads(body)
         if raw:
-            _add_raw(decoded, body.decode())
-        return decoded
+            _add_raw(found, body.decode())
+        return found
     except (ValueError, RecursionError):
         raise NetworkError("the answer cannot be read") from None
 

@@ -22,13 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
-from sluice import _encode, _reads, _streams
+from sluice import _encode, _export, _http, _reads, _streams
 from sluice._core import Core
 from sluice._json import RawJSON
 from sluice._options import CLOSE_TIMEOUT, DEFAULT_URL, OnError, Options
 from sluice._queue import Queue, Write
 from sluice._trace import Span, finished, report
-from sluice.errors import FlushTimeoutError, QueueFullError, SluiceError
+from sluice.errors import FlushTimeoutError, NetworkError, QueueFullError, SluiceError
 from sluice.types import (
     UNSET,
     ConversationFilter,
@@ -473,6 +473,7 @@ class AsyncClient:
         vector: Embedding | None = None,
         like: str | None = None,
         field: SearchField | None = None,
+        exact: bool = False,
         limit: int | None = None,
         cursor: str | None = None,
         raw: bool = False,
@@ -486,6 +487,7 @@ class AsyncClient:
             vector=vector,
             like=like,
             field=field,
+            exact=exact,
             limit=limit,
             cursor=cursor,
             raw=raw,
@@ -499,6 +501,7 @@ class AsyncClient:
         vector: Embedding | None = None,
         like: str | None = None,
         field: SearchField | None = None,
+        exact: bool = False,
         limit: int | None = None,
         cursor: str | None = None,
         raw: bool = False,
@@ -512,6 +515,7 @@ class AsyncClient:
                 vector=vector,
                 like=like,
                 field=field,
+                exact=exact,
                 limit=limit,
                 cursor=cursor,
                 raw=raw,
@@ -524,6 +528,33 @@ class AsyncClient:
             if cursor is None:
                 return
             wait = None
+
+    async def export_events(
+        self,
+        *,
+        embeddings: bool = False,
+        cursor: str | None = None,
+        raw: bool = False,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> AsyncIterator[Event]:
+        """Iterates over all events that match the filter; see `Client.export_events`."""
+        export = _export.Export(filter, embeddings=embeddings, cursor=cursor, raw=raw)
+        while True:
+            stream = cast(_http.Stream, await self._read(export.read(), wait))
+            wait = None
+            try:
+                while piece := await self._in_thread(stream.read):
+                    for event in export.feed(piece):
+                        yield event
+                export.end()
+                return
+            except NetworkError as e:
+                self._core.check_open()
+                pause = export.broken(e)
+            finally:
+                stream.close()
+            await asyncio.sleep(pause)
 
     async def insights(
         self,
@@ -732,12 +763,15 @@ class AsyncClient:
         if wait is not None:
             await self.flush(wait)
         self._core.check_open()
+        return await self._in_thread(functools.partial(ask, seconds))
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         try:
-            future = loop.run_in_executor(self._threads, ask, seconds)
+            future = loop.run_in_executor(self._threads, call)
         except RuntimeError:  # the interpreter exits, and cannot start a thread
             self._core.check_open()
-            return ask(seconds)
+            return call()
         return await future
 
 

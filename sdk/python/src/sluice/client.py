@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
-from sluice import _encode, _reads, _streams
+from sluice import _encode, _export, _http, _reads, _streams
 from sluice._core import Core
 from sluice._json import RawJSON
 from sluice._options import CLOSE_TIMEOUT, DEFAULT_URL, OnError, Options
 from sluice._trace import Span, finished, report
-from sluice.errors import FlushTimeoutError, SluiceError
+from sluice.errors import FlushTimeoutError, NetworkError, SluiceError
 from sluice.types import (
     UNSET,
     ConversationFilter,
@@ -633,6 +633,7 @@ class Client:
         vector: Embedding | None = None,
         like: str | None = None,
         field: SearchField | None = None,
+        exact: bool = False,
         limit: int | None = None,
         cursor: str | None = None,
         raw: bool = False,
@@ -655,6 +656,8 @@ class Client:
             field: The field that is searched; `error` only in a search of text alone. Default: all
                 of them; for `like`, the input if the event has embeddings of its input, otherwise
                 the output.
+            exact: Whether a search by similarity compares every embedding. Among very many it
+                otherwise chooses candidates first, and may miss some of the nearest events.
             limit: The maximum number of results in the page, 1 to 100. Default 10.
             cursor: The `next_cursor` of the previous page, which must have had the same arguments.
                 Only searches of text alone have several pages. Default: the first page.
@@ -668,6 +671,7 @@ class Client:
             vector=vector,
             like=like,
             field=field,
+            exact=exact,
             limit=limit,
             cursor=cursor,
             raw=raw,
@@ -681,6 +685,7 @@ class Client:
         vector: Embedding | None = None,
         like: str | None = None,
         field: SearchField | None = None,
+        exact: bool = False,
         limit: int | None = None,
         cursor: str | None = None,
         raw: bool = False,
@@ -698,6 +703,7 @@ class Client:
                 vector=vector,
                 like=like,
                 field=field,
+                exact=exact,
                 limit=limit,
                 cursor=cursor,
                 raw=raw,
@@ -709,6 +715,42 @@ class Client:
             if cursor is None:
                 return
             wait = None
+
+    def export_events(
+        self,
+        *,
+        embeddings: bool = False,
+        cursor: str | None = None,
+        raw: bool = False,
+        wait: float | None = None,
+        **filter: Unpack[Filter],
+    ) -> Iterator[Event]:
+        """Iterates over all events that match the filter, in order of time, however many.
+
+        It reads them from one answer while it comes. If the answer breaks off, also because the
+        loop takes too long for the server, it goes on after the last event. It raises as `event`
+        does.
+
+        Args:
+            embeddings: Whether the events have their embeddings.
+            cursor: The id of an event; the export begins after it. Default: the first event.
+            raw: As for `event`.
+            wait: As for `event`. It applies to the beginning.
+            **filter: The members of a `Filter`, which select events.
+        """
+        export = _export.Export(filter, embeddings=embeddings, cursor=cursor, raw=raw)
+        while True:
+            with contextlib.closing(self._stream(export.read(), wait)) as stream:
+                wait = None
+                try:
+                    while piece := stream.read():
+                        yield from export.feed(piece)
+                    export.end()
+                    return
+                except NetworkError as e:
+                    self._core.check_open()
+                    pause = export.broken(e)
+            self._core.read_sleep(pause)
 
     def insights(
         self,
@@ -954,6 +996,9 @@ class Client:
 
     def _read(self, read: _reads.Read, wait: float | None) -> object:
         return self._core.read(read, self._flush_for(wait))
+
+    def _stream(self, read: _reads.Read, wait: float | None) -> _http.Stream:
+        return cast(_http.Stream, self._read(read, wait))
 
     def _flush_for(self, wait: float | None) -> int | None:
         """Flushes for a read with a wait, and returns the wait in whole seconds."""
