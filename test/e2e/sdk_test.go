@@ -836,7 +836,7 @@ func writeAsked(t *testing.T, server *client) {
 	}
 }
 
-// testSDKQuestions searches, and asks for insights, a funnel, a retention and SQL.
+// testSDKQuestions searches, exports, and asks for insights, a funnel, a retention and SQL.
 func testSDKQuestions(t *testing.T, s *sdkTest) {
 	var options object
 	if strings.HasPrefix(s.name, "typescript") {
@@ -863,6 +863,7 @@ func testSDKQuestions(t *testing.T, s *sdkTest) {
 		"a field":               {object{"text": "漢字", "field": "output"}, "asked 2 1 [漢字]"},
 		"a field without it":    {object{"text": "漢字", "field": "input"}, ""},
 		"a filter":              {object{"text": "fox", "error": true, "conditions": []object{{"key": "n", "op": ">", "value": "9007199254740993"}}}, "asked 1 1 [fox]"},
+		"a vector, exactly":     {object{"vector": []float64{1, 0}, "exact": true}, "asked 0 1 [], asked 1 0.8 []"},
 		"a vector":              {object{"vector": []float64{1, 0}}, "asked 0 1 [], asked 1 0.8 []"},
 		"an event like another": {object{"like": "asked 0"}, "asked 1 0.8 []"},
 		"a text and a vector":   {object{"text": "fox", "vector": []float64{0.8, 0.6}}, "asked 1 0.0328 [fox], asked 0 0.0323 [fox]"},
@@ -919,6 +920,27 @@ func testSDKQuestions(t *testing.T, s *sdkTest) {
 		{"event_name":"event_b","subjects":1,"conversion":1,"conversion_from_previous":1,"median_ms_from_previous":86400000}]}],"truncated":false}`)
 	ask("a retention", "retention", with(filter, object{"did": "event_a", "returned": object{"event_name": "event_b"}, "interval": "1d", "per": "metadata.user"}),
 		`{"rows":[{"time":"2026-03-01T00:00:00Z","complete":true,"subjects":2,"returned":[1,1]},{"time":"2026-03-02T00:00:00Z","complete":true,"subjects":0,"returned":[0]}]}`)
+
+	for name, tt := range map[string]struct {
+		query object
+		want  []any // ids
+	}{
+		"everything": {object{}, []any{"asked 0", "asked 1", "asked 2", "asked 3"}},
+		"the rest":   {object{"cursor": "asked 1"}, []any{"asked 2", "asked 3"}},
+		"a filter":   {object{"error": true, "embeddings": true}, []any{"asked 1"}},
+		"nothing":    {object{"event_name": "event_c"}, nil},
+	} {
+		var got []any
+		for _, e := range d.list(t, "export_events", object{"query": with(filter, tt.query)}) {
+			got = append(got, e["id"])
+			if (tt.query["embeddings"] != nil) != (e["input_embeddings"] != nil) {
+				t.Errorf("an export of %s has the embeddings %v", name, e["input_embeddings"])
+			}
+		}
+		if diff := gocmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("an export of %s (-want +got):\n%s", name, diff)
+		}
+	}
 
 	const query = "SELECT id, toUInt256('115792089237316195423570985008687907853269984665640564039457584007913129639935') AS large, error, timestamp" +
 		" FROM live_events WHERE id IN ('asked 0', 'asked 1') ORDER BY id"
