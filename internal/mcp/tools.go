@@ -157,7 +157,7 @@ func filterProperty(extra string) property {
 	}
 }
 
-// tools returns the tools in the order in which a client lists them.
+// tools returns the tools.
 func tools() []tool {
 	chars := whole("About how many characters the answer may have.", charsLeast, charsMost, defaultChars)
 	cursor := text("next_cursor of the answer before, to go on.")
