@@ -353,6 +353,7 @@ func TestSDK(t *testing.T) {
 				"queries":        testSDKQueries,
 				"lists":          testSDKLists,
 				"questions":      testSDKQuestions,
+				"broken exports": testSDKBrokenExports,
 				"trace":          testSDKTrace,
 				"closed":         testSDKClosed,
 				"keys":           testSDKKeys,
@@ -992,6 +993,68 @@ func testSDKQuestions(t *testing.T, s *sdkTest) {
 		t.Errorf("SQL after the write: %s, error %v", r.Raw, err)
 	}
 }
+
+// testSDKBrokenExports exports events past a proxy that breaks every answer off after a
+// few of them, within a line.
+func testSDKBrokenExports(t *testing.T, s *sdkTest) {
+	const (
+		events     = 200
+		lineBytes  = 1000
+		answerMost = 20 * lineBytes
+	)
+	var lines []byte
+	var want []any
+	for i := range events {
+		id := fmt.Sprintf("%s %03d", s.name, i)
+		lines = fmt.Appendf(lines, `{"id":%q,"conversation_id":%q,"event_name":"event_a","timestamp":%d,"input":%q}`+"\n",
+			id, s.name, 1772323200000+i, strings.Repeat("x", lineBytes))
+		want = append(want, id)
+	}
+	a, err := s.server.do(http.MethodPost, "/events", lines, "wait=30")
+	if err != nil || a.status != http.StatusOK {
+		t.Fatalf("write the events to export: status %d, error %v: %.500s", a.status, err, a.body)
+	}
+	target, err := url.Parse(s.server.base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, FlushInterval: -1}
+	var requests atomic.Int64
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		forward.ServeHTTP(&breakingWriter{ResponseWriter: w, left: answerMost}, r)
+	}))
+	t.Cleanup(proxy.Close)
+	d := s.open(t, object{"url": proxy.URL})
+	var got []any
+	for _, e := range d.list(t, "export_events", object{"query": object{"conversation_id": s.name}}) {
+		got = append(got, e["id"])
+	}
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("exported events (-want +got):\n%s", diff)
+	}
+	if n := requests.Load(); n < events*lineBytes/answerMost {
+		t.Errorf("%d requests, so the answers did not break off", n)
+	}
+}
+
+// breakingWriter breaks an answer off when its bytes are written.
+type breakingWriter struct {
+	http.ResponseWriter
+	left int
+}
+
+func (w *breakingWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p[:min(len(p), w.left)])
+	if w.left -= n; w.left == 0 {
+		_ = http.NewResponseController(w.ResponseWriter).Flush() // the client has left, or gets them
+		panic(http.ErrAbortHandler)
+	}
+	return n, err
+}
+
+// Unwrap lets the proxy flush.
+func (w *breakingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // exactly parses JSON. Numbers keep their digits, and members that are null are left out.
 func exactly(t *testing.T, text []byte) any {
