@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -373,5 +374,42 @@ func TestAgentAnswerThatTookLong(t *testing.T) {
 	defer func() { _ = resp.Body.Close() }()
 	if text, err := io.ReadAll(resp.Body); err != nil || string(text) != rpc {
 		t.Errorf("answered %d %s, %v", resp.StatusCode, text, err)
+	}
+}
+
+// A stop waits for the message that is being answered, and for the calls that it makes.
+func TestAgentIsAnsweredAtStop(t *testing.T) {
+	h := newHarness(t, func(c *api.Config) { c.Addr = "127.0.0.1:0" })
+	h.event = &event.Event{ID: "a", ConversationID: "c", EventName: "event_a"}
+	if err := h.server.Listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- h.server.Run(ctx) }()
+	h.agents.serve = func(w http.ResponseWriter, r *http.Request, rt http.RoundTripper) {
+		stop()
+		// The server takes no more connections once the stop has begun.
+		for dialled := error(nil); dialled == nil; {
+			var conn net.Conn
+			if conn, dialled = new(net.Dialer).DialContext(r.Context(), "tcp", h.server.Addr().String()); dialled == nil {
+				_ = conn.Close()
+			}
+		}
+		if _, text, err := ask(r.Context(), rt, "GET", "/event?id=a", ""); err != nil || !strings.HasPrefix(text, `{"id":"a"`) {
+			t.Errorf("a call during the stop was answered %s, %v", text, err)
+		}
+		_, _ = io.WriteString(w, rpc)
+	}
+	resp, err := http.Post("http://"+h.server.Addr().String()+"/mcp", "application/json", strings.NewReader(rpc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if text, err := io.ReadAll(resp.Body); err != nil || string(text) != rpc {
+		t.Errorf("answered %d %s, %v", resp.StatusCode, text, err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
