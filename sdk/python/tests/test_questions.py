@@ -318,13 +318,13 @@ def test_a_stream_of_which_nothing_comes(make_client: MakeClient) -> None:
         connection.sendall(CHUNKED)
         for _ in range(5):
             connection.sendall(chunk(b"x"))
-            time.sleep(0.15)
+            time.sleep(0.4)
         connection.recv(1)  # until the client leaves
 
     with raw_server(serve) as url:
         file = io.BytesIO()
         with pytest.raises(NetworkError, match="nothing came"):
-            make_client(url=url, request_timeout=0.5).write_sql("SELECT 1", file)
+            make_client(url=url, request_timeout=1.6).write_sql("SELECT 1", file)
         assert file.getvalue() == b"xxxxx"  # which took longer than the timeout together
 
 

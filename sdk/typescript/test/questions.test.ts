@@ -259,9 +259,9 @@ describe('a stream of SQL', () => {
     const client = await raw(t, async (response) => {
       for (let i = 0; i < 5; i++) {
         response.write('x');
-        await sleep(80);
+        await sleep(300);
       }
-    }, { requestTimeoutMs: 200 });
+    }, { requestTimeoutMs: 1200 });
     let pieces = 0;
     await assert.rejects(async () => {
       for await (const piece of query(client)) pieces += piece.length;
