@@ -20,7 +20,7 @@ export SLUICE_TEST_KAFKA
 # Where make e2e finds the whole corpus; the repository has a slice of it.
 DATA ?=
 
-.PHONY: run build test sdk guard faults fuzz compose-test manifests monitoring walkthrough e2e bench bench-report check fmt clean engine kafka prometheus help
+.PHONY: run build test sdk guard faults fuzz compose-test manifests monitoring walkthrough e2e bench bench-report bench-search check fmt clean engine kafka prometheus help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,11 @@ bench: build engine ## 500,000 creates, 200,000 updates, 200,000 deletes: time u
 
 bench-report: build engine kafka ## docs/benchmarks: all loads, on the embedded broker and Apache Kafka; 20 min
 	cd tools && $(GO) run ./benchreport -version $(VERSION) && $(GO) run ./plots
+
+# How much make bench-search searches: contents:vectors, several with commas between.
+SIZES ?= 1000000:1000000
+bench-search: engine ## docs/search.md: searches and lists at SIZES=contents:vectors, of the whole corpus with DATA=DIR; 5 min
+	cd tools && $(GO) run ./searchbench -version $(VERSION) -sizes $(SIZES) $(if $(DATA),-data $(abspath $(DATA)))
 
 # What gofmt reads: not what npm installs.
 GOFILES := cmd internal test tools sdk/go sdk/spec deploy

@@ -132,7 +132,7 @@ func printCosts(ctx context.Context, stdout, stderr io.Writer, library, data str
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.close()) }()
+	defer func() { err = errors.Join(err, d.Close()) }()
 	from, err := newEvents(n, encoding, data)
 	if err != nil {
 		return err

@@ -5,100 +5,39 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
-	"net/url"
-	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/internal/api/body"
 	"github.com/sluicehq/sluice/internal/bench"
 	"github.com/sluicehq/sluice/internal/bench/workload"
-	"github.com/sluicehq/sluice/internal/clickhouse"
 	"github.com/sluicehq/sluice/internal/clickhouse/conn"
-	"github.com/sluicehq/sluice/internal/engine"
 	"github.com/sluicehq/sluice/internal/event"
 	"github.com/sluicehq/sluice/internal/record"
+	"github.com/sluicehq/sluice/tools/internal/enginedb"
 )
 
 const queryTimeout = 10 * time.Minute
 
 // database is Sluice's schema in an engine of its own, which logs what becomes
 // of each part.
-type database struct {
-	store  *clickhouse.Store
-	engine *engine.Engine
-	stop   func() error
-}
+type database struct{ *enginedb.DB }
 
 // start starts an engine on a new directory. Close it.
-func start(ctx context.Context, library, dir string, log *slog.Logger) (_ *database, err error) {
-	path, err := engine.Find(library)
+func start(ctx context.Context, library, dir string, log *slog.Logger) (*database, error) {
+	db, err := enginedb.Start(ctx, enginedb.Config{Library: library, Dir: dir, SystemLogs: true}, log)
 	if err != nil {
 		return nil, err
 	}
-	data, err := os.MkdirTemp(dir, "sluice-scalemodel-")
-	if err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
-	}
-	e, err := engine.New(engine.Config{Library: path, Dir: data, SystemLogs: true}, log, nil)
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(data))
-	}
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	stopped := make(chan error, 1)
-	go func() { stopped <- e.Run(running) }()
-	d := &database{engine: e, stop: func() error {
-		stop()
-		return errors.Join(<-stopped, os.RemoveAll(data))
-	}}
-	if err := e.WaitReady(ctx); err != nil {
-		return nil, errors.Join(err, d.stop())
-	}
-	if d.store, err = clickhouse.New(clickhouse.Config{Addr: e.Addr(), User: engine.User, Password: e.Password()}, log, nil); err != nil {
-		return nil, errors.Join(err, d.stop())
-	}
-	if _, err := d.store.Migrate(ctx); err != nil {
-		return nil, errors.Join(err, d.close())
-	}
-	return d, nil
-}
-
-func (d *database) close() error {
-	d.store.Close()
-	return d.stop()
+	return &database{db}, nil
 }
 
 // query returns the rows of the answer, split into columns.
 func (d *database) query(ctx context.Context, sql string) ([][]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	u := url.URL{Scheme: "http", Host: d.engine.HTTPAddr(), RawQuery: url.Values{"database": {conn.DefaultDatabase}}.Encode()}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(sql))
-	if err != nil {
-		return nil, err
-	}
-	r.SetBasicAuth(engine.User, d.engine.Password())
-	r.Close = true // a kept connection holds up the stop
-	answer, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return nil, fmt.Errorf("query %.200q: %w", sql, err)
-	}
-	text, err := io.ReadAll(answer.Body)
-	if err = errors.Join(err, answer.Body.Close()); err != nil {
-		return nil, fmt.Errorf("query %.200q: %w", sql, err)
-	}
-	if answer.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("query %.200q: %s", sql, bytes.TrimSpace(text))
-	}
-	var rows [][]string
-	for line := range strings.Lines(string(text)) {
-		rows = append(rows, strings.Split(strings.TrimSuffix(line, "\n"), "\t"))
-	}
-	return rows, nil
+	return d.Query(ctx, sql)
 }
 
 // events makes the rows of creates, as the consumer would, and what the same
@@ -146,7 +85,7 @@ func (d *database) insert(ctx context.Context, from *events, block int) error {
 		if err != nil {
 			return err
 		}
-		if err := d.store.Insert(ctx, rows); err != nil {
+		if err := d.Store.Insert(ctx, rows); err != nil {
 			return err
 		}
 	}
@@ -171,7 +110,7 @@ func (d *database) measure(ctx context.Context, from *events, block int) ([]cost
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(d.store.Insert(ctx, one), d.insert(ctx, from, block)); err != nil {
+	if err := errors.Join(d.Store.Insert(ctx, one), d.insert(ctx, from, block)); err != nil {
 		return nil, err
 	}
 	for _, table := range []string{"events", "event_contents", "event_embeddings"} {
