@@ -20,7 +20,7 @@ const partSuffix = ".part"
 
 type exportCmd struct {
 	clientFlags
-	Output     string   `short:"o" help:"File for the events, which gets its name when it is whole. Until then it is called FILE.part. Without it: standard output." placeholder:"FILE" type:"path"`
+	Output     string   `short:"o" help:"File for the events, which gets its name when it is whole. NDJSON is called FILE.part until then; a Parquet file that is full is followed by FILE-2 and so on. Without it: standard output." placeholder:"FILE" type:"path"`
 	Format     string   `help:"ndjson or parquet. auto: what the name of --output ends in; otherwise ndjson." enum:"auto,ndjson,parquet" default:"auto"`
 	Since      string   `help:"Earliest timestamp, RFC 3339." placeholder:"TIME"`
 	Until      string   `help:"End of the timestamps, RFC 3339; it is not included." placeholder:"TIME"`
@@ -28,7 +28,7 @@ type exportCmd struct {
 	Embeddings bool     `help:"Leave the embeddings out with --no-embeddings." default:"true" negatable:""`
 	Limit      int      `help:"The most events. 0: all." default:"0"`
 	Cursor     string   `help:"The id of the last event of an export before; this one begins after it." placeholder:"ID"`
-	Resume     bool     `help:"Go on with FILE.part of an export that broke off, which must have had the same filters. NDJSON only."`
+	Resume     bool     `help:"Go on with FILE.part of an export of NDJSON that broke off, which must have had the same filters."`
 }
 
 // Run exports events.
@@ -49,20 +49,49 @@ func (c *exportCmd) Run(ctx context.Context, e *env) error {
 		}
 		return c.run(ctx, e, export, parquet, e.stdout)
 	}
-	if parquet && c.Resume {
-		return errors.New("--resume: a Parquet file cannot go on; export a shorter time, or use --limit and --cursor")
+	if parquet {
+		return c.parquetFiles(ctx, e, export)
 	}
 	file, err := c.open(&export)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(c.run(ctx, e, export, parquet, file), file.Sync(), file.Close()); err != nil {
-		if !parquet {
-			return fmt.Errorf("%w; --resume goes on with %s", err, file.Name())
-		}
-		return errors.Join(err, os.Remove(file.Name()))
+		return fmt.Errorf("%w; --resume goes on with %s", err, file.Name())
 	}
 	return os.Rename(file.Name(), c.Output)
+}
+
+// parquetFiles writes Parquet files until there is no next one: events.parquet,
+// events-2.parquet and so on. With --limit there is one.
+func (c *exportCmd) parquetFiles(ctx context.Context, e *env, export app.ExportClient) error {
+	if c.Resume {
+		return errors.New("--resume: a Parquet file cannot go on; --cursor begins another one")
+	}
+	for n := 1; ; n++ {
+		name := c.Output
+		if ending := filepath.Ext(name); n > 1 {
+			name = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(name, ending), n, ending)
+		}
+		var next string
+		err := writeWhole(name, func(out io.Writer) (err error) {
+			next, err = export.Parquet(ctx, out)
+			return err
+		})
+		switch {
+		case err != nil && n > 1:
+			return fmt.Errorf("%s: %w; the files before it are whole, and --cursor %s goes on after them", name, err, export.Query.Get("cursor"))
+		case err != nil:
+			return err
+		case next == "":
+			return nil
+		case c.Limit > 0:
+			e.log.LogAttrs(ctx, slog.LevelInfo, "more events may follow", slog.String("cursor", next))
+			return nil
+		}
+		e.log.LogAttrs(ctx, slog.LevelInfo, "a file is full; the events after it go into the next one", slog.String("file", name))
+		export.Query.Set("cursor", next)
+	}
 }
 
 // open opens the file that is not whole yet.

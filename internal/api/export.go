@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/sluicehq/sluice/internal/api/body"
@@ -22,6 +23,10 @@ const trailerNextCursor = "Sluice-Next-Cursor"
 // exportEventsMax bounds the limit of an export. Without a limit it has all events.
 const exportEventsMax = 1_000_000_000
 
+// exportStopWait is how long a reader has to take the piece that is being sent when the
+// server stops.
+const exportStopWait = time.Second
+
 // headerNDJSON is the Content-Type of an export; net/http only reads it.
 //
 //nolint:gochecknoglobals // never written
@@ -30,8 +35,11 @@ var headerNDJSON = []string{"application/x-ndjson"}
 // Exports reads all events of a filter.
 type Exports interface {
 	// Export returns the events, ordered by timestamp, then by id, until the first error.
-	// It holds at most [query.ExportBytes], besides the event that it has returned.
+	// It holds at most [query.ExportBytes], besides the events that it has returned.
 	Export(ctx context.Context, q query.Export) iter.Seq2[query.Exported, error]
+	// ExportedEvents returns the events with the keys that still exist. The error of events
+	// that take more than bytesMax is a [*event.LargeError].
+	ExportedEvents(ctx context.Context, keys []event.ID, withEmbeddings bool, bytesMax int) ([]event.Event, error)
 	// Place returns the id after which an export goes on that ended with the event. The
 	// event may have been deleted since. ok is false if nothing is known of it.
 	Place(ctx context.Context, ref event.Ref) (id event.ID, ok bool, err error)
@@ -108,69 +116,138 @@ func (s *Server) exportEvents(x *exchange) error {
 
 // sendExport sends the events. It returns the id of the last one if more may follow, and
 // otherwise an empty text.
-func (s *Server) sendExport(x *exchange, q query.Export, limit int, w exportWriter) (next string, err error) {
+func (s *Server) sendExport(x *exchange, q query.Export, limit int, to exportWriter) (next string, err error) {
 	ctx, cancel := context.WithCancel(x.r.Context())
+	var stop sync.WaitGroup
+	defer stop.Wait()
 	defer cancel()
-	go func() {
+	stop.Go(func() {
 		select {
 		case <-s.draining:
+			// An export can take hours. Its reader can go on with another server.
 			cancel()
+			_ = x.control().SetWriteDeadline(time.Now().Add(exportStopWait))
 		case <-ctx.Done():
 		}
-	}()
+	})
+	w := exportQueue{s: s, x: x, to: to, embeddings: q.WithEmbeddings}
 	events := 0
 	for exported, err := range s.ports.Exports.Export(ctx, q) {
-		if err == nil && exported.Large {
-			var e *event.Event
-			if e, err = s.readLarge(x, exported.Event.ID); e == nil && err == nil {
-				continue // deleted meanwhile
-			}
-			if err == nil {
-				exported.Event = *e
-			}
+		if err == nil && s.stopping() {
+			err = errGone
 		}
 		if err == nil {
-			err = w.write(&exported.Event)
+			err = w.add(exported)
 		}
 		if err != nil {
 			return "", s.exportProblem(x, err)
 		}
-		x.keep(body.ForEvents, 0)
-		if events++; events == limit || w.full() {
+		if events++; events == limit || to.full() {
+			if err := w.flush(); err != nil {
+				return "", s.exportProblem(x, err)
+			}
 			return exported.Event.ID, nil
 		}
 	}
+	if err := w.flush(); err != nil {
+		return "", s.exportProblem(x, err)
+	}
 	return "", nil
+}
+
+const (
+	// queueLargeBytes bounds the large events that are read at once, unless one is larger.
+	queueLargeBytes = 1 << 20
+	// queueBytes bounds the other events that wait for them, and queueEvents all of them.
+	queueBytes  = 256 << 10
+	queueEvents = 256
+)
+
+// exportQueue writes events in their order. It reads events that are too large for the
+// stream some at a time, while those after them wait.
+type exportQueue struct {
+	s          *Server
+	x          *exchange
+	to         exportWriter
+	embeddings bool
+
+	waiting     []query.Exported
+	large       []event.ID
+	bytes       int // of the events that wait and are not large
+	largeToRead int // bytes
+}
+
+func (w *exportQueue) add(e query.Exported) error {
+	if e.LargeBytes == 0 && len(w.waiting) == 0 {
+		return w.to.write(&e.Event)
+	}
+	if e.LargeBytes > 0 {
+		if w.largeToRead+e.LargeBytes > queueLargeBytes {
+			if err := w.flush(); err != nil {
+				return err
+			}
+		}
+		w.large, w.largeToRead = append(w.large, e.Key), w.largeToRead+e.LargeBytes
+	} else {
+		w.bytes += len(e.Event.Input.Data) + len(e.Event.Output.Data) + len(e.Event.Metadata) + len(e.Event.Error) +
+			event.DimensionBytes*(e.Event.InputEmbeddings.Dimensions()+e.Event.OutputEmbeddings.Dimensions())
+	}
+	w.waiting = append(w.waiting, e)
+	if w.bytes >= queueBytes || len(w.waiting) == queueEvents {
+		return w.flush()
+	}
+	return nil
+}
+
+// flush writes all events that wait. A large one that was deleted meanwhile is left out.
+func (w *exportQueue) flush() error {
+	if len(w.waiting) == 0 {
+		return nil
+	}
+	read := make(map[string]*event.Event, len(w.large))
+	if len(w.large) > 0 {
+		err := w.x.readEvents(w.largeToRead+eventBytesFirst, func(ctx context.Context, bytesMax int) (int, error) {
+			events, err := w.s.ports.Exports.ExportedEvents(ctx, w.large, w.embeddings, bytesMax)
+			for i := range events {
+				read[events[i].ID] = &events[i]
+			}
+			return bytesMax, err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for i := range w.waiting {
+		e := &w.waiting[i].Event
+		if w.waiting[i].LargeBytes > 0 {
+			if e = read[e.ID]; e == nil {
+				continue
+			}
+		}
+		if err := w.to.write(e); err != nil {
+			return err
+		}
+	}
+	w.x.keep(body.ForEvents, 0)
+	clear(w.waiting)
+	w.waiting, w.large, w.bytes, w.largeToRead = w.waiting[:0], w.large[:0], 0, 0
+	return nil
 }
 
 // exportProblem says how an error of an export is answered, or logged if the answer has
 // begun.
 func (s *Server) exportProblem(x *exchange, err error) error {
 	switch {
-	case errors.Is(err, errGone):
-		return err
 	case s.stopping():
 		s.metrics.cut.WithLabelValues("stopping").Inc()
 		if x.status != 0 {
 			return fmt.Errorf("%w: the server stops", errGone)
 		}
 		return &problem{status: http.StatusServiceUnavailable, code: CodeUnavailable, detail: "the server stops"}
+	case errors.Is(err, errGone):
+		return err
 	}
 	return questionProblem(x.searchProblem(err))
-}
-
-// readLarge reads an event that is too large for the stream; nil if it was deleted.
-func (s *Server) readLarge(x *exchange, id string) (e *event.Event, err error) {
-	ref, err := event.ParseRef(id, s.cfg.Now())
-	if err != nil {
-		return nil, fmt.Errorf("read an event of an export: %w", err)
-	}
-	err = x.readEvents(eventBytesFirst, func(ctx context.Context, bytesMax int) (int, error) {
-		var err error
-		e, err = s.ports.Events.Event(ctx, ref, bytesMax)
-		return bytesMax, err
-	})
-	return e, err
 }
 
 // enterExport waits for a place among the exports, and for the memory of one. leave gives
@@ -187,9 +264,16 @@ func (s *Server) enterExport(x *exchange, parquet bool) (leave func(), err error
 		return nil, tooManyQueries("the caller has gone")
 	}
 	leave = func() { <-s.exports }
-	bytes := int64(query.ExportBytes + sendBytes)
+	bytes := int64(query.ExportBytes + queueBytes + sendBytes)
 	if parquet {
 		bytes += parquetBytes
+		select {
+		case s.parquetExport <- struct{}{}:
+			leave = func() { <-s.parquetExport; <-s.exports }
+		case <-timer.C:
+			leave()
+			return nil, tooManyQueries("another export as Parquet is being sent; ask again later")
+		}
 	}
 	if err := x.waitAtMost(body.ForRows, bytes, s.cfg.AnswerWait-time.Since(begun)); err != nil {
 		leave()

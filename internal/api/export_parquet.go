@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"github.com/parquet-go/parquet-go"
-	"github.com/parquet-go/parquet-go/compress/zstd"
+	"github.com/parquet-go/parquet-go/compress/snappy"
 
 	"github.com/sluicehq/sluice/internal/event"
 )
@@ -12,13 +12,13 @@ import (
 const (
 	// parquetGroupBytes is the size of a row group, before it is compressed. A group is in
 	// memory until it is whole.
-	parquetGroupBytes = 4 << 20
+	parquetGroupBytes = 1 << 20
 	// parquetGroupsMax bounds the groups of a file, because the end of the file describes
-	// each of them.
-	parquetGroupsMax = 1024
+	// each of them, in 15 KiB of memory.
+	parquetGroupsMax = 256
 	// parquetBytes is the memory of a file that is being written: a group, the same in
 	// columns and compressed, and the description of all groups.
-	parquetBytes = 3*parquetGroupBytes + 8<<20
+	parquetBytes = 4*parquetGroupBytes + 4<<20
 	// parquetRowBytes is the size of a row besides its texts and vectors.
 	parquetRowBytes = 64
 	// parquetNextCursor is the key of the next cursor in the metadata of a file.
@@ -64,8 +64,10 @@ func newParquetWriter(x *exchange, embeddings bool) *parquetWriter {
 		schema = parquet.SchemaOf(parquetEmbeddedRow{})
 	}
 	return &parquetWriter{x: x, embeddings: embeddings, file: parquet.NewGenericWriter[any](pieces{x}, schema,
-		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
-		parquet.CreatedBy("sluice", "", ""))}
+		parquet.Compression(&snappy.Codec{}),
+		parquet.CreatedBy("sluice", "", ""),
+		// Of texts, the end of the file would have the first and the last one of each group.
+		parquet.SkipPageBounds("error"), parquet.SkipPageBounds("conversation_metadata"), parquet.SkipPageBounds("input"), parquet.SkipPageBounds("output"))}
 }
 
 func (w *parquetWriter) write(e *event.Event) error {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -148,24 +150,97 @@ func TestExportParquet(t *testing.T) {
 	}
 }
 
-// TestExportLarge: an event that is too large for the stream is read on its own, and left out if it was
-// deleted meanwhile.
+// TestExportParquetBounds: a file ends when it has as many row groups as it may, within its memory.
+func TestExportParquetBounds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it writes 256 MiB")
+	}
+	h := newHarness(t)
+	h.exported = exportedEvents(50_000)
+	text := bytes.Repeat([]byte("0123456789abcdef"), 1000)
+	for i := range h.exported {
+		h.exported[i].Event.Input.Data = text
+	}
+	heap := func() int {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before, most, events := heap(), 0, 0
+	h.exporting = func(context.Context) error {
+		if events++; events%2000 == 0 {
+			most = max(most, heap()-before)
+		}
+		return nil
+	}
+	w := &measured{header: make(http.Header)}
+	h.server.Handler().ServeHTTP(w, request("GET", "/export?format=parquet", ""))
+	next := w.header.Get("Sluice-Next-Cursor")
+	if events < 16_000 || events > 17_500 || next != h.exported[events-1].Event.ID {
+		t.Errorf("the file ends after %d events, and goes on with %q", events, next)
+	}
+	if most > 8<<20 {
+		t.Errorf("a file of %d bytes took %d bytes of memory", w.bytes, most)
+	}
+}
+
+// measured is an answer that nobody keeps.
+type measured struct {
+	header http.Header
+	bytes  int
+}
+
+func (m *measured) Header() http.Header         { return m.header }
+func (m *measured) WriteHeader(int)             {}
+func (m *measured) Write(b []byte) (int, error) { m.bytes += len(b); return len(b), nil }
+
+// TestExportLarge: events that are too large for the stream are read some at a time, while those after
+// them wait. One that was deleted meanwhile is left out.
 func TestExportLarge(t *testing.T) {
 	h := newHarness(t)
-	h.exported = exportedEvents(3)
-	large := h.exported[1].Event
-	h.exported[0] = query.Exported{Event: event.Event{ID: h.exported[0].Event.ID}, Large: true}
-	h.exported[1] = query.Exported{Event: event.Event{ID: large.ID}, Large: true}
-	h.readEvent = func(_ context.Context, ref event.Ref, bytesMax int) (*event.Event, error) {
-		switch {
-		case ref.ID.String() != large.ID:
-			return nil, nil
-		case bytesMax < 1<<20:
-			return nil, &event.LargeError{Bytes: 1 << 20}
+	h.exported = exportedEvents(1000)
+	h.large, h.largeBytes = make(map[event.ID]*event.Event), 3<<20
+	var want strings.Builder
+	for i := range h.exported {
+		e := &h.exported[i]
+		e.Key = event.MakeID(now.UnixMicro()+int64(i), 1, uint64(i))
+		text := append(e.Event.AppendJSON(nil, true), '\n')
+		if i%3 == 1 && i > 100 && i < 900 {
+			full := e.Event
+			h.large[e.Key] = &full
+			e.Event, e.LargeBytes = event.Event{ID: full.ID}, 100<<10
 		}
-		return &large, nil
+		if i == 202 {
+			delete(h.large, e.Key)
+			continue
+		}
+		want.Write(text)
 	}
-	h.do(t, "GET", "/export", "").expect(t, 200, string(large.AppendJSON(nil, false))+"\n"+string(h.exported[2].Event.AppendJSON(nil, false)))
+	h.do(t, "GET", "/export?embeddings=true", "").expect(t, 200, strings.TrimSuffix(want.String(), "\n"))
+	reads := 0
+	for _, q := range h.asked {
+		if keys, ok := q.([]event.ID); ok {
+			reads++
+			if len(keys)*100<<10 > 1<<20 {
+				t.Errorf("%d large events at once", len(keys))
+			}
+		}
+	}
+	if reads < 20 || reads > 2*40 {
+		t.Errorf("%d reads of large events", reads)
+	}
+	if n := int(h.metric(t, "sluice_api_answer_bytes").GetGauge().GetValue()); n != 0 {
+		t.Errorf("%d bytes are held at the end", n)
+	}
+	h.queryErr = event.ErrQueryTimeout
+	func() {
+		defer func() { _ = recover() }() // the answer is broken off
+		h.server.Handler().ServeHTTP(httptest.NewRecorder(), request("GET", "/export", ""))
+	}()
+	if n := counted(t, h, "sluice_api_answers_cut_total"); n != 1 {
+		t.Errorf("%v answers were cut", n)
+	}
 }
 
 // TestExportBreaksOff: after the first piece, an error breaks the answer off, and so does a stop.
@@ -228,6 +303,41 @@ func TestExportStops(t *testing.T) {
 	}
 	if err := <-answered; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestExportStopsSlowReader: a reader that takes nothing does not hold up a stop.
+func TestExportStopsSlowReader(t *testing.T) {
+	h := newHarness(t, func(cfg *api.Config) { cfg.Addr = "127.0.0.1:0" })
+	h.exported = exportedEvents(20_000)
+	for i := range h.exported {
+		h.exported[i].Event.Input.Data = bytes.Repeat([]byte("x"), 4<<10)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	if err := h.server.Listen(ctx); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() { ended <- h.server.Run(ctx) }()
+	conn, err := net.Dial("tcp", h.server.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET /export HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1<<10)); err != nil { // it has begun
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	stop()
+	if err := <-ended; err != nil || time.Since(begun) > api.DefaultShutdownTimeout/2 {
+		t.Errorf("stopped in %s, error %v", time.Since(begun), err)
+	}
+	if n := counted(t, h, "sluice_api_answers_cut_total"); n == 0 {
+		t.Error("no answer was cut")
 	}
 }
 

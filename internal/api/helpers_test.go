@@ -62,6 +62,8 @@ type fakePorts struct {
 	// exported are the events of an export, and after them exportErr, if it is not nil.
 	exported    []query.Exported
 	exportErr   error
+	large       map[event.ID]*event.Event                           // what ExportedEvents reads
+	largeBytes  int                                                 // that it takes
 	exporting   func(ctx context.Context) error                     // called before each event, if set
 	countErrors func(ctx context.Context) (query.ErrorCount, error) // answers Errors, if set
 }
@@ -249,6 +251,19 @@ func (f *fakePorts) Export(ctx context.Context, q query.Export) iter.Seq2[query.
 			yield(query.Exported{}, f.exportErr)
 		}
 	}
+}
+
+func (f *fakePorts) ExportedEvents(_ context.Context, keys []event.ID, _ bool, bytesMax int) (events []event.Event, err error) {
+	f.ask(slices.Clone(keys))
+	if bytesMax < f.largeBytes {
+		return nil, &event.LargeError{Bytes: f.largeBytes}
+	}
+	for _, key := range keys {
+		if e := f.large[key]; e != nil {
+			events = append(events, *e)
+		}
+	}
+	return events, f.queryErr
 }
 
 func (f *fakePorts) Place(_ context.Context, ref event.Ref) (event.ID, bool, error) {

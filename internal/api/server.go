@@ -136,6 +136,8 @@ type Server struct {
 	sqlAnswers chan struct{}
 	// exports has an element for each export that is being sent.
 	exports chan struct{}
+	// parquetExport has an element while one of them is Parquet, which takes more memory.
+	parquetExport chan struct{}
 	// agentCalls has an element for each message of an agent that is being answered.
 	agentCalls chan struct{}
 	// draining is closed when a stop begins.
@@ -169,7 +171,7 @@ func New(cfg Config, ports Ports, log *slog.Logger, reg prometheus.Registerer) (
 	s.bodies = body.NewReader(&s.budget[body.ForBodies], cfg.InflateTimeout)
 	s.pageReads = make(chan struct{}, cfg.PageReadsMax)
 	s.sqlAnswers = make(chan struct{}, cfg.SQLAnswersMax)
-	s.exports = make(chan struct{}, query.ExportsMax)
+	s.exports, s.parquetExport = make(chan struct{}, query.ExportsMax), make(chan struct{}, 1)
 	s.agentCalls = make(chan struct{}, AgentCallsMax)
 	s.inflateSingle, s.inflateBatch = body.NewInflaters(inflatersSingle), body.NewInflaters(inflatersBatch)
 	s.exchanges.New = func() any { return new(exchange) }

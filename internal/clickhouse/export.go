@@ -21,10 +21,10 @@ import (
 
 const (
 	// exportBlockRows bounds the rows of a block of an export.
-	exportBlockRows = 32
+	exportBlockRows = 16
 	// exportRowBytes bounds a row of an export. A larger row comes without its texts, and
-	// its event is read on its own.
-	exportRowBytes = 32 << 10
+	// its event is read by its key.
+	exportRowBytes = 16 << 10
 	// exportSortBytes is the memory in which the server sorts a table of a window. It
 	// sorts more on its disk.
 	exportSortBytes = 32 << 20
@@ -104,11 +104,10 @@ func (s *Store) exportWindow(ctx context.Context, q query.Export, yield func(que
 		progress := false
 		for {
 			var exported query.Exported
-			var id event.ID
-			if exported, id, err = e.next(); err != nil || id.IsZero() {
+			if exported, err = e.next(); err != nil || exported.Key.IsZero() {
 				break
 			}
-			progress, n, q.After = true, n+1, &id
+			progress, n, q.After = true, n+1, &exported.Key
 			if !yield(exported) {
 				cancel()
 				e.wait()
@@ -145,8 +144,8 @@ type exportRow struct {
 	vector  event.Vector
 	version event.Version
 	deleted bool
-	// large says that the row comes without its texts.
-	large bool
+	// largeBytes is the size of a row that comes without its texts; 0 for others.
+	largeBytes int
 }
 
 // exportTable is the rows of a table in the order of an export. next has the first row that
@@ -186,18 +185,18 @@ func (s *Store) openExport(ctx context.Context, q query.Export, byID string) *ex
 	e := &exportJoin{}
 	sel := s.selectPage(query.List{Filter: q.Filter, After: q.After})
 	columns := newCoreResult()
-	var large proto.ColUInt8
+	var large proto.ColUInt64
 	e.events = s.exportTable(ctx, e, "export_events", ch.Query{
-		Body: "SELECT " + exportCoreColumns + " FROM (SELECT " + coreColumns + ", timestamp, " + coreBytes + " > " + strconv.Itoa(exportRowBytes) + " AS large" + sel.from() + ") AS e" +
+		Body: "SELECT " + exportCoreColumns + " FROM (SELECT " + coreColumns + ", timestamp, toUInt64(" + coreBytes + ") AS bytes" + sel.from() + ") AS e" +
 			" ORDER BY e.timestamp, e.id",
 		Parameters: sel.params,
 		Settings:   sel.settings,
-		Result:     append(columns.result(), proto.ResultColumn{Name: "is_large", Data: &large}),
+		Result:     append(columns.result(), proto.ResultColumn{Name: "large_bytes", Data: &large}),
 	}, func() []exportRow {
 		rows := make([]exportRow, len(columns.id))
 		for i := range rows {
 			core := columns.core(i)
-			rows[i] = exportRow{id: core.ID, core: core, large: large[i] != 0}
+			rows[i] = exportRow{id: core.ID, core: core, largeBytes: int(large[i])}
 		}
 		return rows
 	})
@@ -218,21 +217,35 @@ func (s *Store) openExport(ctx context.Context, q query.Export, byID string) *ex
 	return e
 }
 
-// exportCoreColumns are coreColumns of a row e. The texts of a large row are left out.
-const exportCoreColumns = "e.id AS id, e.conversation_id AS conversation_id, e.event_name AS event_name, if(e.large, NULL, e.error) AS error, e.latency AS latency, " +
-	"if(e.large, '', e.metadata) AS metadata, e.alias AS alias, e.created AS created, e.version AS version, e.deleted AS deleted, e.large AS is_large"
+// exportCoreColumns are coreColumns of a row e, and the size of a large row, whose texts are
+// left out.
+//
+//nolint:gochecknoglobals // constant texts
+var (
+	exportCoreColumns = "e.id AS id, e.conversation_id AS conversation_id, e.event_name AS event_name, if(" + largeRow("e.bytes") + ", NULL, e.error) AS error, e.latency AS latency, " +
+		"if(" + largeRow("e.bytes") + ", '', e.metadata) AS metadata, e.alias AS alias, e.created AS created, e.version AS version, e.deleted AS deleted, " + largeBytes("e.bytes")
+	exportContentColumns = "id, CAST(field, 'Int8') AS field_number, kind, if(" + largeRow("e.bytes") + ", '', e.content) AS content, version, deleted, " + largeBytes("e.bytes")
+)
+
+// largeRow is the SQL of whether a row of that size comes without its texts.
+func largeRow(size string) string { return size + " > " + strconv.Itoa(exportRowBytes) }
+
+// largeBytes is the column of the size of such a row.
+func largeBytes(size string) string {
+	return "if(" + largeRow(size) + ", " + size + ", 0) AS large_bytes"
+}
 
 func (s *Store) exportContents(ctx context.Context, e *exportJoin, sel selection, where string) *exportTable {
 	var (
-		id                   proto.ColUUID
-		field                proto.ColInt8
-		kind, deleted, large proto.ColUInt8
-		content              proto.ColStr
-		version              proto.ColUInt64
+		id             proto.ColUUID
+		field          proto.ColInt8
+		kind, deleted  proto.ColUInt8
+		content        proto.ColStr
+		version, large proto.ColUInt64
 	)
 	return s.exportTable(ctx, e, "export_contents", ch.Query{
-		Body: "SELECT id, CAST(field, 'Int8') AS field_number, kind, if(is_large, '', e.content) AS content, version, deleted, length(e.content) > " + strconv.Itoa(exportRowBytes) + " AS is_large" +
-			" FROM (SELECT timestamp, id, field, kind, content, version, deleted FROM event_contents" + where + ") AS e ORDER BY timestamp, id",
+		Body: "SELECT " + exportContentColumns + " FROM (SELECT timestamp, id, field, kind, content, version, deleted, toUInt64(length(content)) AS bytes FROM event_contents" + where + ") AS e" +
+			" ORDER BY timestamp, id",
 		Parameters: sel.params,
 		Settings:   sel.settings,
 		Result: proto.Results{
@@ -242,13 +255,13 @@ func (s *Store) exportContents(ctx context.Context, e *exportJoin, sel selection
 			{Name: "content", Data: &content},
 			{Name: "version", Data: &version},
 			{Name: "deleted", Data: &deleted},
-			{Name: "is_large", Data: &large},
+			{Name: "large_bytes", Data: &large},
 		},
 	}, func() []exportRow {
 		rows := make([]exportRow, len(id))
 		for i := range rows {
 			row := &rows[i]
-			*row = exportRow{id: event.ID(id[i]), field: fieldOfNumber(field[i], false), version: event.Version(version[i]), deleted: deleted[i] != 0, large: large[i] != 0}
+			*row = exportRow{id: event.ID(id[i]), field: fieldOfNumber(field[i], false), version: event.Version(version[i]), deleted: deleted[i] != 0, largeBytes: int(large[i])}
 			if row.content.Kind = event.Kind(kind[i]); row.content.Kind != event.KindNull {
 				row.content.Data = content.RowBytes(i)
 			}
@@ -346,18 +359,18 @@ func (s *Store) exportTable(ctx context.Context, e *exportJoin, name string, q c
 // all of its rows have been taken.
 func (e *exportJoin) wait() { e.tables.Wait() }
 
-// next returns the next event and its id; a zero id after the last one.
-func (e *exportJoin) next() (query.Exported, event.ID, error) {
+// next returns the next event; one without a key after the last one.
+func (e *exportJoin) next() (query.Exported, error) {
 	for {
 		row, err := e.events.peek()
 		if err != nil {
-			return query.Exported{}, event.ID{}, err
+			return query.Exported{}, err
 		}
 		e.open()
 		if row == nil {
-			return query.Exported{}, event.ID{}, nil
+			return query.Exported{}, nil
 		}
-		core, large := row.core, row.large
+		core, large := row.core, row.largeBytes
 		e.events.take()
 		var (
 			contents   = make(map[fieldOf]event.ContentRow, 2)
@@ -367,7 +380,7 @@ func (e *exportJoin) next() (query.Exported, event.ID, error) {
 			for {
 				row, err := t.peek()
 				if err != nil {
-					return query.Exported{}, event.ID{}, err
+					return query.Exported{}, err
 				}
 				if row == nil || compareExported(row.id, core.ID) > 0 {
 					break
@@ -381,7 +394,7 @@ func (e *exportJoin) next() (query.Exported, event.ID, error) {
 				case event.FieldInput, event.FieldOutput:
 					if old, ok := contents[key]; !ok || row.version > old.Version {
 						contents[key] = event.ContentRow{ID: row.id, Field: row.field, Content: row.content, Version: row.version, Deleted: row.deleted}
-						large = large || row.large
+						large += row.largeBytes
 					}
 				default:
 					if old, ok := embeddings[key]; !ok || row.version > old.Version {
@@ -393,10 +406,10 @@ func (e *exportJoin) next() (query.Exported, event.ID, error) {
 		exported, ok := assembleOne(&core, contents, embeddings)
 		switch {
 		case !ok: // deleted since its core row was read
-		case large:
-			return query.Exported{Event: event.Event{ID: exported.ID}, Large: true}, core.ID, nil
+		case large > 0:
+			return query.Exported{Key: core.ID, Event: event.Event{ID: exported.ID}, LargeBytes: large}, nil
 		default:
-			return query.Exported{Event: exported}, core.ID, nil
+			return query.Exported{Key: core.ID, Event: exported}, nil
 		}
 	}
 }
@@ -409,6 +422,39 @@ func compareExported(a, b event.ID) int {
 		cmp.Compare(binary.BigEndian.Uint64(a[8:]), binary.BigEndian.Uint64(b[8:])),
 		cmp.Compare(binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(b[:8])),
 	)
+}
+
+// ExportedEvents returns the events with the keys that still exist, in the order of the keys.
+// The error of events that take more than bytesMax is a [*event.LargeError].
+func (s *Store) ExportedEvents(ctx context.Context, keys []event.ID, withEmbeddings bool, bytesMax int) ([]event.Event, error) {
+	r := &room{left: bytesMax, newest: true}
+	events, err := s.exportedEvents(ctx, keys, withEmbeddings, r)
+	if !isTooLarge(err) {
+		return events, err
+	}
+	sizes, err := s.sizes(ctx, keys, withEmbeddings)
+	if err != nil {
+		return nil, err
+	}
+	total := 0
+	for _, size := range sizes {
+		total += size.bytes
+	}
+	return nil, &event.LargeError{Bytes: max(total, bytesMax+1)}
+}
+
+func (s *Store) exportedEvents(ctx context.Context, keys []event.ID, withEmbeddings bool, r *room) ([]event.Event, error) {
+	rows, err := s.cores(ctx, conn.RoleRead, keys, r)
+	if err != nil {
+		return nil, err
+	}
+	cores := make([]event.Core, 0, len(keys))
+	for _, key := range keys {
+		if core, ok := rows[key]; ok && !core.Deleted {
+			cores = append(cores, core)
+		}
+	}
+	return s.assemble(ctx, cores, withEmbeddings, r)
 }
 
 // Place returns the id of an event after which a list can go on. The event may have been

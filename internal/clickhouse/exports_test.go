@@ -43,7 +43,7 @@ func (w *world) checkExport(t *testing.T, store *clickhouse.Store, f query.Filte
 				if err != nil {
 					t.Fatal(err)
 				}
-				if exported.Large {
+				if exported.LargeBytes > 0 {
 					t.Fatalf("%q is large", exported.Event.ID)
 				}
 				got = append(got, exported.Event)
@@ -98,14 +98,20 @@ func TestExportSlowly(t *testing.T) {
 	cfg := clickhousetest.Config(server, database)
 	cfg.ExportTimeout = 500 * time.Millisecond
 	slow := clickhousetest.Open(t, cfg)
-	var got []string
+	var (
+		got   []string
+		large []event.ID
+	)
 	for exported, err := range slow.Export(t.Context(), query.Export{Filter: query.Filter{UntilMicros: query.MicrosMax}}) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		i := len(got)
-		if large := i == 100 || i == 102; exported.Large != large || !large && len(exported.Event.Output.Data) < 10<<10 {
-			t.Fatalf("event %d is large: %v, and has %d bytes", i, exported.Large, len(exported.Event.Output.Data))
+		if large := i >= 100 && i <= 102; exported.LargeBytes > 0 != large || !large && len(exported.Event.Output.Data) < 10<<10 {
+			t.Fatalf("event %d is large: %d, and has %d bytes", i, exported.LargeBytes, len(exported.Event.Output.Data))
+		}
+		if exported.LargeBytes > 0 {
+			large = append(large, exported.Key)
 		}
 		if got = append(got, exported.Event.ID); i%400 == 399 {
 			<-time.After(2 * cfg.ExportTimeout) // a slow reader
@@ -117,6 +123,15 @@ func TestExportSlowly(t *testing.T) {
 	}
 	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	var tooLarge *event.LargeError
+	if _, err := store.ExportedEvents(t.Context(), large, true, 64<<10); !errors.As(err, &tooLarge) || tooLarge.Bytes < 170<<10 {
+		t.Errorf("large events in 64 KiB: %v", err)
+	}
+	gone := event.NewID(first, "none")
+	if read, err := store.ExportedEvents(t.Context(), append(large, gone), true, tooLarge.Bytes); err != nil || len(read) != len(large) ||
+		read[0].Output.Data[0] != 'y' || read[1].Output.Data[0] != 'z' || len(read[2].Metadata) < 40<<10 {
+		t.Errorf("%d large events, error %v", len(read), err)
 	}
 	// Nothing is read in vain for ever.
 	cfg.ExportTimeout = time.Nanosecond

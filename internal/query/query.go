@@ -179,8 +179,8 @@ type Page struct {
 const (
 	// ExportsMax is how many exports are read at once.
 	ExportsMax = 2
-	// ExportBytes bounds the memory of an export, besides the event that it has returned.
-	ExportBytes = 8 << 20
+	// ExportBytes bounds the memory of an export, besides the events that it has returned.
+	ExportBytes = 2 << 20
 )
 
 // Export asks for all events of a filter, ordered by timestamp, then by id.
@@ -193,11 +193,13 @@ type Export struct {
 
 // Exported is an event of an export.
 type Exported struct {
-	// Event has nothing but its ID if the event is Large.
+	// Key locates the event.
+	Key event.ID
+	// Event has nothing but its ID if LargeBytes is set.
 	Event event.Event
-	// Large says that a field is too large to be in the stream. The event must be read on
-	// its own.
-	Large bool
+	// LargeBytes is about the size of an event that is too large to be in the stream, and
+	// must be read by its key.
+	LargeBytes int
 }
 
 // ConversationList asks for the conversations that have events of the filter, the
