@@ -70,6 +70,8 @@ func checkQueries(t *testing.T, c *client, m *model) {
 			checkTimeSeries(t, c, m, f, "1d", day)
 			checkInsights(t, c, m, f)
 			checkRetention(t, c, m, f)
+			checkFunnel(t, c, m, f, hour)
+			checkFunnel(t, c, m, f, hour/120)
 			checkLists(t, c, m, f)
 			checkExport(t, c, m, f)
 			checkSearch(t, c, m, f)
@@ -361,6 +363,64 @@ func checkInsights(t *testing.T, c *client, m *model, f filter) {
 			(r.Quantile == nil) != (len(values) == 0) || r.Quantile != nil && !closeTo(*r.Quantile, quantile(values, 0.95)) {
 			t.Errorf("%s: row %d is %+v, quantile %s, of %d events", path, i, r, show(r.Quantile), len(events))
 			return
+		}
+	}
+}
+
+// checkFunnel compares how many conversations get how far: a question, an answer without an
+// error, and another question.
+func checkFunnel(t *testing.T, c *client, m *model, f filter, window int64) {
+	t.Helper()
+	query := f.query()
+	query["step"] = []string{"event_a", "event_b;error=false", "event_a"}
+	query.Set("window", strconv.FormatInt(window/1_000_000, 10)+"s")
+	var got struct {
+		Rows []struct {
+			Steps []struct {
+				Subjects int `json:"subjects"`
+			} `json:"steps"`
+		} `json:"rows"`
+	}
+	path := "/analytics/funnel?" + query.Encode()
+	if err := c.get(path, &got); err != nil {
+		t.Error(err)
+		return
+	}
+	steps := []func(*modelEvent) bool{
+		func(e *modelEvent) bool { return e.name == "event_a" },
+		func(e *modelEvent) bool { return e.name == "event_b" && !e.failed },
+		func(e *modelEvent) bool { return e.name == "event_a" },
+	}
+	want := make([]int, len(steps))
+	conversations := make(map[string][]*modelEvent)
+	for _, e := range m.where(f) {
+		conversations[e.conversation] = append(conversations[e.conversation], e)
+	}
+	for _, events := range conversations {
+		slices.SortFunc(events, func(a, b *modelEvent) int { return cmp.Compare(a.micros, b.micros) })
+		reached := 0
+		for first := range events {
+			n := 0
+			for _, e := range events[first:] {
+				if n < len(steps) && e.micros-events[first].micros <= window && steps[n](e) {
+					n++
+				} else if n == 0 {
+					break
+				}
+			}
+			reached = max(reached, n)
+		}
+		for n := range reached {
+			want[n]++
+		}
+	}
+	if len(got.Rows) != 1 || len(got.Rows[0].Steps) != len(want) {
+		t.Errorf("%s: got %+v", path, got)
+		return
+	}
+	for n, step := range got.Rows[0].Steps {
+		if step.Subjects != want[n] {
+			t.Errorf("%s: step %d has %d conversations, want %d", path, n, step.Subjects, want[n])
 		}
 	}
 }
