@@ -50,6 +50,8 @@ func (sel *selection) from() string {
 const (
 	sinceExpr = "fromUnixTimestamp64Micro({since:Int64}, 'UTC')"
 	untilExpr = "fromUnixTimestamp64Micro({until:Int64}, 'UTC')"
+	// lastExpr is the latest time before until, which may be of the day before.
+	lastExpr = "fromUnixTimestamp64Micro(greatest({until:Int64} - 1, 0), 'UTC')"
 )
 
 // selectEvents returns the selection of a filter.
@@ -61,7 +63,7 @@ func (s *Store) selectEvents(f query.Filter) selection {
 		// The primary key begins with toDate(timestamp), which ClickHouse does not derive
 		// from a condition on timestamp.
 		sel.bounds += " AND timestamp >= " + sinceExpr + " AND timestamp < " + untilExpr +
-			" AND indexHint(toDate(timestamp) >= toDate(" + sinceExpr + ") AND toDate(timestamp) <= toDate(" + untilExpr + "))"
+			" AND indexHint(toDate(timestamp) >= toDate(" + sinceExpr + ") AND toDate(timestamp) <= toDate(" + lastExpr + "))"
 		b.params = b.params.Int("since", since).Int("until", until)
 	}
 	b.and("deleted = 0")

@@ -31,6 +31,10 @@ func (s *Store) readSettings() []ch.Setting {
 		// share, so they may skip granules before FINAL without another check.
 		conn.Setting("use_skip_indexes_if_final", "1"),
 		conn.Setting("use_skip_indexes_if_final_exact_mode", "0"),
+		// The conditions on the day use the primary key. A granule has times of nearly all of
+		// its day, so to look at the times of each would save no rows, and costs more than
+		// to read them. The index is for queries that name no day.
+		conn.Setting("ignore_data_skipping_indices", "timestamp_minmax"),
 		conn.Setting("max_execution_time", seconds),
 		conn.Setting("timeout_overflow_mode", "throw"),
 		conn.Setting("max_memory_usage", strconv.FormatInt(s.cfg.QueryMemoryBytesMax, 10)),
