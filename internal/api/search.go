@@ -208,6 +208,9 @@ func (s *Server) parseFilter(members map[string]jsontext.Value) (query.Filter, e
 		if !ok {
 			return query.Filter{}, event.Errorf(event.CodeInvalidType, "filter."+name, "must be a string, a number, true or false, or for names a list of strings")
 		}
+		if len(texts) == 0 { // a caller whose list is empty by mistake must not get everything
+			return query.Filter{}, event.Errorf(event.CodeInvalidValue, "filter."+name, "must not be an empty list")
+		}
 		if key, ok := strings.CutPrefix(name, metadataPrefix); ok {
 			for _, text := range texts {
 				f := namedMetadataFilter(key, text)

@@ -177,6 +177,9 @@ func TestRefusedSearches(t *testing.T) {
 		{`{"text":"x","filter":{"user":"a"}}`, 400, "unknown_field", "filter.user"},
 		{`{"text":"x","filter":{"error":null}}`, 400, "invalid_type", "filter.error"},
 		{`{"text":"x","filter":{"error":1}}`, 422, "invalid_value", "filter.error"},
+		{`{"text":"x","filter":{"event_name":[]}}`, 422, "invalid_value", "filter.event_name"},
+		{`{"text":"x","filter":{"error":[]}}`, 422, "invalid_value", "filter.error"},
+		{`{"text":"x","filter":{"metadata.a!=":[]}}`, 422, "invalid_value", "filter.metadata.a!="},
 		{`{"text":"x","filter":{"metadata.":"a"}}`, 422, "invalid_value", "filter.metadata."},
 		{`{"text":"x","filter":[]}`, 400, "invalid_type", "filter"},
 	} {

@@ -21,6 +21,9 @@ func (f filter) query() (url.Values, error) {
 		if !ok {
 			return nil, invalid("filter."+name, "must be a string, a number, true or false, or for event_name a list of strings")
 		}
+		if len(texts) == 0 { // a query string has no empty list: the filter would be left out
+			return nil, invalid("filter."+name, "must not be an empty list")
+		}
 		for _, text := range texts {
 			parameter, value := filterParameter(name, text)
 			query.Add(parameter, value)

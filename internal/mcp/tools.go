@@ -153,7 +153,7 @@ const filterGrammar = `All conditions must hold. since, until: "24h", "7d" (befo
 func filterProperty(extra string) property {
 	return property{
 		"type": "object", "description": filterGrammar + extra,
-		"additionalProperties": property{"type": []string{"string", "number", "boolean", "array"}, "items": property{"type": "string"}},
+		"additionalProperties": property{"type": []string{"string", "number", "boolean", "array"}, "items": property{"type": "string"}, "minItems": 1},
 	}
 }
 
