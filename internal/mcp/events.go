@@ -530,7 +530,7 @@ func getEvent(ctx context.Context, api *API, args *eventArgs) ([]byte, error) {
 // readOn reads a part of one text of an event.
 func readOn(ctx context.Context, api *API, r request, args *eventArgs, most int) ([]byte, error) {
 	var text value
-	isJSON := false
+	isJSON, isNull := false, true
 	err := api.read(ctx, r, func(s *scanner) error {
 		return s.object(func(name string) error {
 			if name != args.Field {
@@ -540,7 +540,8 @@ func readOn(ctx context.Context, api *API, r request, args *eventArgs, most int)
 			if err != nil {
 				return err
 			}
-			isJSON = c != '"'
+			isNull = c == 'n'
+			isJSON = c != '"' && !isNull
 			text, err = s.value(window{skip: args.Offset, most: most, asText: true})
 			return err
 		})
@@ -550,6 +551,10 @@ func readOn(ctx context.Context, api *API, r request, args *eventArgs, most int)
 	}
 	out := appendText(append(begin(), `"id":`...), args.ID)
 	out = appendText(append(out, `,"field":`...), args.Field)
+	if isNull {
+		out = append(out, `,"text":null,"note":"The event has no `...)
+		return append(append(out, args.Field...), `."}`...), nil
+	}
 	out = text.appendJSON(append(out, `,"text":`...))
 	out = strconv.AppendBool(append(out, `,"is_json":`...), isJSON)
 	out = strconv.AppendInt(append(out, `,"offset":`...), int64(args.Offset), 10)

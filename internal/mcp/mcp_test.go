@@ -182,6 +182,14 @@ func TestTools(t *testing.T) {
 			`"id":"a","field":"output","text":"\"role\":\"x\"}]","is_json":true,"offset":2,"shown":12,"of":14,"next_offset":null}`,
 		},
 		{
+			"get_event with a field that the event has not", "get_event", `{"id":"a","field":"error"}`, oneEvent, "GET /event?id=a",
+			`"id":"a","field":"error","text":null,"note":"The event has no error."}`,
+		},
+		{
+			"get_event with a text that says null", "get_event", `{"id":"a","field":"error"}`, strings.Replace(oneEvent, `"error":null`, `"error":"null"`, 1), "GET /event?id=a",
+			`"id":"a","field":"error","text":"null","is_json":false,"offset":0,"shown":4,"of":4,"next_offset":null}`,
+		},
+		{
 			"insights", "insights",
 			`{"measures":["events","p95(latency)"],"group_by":["event_name"],"interval":"1d","tz":"Asia/Kolkata","filter":{"since":"30d"},"limit":5,"order_by":"events","order":"asc"}`,
 			`{"rows":[{"event_name":"a","events":18446744073709551615,"p95(latency)":null}],"truncated":true}`,
