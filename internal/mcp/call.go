@@ -39,9 +39,10 @@ func (e *callError) Error() string {
 	return text
 }
 
-// Codes of errors that are not the API's. The first is, for other fields.
+// Codes of the errors that the tools find themselves. The API has the first two as well, for other fields.
 const (
 	codeInvalidValue = "invalid_value"
+	codeUnknownField = "unknown_field"
 	codeUnavailable  = "unavailable"
 	codeTimeout      = "query_timeout"
 )

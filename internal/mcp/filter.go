@@ -78,7 +78,11 @@ func (f filter) named(err error) error {
 	if errors.As(err, &e) {
 		for name := range f {
 			if parameter, _ := filterParameter(name, ""); e.field == name || strings.HasPrefix(name, metadataPrefix) && strings.HasPrefix(e.field, parameter) {
-				return &callError{code: e.code, field: "filter." + name, detail: e.detail, retryAfter: e.retryAfter}
+				detail := e.detail
+				if e.code == codeUnknownField { // the API speaks of parameters, which an agent does not see
+					detail = "is not a filter"
+				}
+				return &callError{code: e.code, field: "filter." + name, detail: detail, retryAfter: e.retryAfter}
 			}
 		}
 	}

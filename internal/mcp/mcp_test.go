@@ -285,6 +285,14 @@ func TestToolErrors(t *testing.T) {
 			"invalid_value: filter.since: must be RFC 3339",
 		},
 		{
+			"search", `{"filter":{"nope":1}}`, problem(400, `{"code":"unknown_field","field":"nope","detail":"is not a parameter of this resource"}`),
+			"unknown_field: filter.nope: is not a filter",
+		},
+		{
+			"insights", `{"measures":["events"],"filter":{"nope":1}}`, problem(400, `{"code":"unknown_field","field":"nope","detail":"is not a parameter of this resource"}`),
+			"unknown_field: filter.nope: is not a filter",
+		},
+		{
 			"insights", `{"measures":["events"],"filter":{"metadata.a>":"x"}}`, problem(422, `{"code":"invalid_value","field":"metadata.a>x","detail":"no"}`),
 			"invalid_value: filter.metadata.a>: no",
 		},

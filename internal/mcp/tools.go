@@ -58,7 +58,7 @@ func argumentError(err error) error {
 	}
 	field := seen(strings.ReplaceAll(strings.TrimPrefix(string(semantic.JSONPointer), "/"), "/", "."))
 	if errors.Is(err, json.ErrUnknownName) {
-		return &callError{code: "unknown_field", field: field, detail: "is not an argument of this tool"}
+		return &callError{code: codeUnknownField, field: field, detail: "is not an argument of this tool"}
 	}
 	want := "has the wrong type"
 	if t := semantic.GoType; t != nil {
