@@ -302,9 +302,9 @@ func (s *Server) findLike(x *exchange, q *search) error {
 	if e == nil {
 		return event.Errorf(event.CodeUnknownEvent, "like", "names no event, or one that was deleted")
 	}
-	vector := e.InputEmbeddings
+	vector, compared := e.InputEmbeddings, "input"
 	if !q.similar.Input || q.similar.Output && vector == nil {
-		vector = e.OutputEmbeddings
+		vector, compared = e.OutputEmbeddings, "output"
 		q.similar.Input = false
 	} else {
 		q.similar.Output = false
@@ -313,8 +313,13 @@ func (s *Server) findLike(x *exchange, q *search) error {
 		return event.Errorf(event.CodeInvalidValue, "like", "names an event without embeddings of the field")
 	}
 	q.similar.Vector = make([]float32, vector.Dimensions())
+	zero := true
 	for i := range q.similar.Vector {
 		q.similar.Vector[i] = vector.At(i)
+		zero = zero && q.similar.Vector[i] == 0
+	}
+	if zero {
+		return event.Errorf(event.CodeInvalidValue, "like", "names an event whose %s embedding is zero, which has no direction", compared)
 	}
 	q.similar.Except = *q.like
 	return nil

@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -101,6 +102,13 @@ func TestSearchSimilar(t *testing.T) {
 	if diff := cmp.Diff(want, h.last(t)); diff != "" {
 		t.Error(diff)
 	}
+	h.event.InputEmbeddings, h.event.OutputEmbeddings = event.VectorOf(0, float32(math.Copysign(0, -1))), event.VectorOf(1, 0)
+	search(t, h, `{"like":"a"}`).problem(t, 422, "invalid_value", "like")
+	search(t, h, `{"like":"a","field":"input","text":"refund"}`).problem(t, 422, "invalid_value", "like")
+	if q := h.last(t); q != any(event.Ref{Alias: "a"}) { // the event is read, and nothing is searched for
+		t.Errorf("a zero vector was searched for: %+v", q)
+	}
+	search(t, h, `{"like":"a","field":"output"}`).expect(t, 200, "")
 	h.event.InputEmbeddings, h.event.OutputEmbeddings = nil, nil
 	search(t, h, `{"like":"a"}`).problem(t, 422, "invalid_value", "like")
 	h.event = nil
