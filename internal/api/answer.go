@@ -85,6 +85,9 @@ func (x *exchange) send() error {
 	// The bound is on the average of the whole answer, because a steady reader empties
 	// its own buffers in larger steps than our pieces.
 	due := x.s.cfg.AnswerStallTimeout + time.Duration(float64(x.sent)/float64(x.s.cfg.AnswerBytesPerSecondMin)*float64(time.Second)) - x.sending
+	if x.steady {
+		due = min(due, x.s.cfg.AnswerStallTimeout)
+	}
 	_ = x.control().SetWriteDeadline(begun.Add(max(due, 0))) // servers without deadlines are those of tests
 	_, err := x.w.Write(x.out)
 	x.sending += time.Since(begun)

@@ -41,6 +41,9 @@ type exchange struct {
 	// long that took.
 	sent    int
 	sending time.Duration
+	// steady says that the reader may take nothing for no longer than AnswerStallTimeout,
+	// however much it took before.
+	steady bool
 	// body is the memory of the request's body, nil where there is none.
 	body *body.Buffer
 	// held is what x holds of the budget besides body.

@@ -37,9 +37,9 @@ type Exports interface {
 	// Export returns the events, ordered by timestamp, then by id, until the first error.
 	// It holds at most [query.ExportBytes], besides the events that it has returned.
 	Export(ctx context.Context, q query.Export) iter.Seq2[query.Exported, error]
-	// ExportedEvents returns the events with the keys that still exist. The error of events
-	// that take more than bytesMax is a [*event.LargeError].
-	ExportedEvents(ctx context.Context, keys []event.ID, withEmbeddings bool, bytesMax int) ([]event.Event, error)
+	// ExportedEvents returns the events with the keys that still match the filter. The error
+	// of events that take more than bytesMax is a [*event.LargeError].
+	ExportedEvents(ctx context.Context, f query.Filter, keys []event.ID, withEmbeddings bool, bytesMax int) ([]event.Event, error)
 	// Place returns the id after which an export goes on that ended with the event. The
 	// event may have been deleted since. ok is false if nothing is known of it.
 	Place(ctx context.Context, ref event.Ref) (id event.ID, ok bool, err error)
@@ -99,6 +99,7 @@ func (s *Server) exportEvents(x *exchange) error {
 		x.reply(http.StatusOK, x.answerType())
 		return nil
 	}
+	x.steady = true
 	x.w.Header()["Trailer"] = []string{trailerNextCursor}
 	next, err := s.sendExport(x, q, limit, w)
 	if err != nil {
@@ -130,7 +131,7 @@ func (s *Server) sendExport(x *exchange, q query.Export, limit int, to exportWri
 		case <-ctx.Done():
 		}
 	})
-	w := exportQueue{s: s, x: x, to: to, embeddings: q.WithEmbeddings}
+	w := exportQueue{s: s, x: x, to: to, filter: q.Filter, embeddings: q.WithEmbeddings}
 	events := 0
 	for exported, err := range s.ports.Exports.Export(ctx, q) {
 		if err == nil && s.stopping() {
@@ -169,6 +170,7 @@ type exportQueue struct {
 	s          *Server
 	x          *exchange
 	to         exportWriter
+	filter     query.Filter
 	embeddings bool
 
 	waiting     []query.Exported
@@ -199,7 +201,8 @@ func (w *exportQueue) add(e query.Exported) error {
 	return nil
 }
 
-// flush writes all events that wait. A large one that was deleted meanwhile is left out.
+// flush writes all events that wait. A large one that no longer matches the
+// filter is left out.
 func (w *exportQueue) flush() error {
 	if len(w.waiting) == 0 {
 		return nil
@@ -207,7 +210,7 @@ func (w *exportQueue) flush() error {
 	read := make(map[string]*event.Event, len(w.large))
 	if len(w.large) > 0 {
 		err := w.x.readEvents(w.largeToRead+eventBytesFirst, func(ctx context.Context, bytesMax int) (int, error) {
-			events, err := w.s.ports.Exports.ExportedEvents(ctx, w.large, w.embeddings, bytesMax)
+			events, err := w.s.ports.Exports.ExportedEvents(ctx, w.filter, w.large, w.embeddings, bytesMax)
 			for i := range events {
 				read[events[i].ID] = &events[i]
 			}

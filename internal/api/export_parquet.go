@@ -63,11 +63,13 @@ func newParquetWriter(x *exchange, embeddings bool) *parquetWriter {
 	if embeddings {
 		schema = parquet.SchemaOf(parquetEmbeddedRow{})
 	}
-	return &parquetWriter{x: x, embeddings: embeddings, file: parquet.NewGenericWriter[any](pieces{x}, schema,
-		parquet.Compression(&snappy.Codec{}),
-		parquet.CreatedBy("sluice", "", ""),
-		// Of texts, the end of the file would have the first and the last one of each group.
-		parquet.SkipPageBounds("error"), parquet.SkipPageBounds("conversation_metadata"), parquet.SkipPageBounds("input"), parquet.SkipPageBounds("output"))}
+	options := []parquet.WriterOption{schema, parquet.Compression(&snappy.Codec{}), parquet.CreatedBy("sluice", "", "")}
+	// The header of a page would have the least and the greatest text of the page, and the
+	// end of the file those of each group, whole and not compressed.
+	for _, name := range []string{"error", "conversation_metadata", "input", "output"} {
+		options = append(options, parquet.SkipPageBounds(name), parquet.SkipPageStatistics(name))
+	}
+	return &parquetWriter{x: x, embeddings: embeddings, file: parquet.NewGenericWriter[any](pieces{x}, options...)}
 }
 
 func (w *parquetWriter) write(e *event.Event) error {

@@ -180,6 +180,9 @@ func TestExportParquetBounds(t *testing.T) {
 	if events < 16_000 || events > 17_500 || next != h.exported[events-1].Event.ID {
 		t.Errorf("the file ends after %d events, and goes on with %q", events, next)
 	}
+	if w.bytes > 64<<20 {
+		t.Errorf("a file of texts that repeat has %d bytes", w.bytes)
+	}
 	if most > 8<<20 {
 		t.Errorf("a file of %d bytes took %d bytes of memory", w.bytes, most)
 	}
@@ -303,6 +306,32 @@ func TestExportStops(t *testing.T) {
 	}
 	if err := <-answered; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestExportStall: a reader that takes nothing for AnswerStallTimeout is cut off, however much the system has taken
+// for it, so that it does not keep others from exports.
+func TestExportStall(t *testing.T) {
+	h := newHarness(t, func(cfg *api.Config) { cfg.AnswerStallTimeout = 100 * time.Millisecond })
+	h.exported = exportedEvents(20_000)
+	for i := range h.exported {
+		h.exported[i].Event.Input.Data = bytes.Repeat([]byte("x"), 4<<10)
+	}
+	server := httptest.NewServer(h.server.Handler())
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET /export HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	for begun := time.Now(); counted(t, h, "sluice_api_answers_cut_total") == 0; {
+		if time.Since(begun) > 20*time.Second {
+			t.Fatal("a reader that takes nothing is not cut off")
+		}
+		<-time.After(10 * time.Millisecond)
 	}
 }
 

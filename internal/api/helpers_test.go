@@ -253,7 +253,7 @@ func (f *fakePorts) Export(ctx context.Context, q query.Export) iter.Seq2[query.
 	}
 }
 
-func (f *fakePorts) ExportedEvents(_ context.Context, keys []event.ID, _ bool, bytesMax int) (events []event.Event, err error) {
+func (f *fakePorts) ExportedEvents(_ context.Context, _ query.Filter, keys []event.ID, _ bool, bytesMax int) (events []event.Event, err error) {
 	f.ask(slices.Clone(keys))
 	if bytesMax < f.largeBytes {
 		return nil, &event.LargeError{Bytes: f.largeBytes}

@@ -30,14 +30,16 @@ const (
 	exportSortBytes = 32 << 20
 	// exportWindowRows is how many events a window should have, if a day has fewer.
 	exportWindowRows = 500_000
-	// exportIDsMax is the most events of a filter whose ids select the rows of the other
-	// tables. For more, all rows of the window are read.
-	exportIDsMax = 1_000_000
+	// exportKeysMax is how many events of a filter are exported at once by their keys. If a
+	// window has more than exportKeysWorth events of the filter, all of its rows are read
+	// instead, and the others left out.
+	exportKeysMax   = 16 << 10
+	exportKeysWorth = 4 * exportKeysMax
 )
 
 // An export has, of each table, a block that is being decoded and one whose rows are being
-// taken. A negative constant does not compile.
-const _ uint = query.ExportBytes - 2*conn.ExportConnections*exportBlockRows*exportRowBytes
+// taken, and the keys, 28 bytes each, that are sent. A negative constant does not compile.
+const _ uint = query.ExportBytes - 2*conn.ExportConnections*exportBlockRows*exportRowBytes - (16+28*conn.ExportConnections)*exportKeysMax
 
 // Export returns all events of the filter, ordered by timestamp, then by id, until the
 // first error. It reads the three tables at the pace of the caller, in windows of time.
@@ -88,19 +90,64 @@ func (s *Store) export(ctx context.Context, q query.Export, yield func(query.Exp
 // exportWindow exports the events of a window, and returns how many it has. ok is false if
 // yield wants no more.
 func (s *Store) exportWindow(ctx context.Context, q query.Export, yield func(query.Exported) bool) (n int, ok bool, err error) {
-	byID := ""
-	if !everything(q.Filter) {
-		matching, err := s.Errors(ctx, q.Filter)
-		if err != nil || matching.Events == 0 {
-			return 0, true, err
-		}
-		if matching.Events <= exportIDsMax {
-			byID = " AND id IN (SELECT id%s)"
-		}
+	if everything(q.Filter) {
+		return s.exportRows(ctx, q, nil, yield)
+	}
+	matching, err := s.Errors(ctx, q.Filter)
+	switch {
+	case err != nil || matching.Events == 0:
+		return 0, true, err
+	case matching.Events > exportKeysWorth:
+		return s.exportRows(ctx, q, nil, yield)
 	}
 	for {
+		keys, err := s.exportKeys(ctx, q)
+		if err != nil || len(keys) == 0 {
+			return n, true, err
+		}
+		rows, ok, err := s.exportRows(ctx, q, keys, yield)
+		n += rows
+		if err != nil || !ok {
+			return n, ok, err
+		}
+		if len(keys) < exportKeysMax {
+			return n, true, nil
+		}
+		q.After = &keys[len(keys)-1]
+	}
+}
+
+// exportKeys returns the ids of the first events of a window.
+func (s *Store) exportKeys(ctx context.Context, q query.Export) ([]event.ID, error) {
+	sel := s.selectPage(query.List{Filter: q.Filter, After: q.After})
+	var (
+		id   proto.ColUUID
+		keys []event.ID
+	)
+	err := s.db.Query(ctx, conn.RoleExport, "export_keys", s.readTimeout(), ch.Query{
+		Body:       "SELECT id" + sel.from() + orderBy(false) + " LIMIT {limit:UInt64}",
+		Parameters: sel.params.Int("limit", exportKeysMax),
+		Settings:   sel.settings,
+		Result:     proto.Results{{Name: "id", Data: &id}},
+		OnResult: func(context.Context, proto.Block) error {
+			for i := range id {
+				keys = append(keys, event.ID(id[i]))
+			}
+			return nil
+		},
+	})
+	return keys, err
+}
+
+// exportRows exports the events of a window: those with the keys, or all if there are none.
+//
+// The keys are chosen before the tables are read. If each table were asked for the events
+// of the filter, an event that an update takes out of the filter meanwhile would lose what
+// is in the tables that are read last.
+func (s *Store) exportRows(ctx context.Context, q query.Export, keys []event.ID, yield func(query.Exported) bool) (n int, ok bool, err error) {
+	for {
 		run, cancel := context.WithTimeout(ctx, s.cfg.ExportTimeout)
-		e := s.openExport(run, q, byID)
+		e := s.openExport(run, q, keys)
 		progress := false
 		for {
 			var exported query.Exported
@@ -124,6 +171,9 @@ func (s *Store) exportWindow(ctx context.Context, q query.Export, yield func(que
 			return n, false, fmt.Errorf("%w (an export has read no event for %s)", event.ErrQueryTimeout, s.cfg.ExportTimeout)
 		case !timedOut:
 			return n, false, err
+		}
+		if keys != nil {
+			keys = keys[1+slices.Index(keys, *q.After):]
 		}
 	}
 }
@@ -180,19 +230,24 @@ type exportJoin struct {
 	tables sync.WaitGroup
 }
 
-// openExport begins to read a window.
-func (s *Store) openExport(ctx context.Context, q query.Export, byID string) *exportJoin {
+// openExport begins to read a window: the events with the keys, or all if there are none.
+func (s *Store) openExport(ctx context.Context, q query.Export, keys []event.ID) *exportJoin {
 	e := &exportJoin{}
 	sel := s.selectPage(query.List{Filter: q.Filter, After: q.After})
+	from, rows := sel.from(), s.exportedRows(q)
+	if keys != nil {
+		rows.where, rows.keys = " PREWHERE "+byKeys, keys
+		from = " FROM events FINAL" + rows.where + " AND visible AND " + sel.where
+	}
 	columns := newCoreResult()
 	var large proto.ColUInt64
-	e.events = s.exportTable(ctx, e, "export_events", ch.Query{
-		Body: "SELECT " + exportCoreColumns + " FROM (SELECT " + coreColumns + ", timestamp, toUInt64(" + coreBytes + ") AS bytes" + sel.from() + ") AS e" +
+	core := rows.query(ch.Query{
+		Body: "SELECT " + exportCoreColumns + " FROM (SELECT " + coreColumns + ", timestamp, toUInt64(" + coreBytes + ") AS bytes" + from + ") AS e" +
 			" ORDER BY e.timestamp, e.id",
-		Parameters: sel.params,
-		Settings:   sel.settings,
-		Result:     append(columns.result(), proto.ResultColumn{Name: "large_bytes", Data: &large}),
-	}, func() []exportRow {
+		Result: append(columns.result(), proto.ResultColumn{Name: "large_bytes", Data: &large}),
+	})
+	core.Parameters, core.Settings = sel.params, append(core.Settings, sel.settings...)
+	e.events = s.exportTable(ctx, e, "export_events", core, func() []exportRow {
 		rows := make([]exportRow, len(columns.id))
 		for i := range rows {
 			core := columns.core(i)
@@ -203,18 +258,44 @@ func (s *Store) openExport(ctx context.Context, q query.Export, byID string) *ex
 	// The core rows must be read first. If an event is deleted after that, its contents are
 	// tombstones, because a delete writes the other tables before the core row.
 	e.open = sync.OnceFunc(func() {
-		others := s.selectEvents(boundAfter(query.Filter{SinceMicros: q.SinceMicros, UntilMicros: q.UntilMicros, ConversationID: q.ConversationID}, q.After, false))
-		where := " PREWHERE 1" + others.bounds
-		if byID != "" {
-			others = sel // whose parameters the subquery needs, and which has the same bounds
-			where += fmt.Sprintf(byID, sel.from())
-		}
-		e.others = append(e.others, s.exportContents(ctx, e, others, where))
+		e.others = append(e.others, s.exportContents(ctx, e, rows))
 		if q.WithEmbeddings {
-			e.others = append(e.others, s.exportEmbeddings(ctx, e, others, where))
+			e.others = append(e.others, s.exportEmbeddings(ctx, e, rows))
 		}
 	})
 	return e
+}
+
+// exportedRows selects the rows of the contents and the embeddings of an export. All of
+// their columns that it names never change.
+type exportedRows struct {
+	selection
+	where string
+	// keys are the external table of where; nil if it has none.
+	keys []event.ID
+}
+
+func (s *Store) exportedRows(q query.Export) exportedRows {
+	sel := s.selectEvents(boundAfter(query.Filter{SinceMicros: q.SinceMicros, UntilMicros: q.UntilMicros, ConversationID: q.ConversationID}, q.After, false))
+	return exportedRows{selection: sel, where: " PREWHERE 1" + sel.bounds}
+}
+
+// query completes a query of the rows.
+func (r *exportedRows) query(q ch.Query) ch.Query {
+	if r.keys == nil {
+		q.Parameters, q.Settings = r.params, r.settings
+		return q
+	}
+	q.ExternalTable, q.ExternalData = "keys", keysTable(sortedKeys(r.keys))
+	q.Settings = slices.Concat(r.settings, conn.LookupSettings)
+	return q
+}
+
+// sortedKeys returns the ids in the order of the tables.
+func sortedKeys(ids []event.ID) []event.ID {
+	sorted := slices.Clone(ids)
+	slices.SortFunc(sorted, compareKeys)
+	return sorted
 }
 
 // exportCoreColumns are coreColumns of a row e, and the size of a large row, whose texts are
@@ -235,7 +316,7 @@ func largeBytes(size string) string {
 	return "if(" + largeRow(size) + ", " + size + ", 0) AS large_bytes"
 }
 
-func (s *Store) exportContents(ctx context.Context, e *exportJoin, sel selection, where string) *exportTable {
+func (s *Store) exportContents(ctx context.Context, e *exportJoin, from exportedRows) *exportTable {
 	var (
 		id             proto.ColUUID
 		field          proto.ColInt8
@@ -243,11 +324,9 @@ func (s *Store) exportContents(ctx context.Context, e *exportJoin, sel selection
 		content        proto.ColStr
 		version, large proto.ColUInt64
 	)
-	return s.exportTable(ctx, e, "export_contents", ch.Query{
-		Body: "SELECT " + exportContentColumns + " FROM (SELECT timestamp, id, field, kind, content, version, deleted, toUInt64(length(content)) AS bytes FROM event_contents" + where + ") AS e" +
+	return s.exportTable(ctx, e, "export_contents", from.query(ch.Query{
+		Body: "SELECT " + exportContentColumns + " FROM (SELECT timestamp, id, field, kind, content, version, deleted, toUInt64(length(content)) AS bytes FROM event_contents" + from.where + ") AS e" +
 			" ORDER BY timestamp, id",
-		Parameters: sel.params,
-		Settings:   sel.settings,
 		Result: proto.Results{
 			{Name: "id", Data: &id},
 			{Name: "field_number", Data: &field},
@@ -257,7 +336,7 @@ func (s *Store) exportContents(ctx context.Context, e *exportJoin, sel selection
 			{Name: "deleted", Data: &deleted},
 			{Name: "large_bytes", Data: &large},
 		},
-	}, func() []exportRow {
+	}), func() []exportRow {
 		rows := make([]exportRow, len(id))
 		for i := range rows {
 			row := &rows[i]
@@ -271,7 +350,7 @@ func (s *Store) exportContents(ctx context.Context, e *exportJoin, sel selection
 	})
 }
 
-func (s *Store) exportEmbeddings(ctx context.Context, e *exportJoin, sel selection, where string) *exportTable {
+func (s *Store) exportEmbeddings(ctx context.Context, e *exportJoin, from exportedRows) *exportTable {
 	var (
 		id      proto.ColUUID
 		field   proto.ColInt8
@@ -280,11 +359,9 @@ func (s *Store) exportEmbeddings(ctx context.Context, e *exportJoin, sel selecti
 		version proto.ColUInt64
 		deleted proto.ColUInt8
 	)
-	return s.exportTable(ctx, e, "export_embeddings", ch.Query{
+	return s.exportTable(ctx, e, "export_embeddings", from.query(ch.Query{
 		Body: "SELECT id, CAST(field, 'Int8') AS field_number, vector, version, deleted" +
-			" FROM (SELECT timestamp, id, field, vector, version, deleted FROM event_embeddings" + where + ") ORDER BY timestamp, id",
-		Parameters: sel.params,
-		Settings:   sel.settings,
+			" FROM (SELECT timestamp, id, field, vector, version, deleted FROM event_embeddings" + from.where + ") ORDER BY timestamp, id",
 		Result: proto.Results{
 			{Name: "id", Data: &id},
 			{Name: "field_number", Data: &field},
@@ -292,7 +369,7 @@ func (s *Store) exportEmbeddings(ctx context.Context, e *exportJoin, sel selecti
 			{Name: "version", Data: &version},
 			{Name: "deleted", Data: &deleted},
 		},
-	}, func() []exportRow {
+	}), func() []exportRow {
 		rows := make([]exportRow, len(id))
 		var start uint64
 		for i := range rows {
@@ -424,13 +501,20 @@ func compareExported(a, b event.ID) int {
 	)
 }
 
-// ExportedEvents returns the events with the keys that still exist, in the order of the keys.
+// ExportedEvents returns the events with the keys that still match the filter, in the order
+// of the keys.
 // The error of events that take more than bytesMax is a [*event.LargeError].
-func (s *Store) ExportedEvents(ctx context.Context, keys []event.ID, withEmbeddings bool, bytesMax int) ([]event.Event, error) {
+func (s *Store) ExportedEvents(ctx context.Context, f query.Filter, keys []event.ID, withEmbeddings bool, bytesMax int) ([]event.Event, error) {
 	r := &room{left: bytesMax, newest: true}
-	events, err := s.exportedEvents(ctx, keys, withEmbeddings, r)
+	cores, err := s.listedCores(ctx, f, keys, r)
+	if err == nil {
+		var events []event.Event
+		if events, err = s.assemble(ctx, cores, withEmbeddings, r); err == nil {
+			return events, nil
+		}
+	}
 	if !isTooLarge(err) {
-		return events, err
+		return nil, err
 	}
 	sizes, err := s.sizes(ctx, keys, withEmbeddings)
 	if err != nil {
@@ -441,20 +525,6 @@ func (s *Store) ExportedEvents(ctx context.Context, keys []event.ID, withEmbeddi
 		total += size.bytes
 	}
 	return nil, &event.LargeError{Bytes: max(total, bytesMax+1)}
-}
-
-func (s *Store) exportedEvents(ctx context.Context, keys []event.ID, withEmbeddings bool, r *room) ([]event.Event, error) {
-	rows, err := s.cores(ctx, conn.RoleRead, keys, r)
-	if err != nil {
-		return nil, err
-	}
-	cores := make([]event.Core, 0, len(keys))
-	for _, key := range keys {
-		if core, ok := rows[key]; ok && !core.Deleted {
-			cores = append(cores, core)
-		}
-	}
-	return s.assemble(ctx, cores, withEmbeddings, r)
 }
 
 // Place returns the id of an event after which a list can go on. The event may have been

@@ -3,9 +3,12 @@ package clickhouse_test
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -125,11 +128,12 @@ func TestExportSlowly(t *testing.T) {
 		t.Error(diff)
 	}
 	var tooLarge *event.LargeError
-	if _, err := store.ExportedEvents(t.Context(), large, true, 64<<10); !errors.As(err, &tooLarge) || tooLarge.Bytes < 170<<10 {
+	whole := query.Filter{UntilMicros: query.MicrosMax}
+	if _, err := store.ExportedEvents(t.Context(), whole, large, true, 64<<10); !errors.As(err, &tooLarge) || tooLarge.Bytes < 170<<10 {
 		t.Errorf("large events in 64 KiB: %v", err)
 	}
 	gone := event.NewID(first, "none")
-	if read, err := store.ExportedEvents(t.Context(), append(large, gone), true, tooLarge.Bytes); err != nil || len(read) != len(large) ||
+	if read, err := store.ExportedEvents(t.Context(), whole, append(large, gone), true, tooLarge.Bytes); err != nil || len(read) != len(large) ||
 		read[0].Output.Data[0] != 'y' || read[1].Output.Data[0] != 'z' || len(read[2].Metadata) < 40<<10 {
 		t.Errorf("%d large events, error %v", len(read), err)
 	}
@@ -147,6 +151,53 @@ func TestExportSlowly(t *testing.T) {
 				t.Fatal(err)
 			}
 			break
+		}
+	}
+}
+
+// TestExportWhileFilterChanges: an event that an update takes out of the filter while it is exported
+// is exported whole, or not at all.
+func TestExportWhileFilterChanges(t *testing.T) {
+	store, _, _ := clickhousetest.Migrated(t)
+	const events = 20_000
+	first := clickhousetest.At(t, "2026-03-01T00:00:00Z")
+	var rows event.Rows
+	for i := range events {
+		position, version := clickhousetest.Created(int64(i))
+		id := event.NewID(first+int64(i), fmt.Sprint("c", i%50))
+		rows.Cores = append(rows.Cores, event.Core{ID: id, ConversationID: fmt.Sprint("c", i%50), EventName: "event_a", Error: "e", Created: position, Version: version})
+		rows.Contents = append(rows.Contents, event.ContentRow{ID: id, Field: event.FieldInput, Version: version, Content: event.Content{Kind: event.KindString, Data: []byte("text")}})
+		rows.Embeddings = append(rows.Embeddings, event.EmbeddingRow{ID: id, Field: event.FieldInputEmbeddings, Version: version, Vector: event.VectorOf(1, 2)})
+	}
+	clickhousetest.Insert(t, store, rows)
+	ctx, cancel := context.WithCancel(t.Context())
+	var writer sync.WaitGroup
+	defer writer.Wait()
+	defer cancel()
+	writer.Go(func() {
+		for offset := int64(events); ctx.Err() == nil; {
+			changed := event.Rows{Cores: slices.Clone(rows.Cores)}
+			for i := range changed.Cores {
+				offset++
+				changed.Cores[i].Version = clickhousetest.Updated(offset)
+				if offset/events%2 == 0 {
+					changed.Cores[i].Error = ""
+				}
+			}
+			if err := store.Insert(ctx, &changed); err != nil && ctx.Err() == nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 10 {
+		for exported, err := range store.Export(ctx, query.Export{Filter: query.Filter{UntilMicros: query.MicrosMax, Errors: query.WithError}, WithEmbeddings: true}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e := &exported.Event; e.Error == "" || string(e.Input.Data) != "text" || e.InputEmbeddings == nil {
+				t.Fatalf("event %s has the error %q, the input %q and %d dimensions", e.ID, e.Error, e.Input.Data, e.InputEmbeddings.Dimensions())
+			}
 		}
 	}
 }

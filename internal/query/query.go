@@ -180,7 +180,7 @@ const (
 	// ExportsMax is how many exports are read at once.
 	ExportsMax = 2
 	// ExportBytes bounds the memory of an export, besides the events that it has returned.
-	ExportBytes = 2 << 20
+	ExportBytes = 4 << 20
 )
 
 // Export asks for all events of a filter, ordered by timestamp, then by id.
