@@ -28,6 +28,7 @@ type exportCmd struct {
 	Embeddings bool     `help:"Leave the embeddings out with --no-embeddings." default:"true" negatable:""`
 	Limit      int      `help:"The most events. 0: all." default:"0"`
 	Cursor     string   `help:"The id of the last event of an export before; this one begins after it." placeholder:"ID"`
+	left       int      // of Limit, when a file goes on
 	Resume     bool     `help:"Go on with FILE.part of an export of NDJSON that broke off, which must have had the same filters."`
 }
 
@@ -52,9 +53,16 @@ func (c *exportCmd) Run(ctx context.Context, e *env) error {
 	if parquet {
 		return c.parquetFiles(ctx, e, export)
 	}
+	c.left = c.Limit
 	file, err := c.open(&export)
 	if err != nil {
 		return err
+	}
+	if c.Limit > 0 && c.left <= 0 { // it is whole
+		if err := file.Close(); err != nil {
+			return err
+		}
+		return os.Rename(file.Name(), c.Output)
 	}
 	if err := errors.Join(c.run(ctx, e, export, parquet, file), file.Sync(), file.Close()); err != nil {
 		return fmt.Errorf("%w; --resume goes on with %s", err, file.Name())
@@ -63,30 +71,38 @@ func (c *exportCmd) Run(ctx context.Context, e *env) error {
 }
 
 // parquetFiles writes Parquet files until there is no next one: events.parquet,
-// events-2.parquet and so on. With --limit there is one.
+// events-2.parquet and so on.
 func (c *exportCmd) parquetFiles(ctx context.Context, e *env, export app.ExportClient) error {
 	if c.Resume {
 		return errors.New("--resume: a Parquet file cannot go on; --cursor begins another one")
 	}
+	left := c.Limit
 	for n := 1; ; n++ {
 		name := c.Output
 		if ending := filepath.Ext(name); n > 1 {
 			name = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(name, ending), n, ending)
 		}
-		var next string
-		err := writeWhole(name, func(out io.Writer) (err error) {
-			next, err = export.Parquet(ctx, out)
+		err := writeWhole(name, func(out io.Writer) error {
+			_, err := export.Parquet(ctx, out)
 			return err
 		})
+		var (
+			events int64
+			next   string
+		)
+		if err == nil {
+			events, next, err = app.ParquetFile(name)
+		}
+		if c.Limit > 0 {
+			left -= int(events)
+			export.Query.Set("limit", strconv.Itoa(left))
+		}
 		switch {
 		case err != nil && n > 1:
 			return fmt.Errorf("%s: %w; the files before it are whole, and --cursor %s goes on after them", name, err, export.Query.Get("cursor"))
 		case err != nil:
 			return err
-		case next == "":
-			return nil
-		case c.Limit > 0:
-			e.log.LogAttrs(ctx, slog.LevelInfo, "more events may follow", slog.String("cursor", next))
+		case next == "" || c.Limit > 0 && left <= 0:
 			return nil
 		}
 		e.log.LogAttrs(ctx, slog.LevelInfo, "a file is full; the events after it go into the next one", slog.String("file", name))
@@ -117,6 +133,14 @@ func (c *exportCmd) open(export *app.ExportClient) (*os.File, error) {
 	}
 	if cursor != "" {
 		export.Query.Set("cursor", cursor)
+	}
+	if c.Limit > 0 {
+		there, err := app.Lines(file)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("--resume: %s: %w", name, err), file.Close())
+		}
+		c.left = c.Limit - there
+		export.Query.Set("limit", strconv.Itoa(c.left))
 	}
 	return file, nil
 }

@@ -67,7 +67,7 @@ func (c Client) do(ctx context.Context, method, path string, values url.Values, 
 	if c.Key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.Key)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := send(req)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +81,53 @@ func (c Client) do(ctx context.Context, method, path string, values url.Values, 
 	defer func() { _ = resp.Body.Close() }() // it is only read
 	seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
 	return nil, &answerError{status: resp.StatusCode, retryAfter: time.Duration(seconds) * time.Second, err: problemOf(resp)}
+}
+
+// send sends a request. It fails if nothing of the answer comes for clientIdle.
+func send(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	timer := time.AfterFunc(clientIdle, func() { cancel(errIdle) })
+	resp, err := http.DefaultClient.Do(req.WithContext(ctx))
+	if err != nil {
+		timer.Stop()
+		err = errors.Join(err, context.Cause(ctx))
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &idleBody{ReadCloser: resp.Body, timer: timer, ctx: ctx, cancel: cancel}
+	return resp, nil
+}
+
+// clientIdle is how long the client waits for the next bytes of an answer. It is longer than
+// a server may need for the next window of an export.
+//
+//nolint:gochecknoglobals // tests wait less
+var clientIdle = 6 * time.Minute
+
+var errIdle = errors.New("the server does not answer")
+
+// idleBody ends an answer of which nothing comes for clientIdle.
+type idleBody struct {
+	io.ReadCloser
+	timer  *time.Timer
+	ctx    context.Context //nolint:containedctx // of the request whose answer it is
+	cancel context.CancelCauseFunc
+}
+
+func (b *idleBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Reset(clientIdle)
+	if err != nil && !errors.Is(err, io.EOF) && errors.Is(context.Cause(b.ctx), errIdle) {
+		err = errIdle
+	}
+	return n, err
+}
+
+func (b *idleBody) Close() error {
+	b.timer.Stop()
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
 }
 
 // problemOf is the error that the API answers with.

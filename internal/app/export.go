@@ -11,8 +11,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/parquet-go/parquet-go"
 )
 
 const (
@@ -23,6 +25,8 @@ const (
 	exportHeadBytes = 1 << 10
 	// trailerNextCursor is the trailer of an answer that ends before the last event.
 	trailerNextCursor = "Sluice-Next-Cursor"
+	// parquetNextCursor is the same in the metadata of a Parquet file.
+	parquetNextCursor = "sluice.next_cursor"
 )
 
 // ExportClient exports events from a running Sluice.
@@ -53,7 +57,10 @@ func (c ExportClient) NDJSON(ctx context.Context, out io.Writer) (events int, er
 			if query.Has("limit") {
 				var left int
 				if _, err := fmt.Sscan(query.Get("limit"), &left); err == nil {
-					query.Set("limit", fmt.Sprint(left-n))
+					if left -= n; left <= 0 {
+						return events, nil // it broke off after the last one
+					}
+					query.Set("limit", strconv.Itoa(left))
 				}
 			}
 		}
@@ -142,6 +149,44 @@ func (c ExportClient) Parquet(ctx context.Context, out io.Writer) (next string, 
 			next = resp.Header.Get(trailerNextCursor) // of a small answer
 		}
 		return url.QueryUnescape(next)
+	}
+}
+
+// ParquetFile returns how many events a Parquet file has, and the cursor of the next file;
+// empty if there is none. A proxy may not have passed the trailer that says the same.
+func ParquetFile(name string) (events int64, next string, err error) {
+	file, err := os.Open(name) //nolint:gosec // the caller's own file
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = file.Close() }() // it is only read
+	info, err := file.Stat()
+	if err != nil {
+		return 0, "", err
+	}
+	parsed, err := parquet.OpenFile(file, info.Size())
+	if err != nil {
+		return 0, "", fmt.Errorf("%s: %w", name, err)
+	}
+	next, _ = parsed.Lookup(parquetNextCursor)
+	return parsed.NumRows(), next, nil
+}
+
+// Lines returns how many whole lines a file has, and leaves it at its end.
+func Lines(file *os.File) (lines int, err error) {
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return 0, err
+	}
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := file.Read(buf)
+		lines += bytes.Count(buf[:n], []byte("\n"))
+		if errors.Is(err, io.EOF) {
+			return lines, nil
+		}
+		if err != nil {
+			return 0, err
+		}
 	}
 }
 

@@ -86,8 +86,13 @@ func TestExportEnds(t *testing.T) {
 			}
 		})
 	}
+	// What breaks off after the last event is whole.
+	client, asked := answering(t, "{\"id\":\"a\"}\n{\"id\":\"b\"}\nBROKEN")
+	if n, err := (ExportClient{Client: client, Query: url.Values{"limit": {"2"}}, Log: quiet()}).NDJSON(t.Context(), io.Discard); n != 2 || err != nil || len(asked()) != 1 {
+		t.Errorf("%d events, asked %d times, error %v", n, len(asked()), err)
+	}
 	// A full disk is no reason to ask again.
-	client, asked := answering(t, "{\"id\":\"a\"}\n")
+	client, asked = answering(t, "{\"id\":\"a\"}\n")
 	full := errors.New("no space left")
 	if _, err := (ExportClient{Client: client, Log: quiet()}).NDJSON(t.Context(), failing{full}); !errors.Is(err, full) || len(asked()) != 1 {
 		t.Errorf("asked %d times, error %v", len(asked()), err)
@@ -103,6 +108,35 @@ func TestExportEnds(t *testing.T) {
 	defer cancel()
 	if _, err := (ExportClient{Client: client, Log: quiet()}).NDJSON(ctx, io.Discard); err == nil {
 		t.Error("no error")
+	}
+}
+
+// TestClientIdle: a server that takes a connection and says nothing more ends a request, before an answer
+// and in it.
+func TestClientIdle(t *testing.T) {
+	clientIdle = 50 * time.Millisecond
+	defer func() { clientIdle = 6 * time.Minute }()
+	silent := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/some/export" {
+			_, _ = io.WriteString(w, "PAR1")
+			_ = http.NewResponseController(w).Flush()
+		}
+		<-silent
+	}))
+	defer server.Close()
+	defer close(silent)
+	for _, path := range []string{"", "/some"} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		resp, err := Client{URL: server.URL + path}.do(ctx, http.MethodGet, "export", nil, nil, nil)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+		}
+		if !errors.Is(err, errIdle) {
+			t.Errorf("%q: got %v, want %v", path, err, errIdle)
+		}
+		cancel()
 	}
 }
 

@@ -163,6 +163,8 @@ func (i *importing) send(ctx context.Context, b lineBatch) error {
 	for n, line := range b.lines {
 		switch {
 		case len(bytes.TrimSpace(line)) == 0:
+		case isChange(line):
+			i.count(ctx, b.first+n, itemResult{Error: &itemError{Code: "refused", Field: "op", Detail: "an import only creates events"}})
 		case len(line) > importItemBytes:
 			if err := i.sendLarge(ctx, b.first+n, line); err != nil {
 				return err
@@ -269,64 +271,90 @@ func (i *importing) sendLarge(ctx context.Context, number int, line []byte) erro
 		}
 		delete(members, field)
 	}
+	there, err := i.known(ctx, id)
+	if err != nil {
+		return fmt.Errorf("line %d: %w", number, err)
+	}
+	if there {
+		i.count(ctx, number, itemResult{Error: &itemError{Code: "id_taken"}})
+		return nil
+	}
+	// One request has all of it, if each field fits into an item, so that no other write of
+	// the event comes between.
 	create, err := json.Marshal(members)
 	if err != nil {
 		return fmt.Errorf("line %d: %w", number, err)
 	}
-	var result itemResult
+	items := [][]byte{create}
+	var alone [][]byte
+	for _, field := range largeFields {
+		value, ok := large[field]
+		if !ok {
+			continue
+		}
+		item := slices.Concat([]byte(`{"op":"update","id":`), members["id"], []byte(`,"`+field+`":`), value, []byte("}"))
+		if len(item) <= importItemBytes {
+			items = append(items, item)
+		} else {
+			alone = append(alone, slices.Concat([]byte(`{"`+field+`":`), value, []byte("}")))
+		}
+	}
+	var failed itemResult
 	err = i.tried(ctx, func() error {
-		results, err := i.post(ctx, append(create, '\n'), 1)
-		if err == nil {
-			result = results[0]
-			err = result.unavailable()
+		results, err := i.post(ctx, append(bytes.Join(items, []byte("\n")), '\n'), len(items))
+		failed = itemResult{}
+		for n := 0; err == nil && n < len(results); n++ {
+			err = results[n].unavailable()
+			// The create of an attempt whose answer was lost has the id.
+			if e := results[n].Error; e != nil && failed.Error == nil && (n > 0 || e.Code != "id_taken") {
+				failed = results[n]
+			}
 		}
 		return err
 	})
-	if err == nil && result.Error != nil && result.Error.Code == "id_taken" {
-		// The event is there. Only what an import before did not get to set is set.
-		var there map[string]json.RawMessage
-		if there, err = i.event(ctx, id); err == nil {
-			for field := range large {
-				if isSet(there[field]) {
-					delete(large, field)
-				}
+	for _, body := range alone {
+		if err != nil || failed.Error != nil {
+			break
+		}
+		err = i.tried(ctx, func() error {
+			resp, err := i.do(ctx, http.MethodPut, "event", url.Values{"id": {id}}, http.Header{"Content-Type": {"application/json"}, "Prefer": {"wait=30"}}, body)
+			if err == nil {
+				_ = resp.Body.Close() // the status says it all
 			}
-		}
-	}
-	if err == nil && (result.Error == nil || result.Error.Code == "id_taken") {
-		for field, value := range large {
-			body := slices.Concat([]byte(`{"`+field+`":`), value, []byte("}"))
-			err = errors.Join(err, i.tried(ctx, func() error {
-				resp, err := i.do(ctx, http.MethodPut, "event", url.Values{"id": {id}}, http.Header{"Content-Type": {"application/json"}, "Prefer": {"wait=30"}}, body)
-				if err == nil {
-					_ = resp.Body.Close() // the status says it all
-				}
-				return err
-			}))
-		}
+			return err
+		})
 	}
 	var answer *answerError
 	switch {
 	case errors.As(err, &answer) && answer.status < http.StatusInternalServerError:
-		result.Error = &itemError{Status: answer.status, Code: "refused", Detail: err.Error()}
+		failed.Error = &itemError{Status: answer.status, Code: "refused", Detail: err.Error()}
 	case err != nil:
 		return fmt.Errorf("line %d: %w", number, err)
 	}
-	i.count(ctx, number, result)
+	i.count(ctx, number, failed)
 	return nil
 }
 
-// event returns the members of an event.
-func (i *importing) event(ctx context.Context, id string) (members map[string]json.RawMessage, err error) {
+// known reports whether there is an event with the id.
+func (i *importing) known(ctx context.Context, id string) (there bool, err error) {
 	err = i.tried(ctx, func() error {
-		resp, err := i.do(ctx, http.MethodGet, "event", url.Values{"id": {id}}, nil, nil)
+		resp, err := i.do(ctx, http.MethodGet, "event", url.Values{"id": {id}}, nil, nil, http.StatusNotFound)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = resp.Body.Close() }() // it is only read
-		return json.NewDecoder(io.LimitReader(resp.Body, importAnswerBytesMax)).Decode(&members)
+		there = resp.StatusCode == http.StatusOK
+		return resp.Body.Close()
 	})
-	return members, err
+	return there, err
+}
+
+// isChange reports whether a line is an update, patch or delete, as POST /events takes it.
+func isChange(line []byte) bool {
+	if !bytes.Contains(line, []byte(`"op"`)) && !bytes.Contains(line, []byte(`\u`)) { // the name may be escaped
+		return false
+	}
+	var item struct{ Op *string }
+	return json.Unmarshal(line, &item) == nil && item.Op != nil && *item.Op != "create"
 }
 
 func isSet(value json.RawMessage) bool { return len(value) > 0 && string(value) != "null" }

@@ -36,6 +36,8 @@ func (s *importServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case s.requests <= s.failing:
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = io.WriteString(w, `{"code":"overloaded","detail":"later"}`)
+	case r.Method == http.MethodGet && s.events[r.URL.Query().Get("id")] == nil:
+		w.WriteHeader(http.StatusNotFound)
 	case r.Method == http.MethodGet:
 		_ = json.NewEncoder(w).Encode(s.events[r.URL.Query().Get("id")])
 	case r.Method == http.MethodPut:
@@ -60,6 +62,15 @@ func (s *importServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			case s.unavailable[id]:
 				delete(s.unavailable, id)
 				results = append(results, `{"error":{"status":503,"code":"unavailable","detail":"no"}}`)
+			case len(line) > importItemBytes+1:
+				results = append(results, `{"error":{"status":413,"code":"too_large","detail":"is too large"}}`)
+			case string(e["op"]) == `"update"`:
+				for field, value := range e {
+					if field != "op" {
+						s.events[id][field] = value
+					}
+				}
+				results = append(results, `{"id":"x","receipt":"1.0.0"}`)
 			case s.events[id] != nil:
 				results = append(results, `{"error":{"status":409,"code":"id_taken","detail":"taken"}}`)
 			case id == "":
@@ -106,8 +117,8 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// TestImportLarge: an event that is larger than a create is set field by field, and what an
-// import before did not get to set is set the next time. What was changed since stays.
+// TestImportLarge: an event that is larger than a create is set field by field. One that is there
+// already stays as it is.
 func TestImportLarge(t *testing.T) {
 	s, client := newImportServer(t)
 	part := `"` + strings.Repeat("<", 700<<10) + `"`
@@ -133,10 +144,20 @@ func TestImportLarge(t *testing.T) {
 	}
 	s.events["a"]["output"], s.events["a"]["input"] = json.RawMessage("null"), json.RawMessage(`"changed"`)
 	run(line, Imported{Known: 1})
-	if string(s.events["a"]["output"]) != part || string(s.events["a"]["input"]) != `"changed"` {
+	if string(s.events["a"]["output"]) != "null" || string(s.events["a"]["input"]) != `"changed"` {
 		t.Errorf("the output has %d bytes, the input is %.20s", len(s.events["a"]["output"]), s.events["a"]["input"])
 	}
 	run(`{"id":"b","input":"`+strings.Repeat("x", importItemBytes)+`"}`, Imported{Refused: 1})
+	// A field that fills a request is too large for an item with the id.
+	run(`{"id":"c","conversation_id":"c","input":"`+strings.Repeat("x", importItemBytes-13)+`","output":"y"}`, Imported{Created: 1})
+	if len(s.events["c"]["input"]) != importItemBytes-11 || string(s.events["c"]["output"]) != `"y"` {
+		t.Errorf("the input has %d bytes, the output is %s", len(s.events["c"]["input"]), s.events["c"]["output"])
+	}
+	// Changes are no events.
+	run(`{"op":"delete","id":"c"}`+"\n"+`{"\u006fp":"update","id":"c","output":"z"}`+"\n"+`{"op":"create","id":"d","input":"\"op\""}`, Imported{Created: 1, Refused: 2})
+	if s.events["c"] == nil || string(s.events["c"]["output"]) != `"y"` {
+		t.Errorf("an import changed an event: %.100s", s.events["c"]["output"])
+	}
 }
 
 func TestImportEnds(t *testing.T) {
