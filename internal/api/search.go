@@ -29,13 +29,27 @@ const (
 // searchRequest is the body of a search.
 type searchRequest struct {
 	Text   *string                   `json:"text"`
-	Vector []float64                 `json:"vector"`
+	Vector []dimension               `json:"vector"`
 	Like   *string                   `json:"like"`
 	Field  *string                   `json:"field"`
 	Filter map[string]jsontext.Value `json:"filter"`
 	Limit  *int                      `json:"limit"`
 	Cursor *string                   `json:"cursor"`
 	Exact  *bool                     `json:"exact,omitzero"`
+}
+
+// dimension is a number of a vector.
+type dimension float64
+
+// errNoNumber is the error of a dimension that is no number.
+var errNoNumber = errors.New("must be a number")
+
+// UnmarshalJSONFrom refuses null, which would otherwise be 0.
+func (d *dimension) UnmarshalJSONFrom(in *jsontext.Decoder) error {
+	if in.PeekKind() == 'n' {
+		return errNoNumber
+	}
+	return json.UnmarshalDecode(in, (*float64)(d))
 }
 
 // search is a search that is asked for.
@@ -180,7 +194,7 @@ func searchScope(r *searchRequest) string {
 }
 
 // searchVector checks a vector.
-func searchVector(values []float64) ([]float32, error) {
+func searchVector(values []dimension) ([]float32, error) {
 	if len(values) == 0 || len(values) > event.EmbeddingDimensionsMax {
 		return nil, event.Errorf(event.CodeInvalidValue, "vector", "must have from 1 to %d dimensions", event.EmbeddingDimensionsMax)
 	}
