@@ -278,9 +278,15 @@ func filterTexts(value jsontext.Value) ([]string, bool) {
 	case '0', 't', 'f':
 		return []string{string(value)}, true
 	case '[':
-		var texts []string
-		err := json.Unmarshal(value, &texts)
-		return texts, err == nil
+		var elements []*string
+		if err := json.Unmarshal(value, &elements); err != nil || slices.Contains(elements, nil) {
+			return nil, false
+		}
+		texts := make([]string, len(elements))
+		for i, element := range elements {
+			texts[i] = *element
+		}
+		return texts, true
 	default:
 		return nil, false
 	}

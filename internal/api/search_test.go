@@ -190,6 +190,7 @@ func TestRefusedSearches(t *testing.T) {
 		{`{"text":"x","filter":{"since":"yesterday"}}`, 422, "invalid_value", "filter.since"},
 		{`{"text":"x","filter":{"user":"a"}}`, 400, "unknown_field", "filter.user"},
 		{`{"text":"x","filter":{"error":null}}`, 400, "invalid_type", "filter.error"},
+		{`{"text":"x","filter":{"metadata.plan!=":["a",null]}}`, 400, "invalid_type", "filter.metadata.plan!="},
 		{`{"text":"x","filter":{"error":1}}`, 422, "invalid_value", "filter.error"},
 		{`{"text":"x","filter":{"event_name":[]}}`, 422, "invalid_value", "filter.event_name"},
 		{`{"text":"x","filter":{"error":[]}}`, 422, "invalid_value", "filter.error"},

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -58,14 +59,20 @@ func filterParameter(name, value string) (parameter, text string) {
 // filterTexts are the texts of a value of a filter.
 func filterTexts(value json.RawMessage) ([]string, bool) {
 	var text string
-	var texts []string
 	switch value[0] {
 	case '"':
 		err := json.Unmarshal(value, &text)
 		return []string{text}, err == nil
 	case '[':
-		err := json.Unmarshal(value, &texts)
-		return texts, err == nil
+		var elements []*string
+		if err := json.Unmarshal(value, &elements); err != nil || slices.Contains(elements, nil) {
+			return nil, false
+		}
+		texts := make([]string, len(elements))
+		for i, element := range elements {
+			texts[i] = *element
+		}
+		return texts, true
 	case '{', 'n':
 		return nil, false
 	}

@@ -263,6 +263,7 @@ func TestToolErrors(t *testing.T) {
 		{"search", `{"limit":"10"}`, never, "invalid_type: limit: must be a whole number"},
 		{"search", `{"limit":0}`, never, "invalid_value: limit: must be a whole number from 1 to 50"},
 		{"search", `{"filter":[]}`, never, "invalid_type: filter: must be an object"},
+		{"search", `{"filter":{"event_name":["event_a",null]}}`, never, "invalid_value: filter.event_name: must be a string, a number, true or false, or for event_name a list of strings"},
 		{"search", `{"filter":{"error":{}}}`, never, "invalid_value: filter.error: must be a string, a number, true or false, or for event_name a list of strings"},
 		{"search", `{"filter":{"event_name":[]}}`, never, "invalid_value: filter.event_name: must not be an empty list"},
 		{"search", `{"filter":{"event_name": [ ]}}`, never, "invalid_value: filter.event_name: must not be an empty list"},
